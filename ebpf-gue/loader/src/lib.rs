@@ -1,0 +1,1 @@
+//! Loads, pins, attaches, adopts and reads the BPF programs and maps.

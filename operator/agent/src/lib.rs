@@ -1,0 +1,1 @@
+//! Node and client agents: discovery, tunnels, tables to maps.

@@ -1,0 +1,2 @@
+//! Command line for administrators: also kubectl-epic.
+fn main() {}

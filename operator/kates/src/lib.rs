@@ -1,0 +1,1 @@
+//! One coherent snapshot of many Kubernetes kinds, with read-your-writes.

@@ -1,0 +1,1 @@
+//! Load-balancing tables, their Writer, selection, and the reconciler that turns them into maps.

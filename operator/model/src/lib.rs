@@ -1,0 +1,1 @@
+//! The pure domain: allocation plans, names, proxies and tunnels as values.

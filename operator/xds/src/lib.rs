@@ -1,0 +1,1 @@
+//! Envoy resources from the tables, and the protocol engine that serves them.
