@@ -1,1 +1,3 @@
 //! Controllers of the EPIC operator.
+
+pub mod leader;

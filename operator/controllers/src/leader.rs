@@ -1,0 +1,95 @@
+//! Leadership: which replica writes.
+//!
+//! A Lease saves work and log lines, nothing else. Two replicas that both believe they lead hand out no value
+//! twice, since every allocation is a versioned write (`epic_model::allocation`). So a stale answer here costs
+//! conflicts, never correctness, and a replica that cannot reach the API server may go on believing.
+//!
+//! What a served xDS stream reports is written by the replica that serves it, with or without the Lease.
+
+use std::time::Duration;
+
+use kube::Client;
+use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder, LeaseManagerError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Name of the Lease in the namespace of the operator.
+pub const LEASE: &str = "epic-operator";
+
+/// A silent holder is replaced after this many seconds.
+const DURATION: DurationSeconds = 15;
+
+/// The holder renews this many seconds before the Lease would expire.
+const GRACE: DurationSeconds = 5;
+
+/// Whether this replica writes, now and from now on.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    leads: watch::Receiver<bool>,
+}
+
+impl Leadership {
+    /// Competes for the Lease in `namespace` as `identity` (the pod's name) until `shutdown`; then gives it
+    /// back, so that a successor need not wait for its expiry.
+    ///
+    /// # Errors
+    /// The Lease can be neither read nor created: usually a missing role binding of the operator.
+    pub async fn compete(
+        client: Client,
+        namespace: &str,
+        identity: &str,
+        shutdown: CancellationToken,
+    ) -> Result<(Self, JoinHandle<()>), LeaseManagerError> {
+        let manager = LeaseManagerBuilder::new(client, LEASE)
+            .with_namespace(namespace)
+            .with_identity(identity)
+            .with_duration(DURATION)
+            .with_grace(GRACE)
+            .build()
+            .await?;
+        let (mut held, task) = manager.watch().await;
+        let (sender, leads) = watch::channel(false);
+        let forward = tokio::spawn(async move {
+            loop {
+                let leads = *held.borrow_and_update();
+                if sender.send_replace(leads) != leads {
+                    tracing::info!(leads, "leadership changed");
+                }
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    changed = held.changed() => if changed.is_err() { break },
+                }
+            }
+            sender.send_replace(false);
+            // Dropping the receiver makes the manager release the Lease and end.
+            drop(held);
+            match tokio::time::timeout(Duration::from_secs(5), task).await {
+                Ok(Ok(Ok(_))) => tracing::info!("lease given back"),
+                _ => tracing::warn!("the lease was not given back; a successor waits for its expiry"),
+            }
+        });
+        Ok((Self { leads }, forward))
+    }
+
+    /// Always leads: for a single process under test, and for tests that set replicas against each other.
+    pub fn always() -> Self {
+        let (sender, leads) = watch::channel(true);
+        // A watch whose sender is gone keeps its last value.
+        drop(sender);
+        Self { leads }
+    }
+
+    /// Whether this replica leads at this moment.
+    pub fn leads(&self) -> bool {
+        *self.leads.borrow()
+    }
+
+    /// Waits until this replica leads.
+    pub async fn acquired(&mut self) {
+        if self.leads.wait_for(|leads| *leads).await.is_err() {
+            // The sender ended with the process; nobody leads any more.
+            std::future::pending::<()>().await;
+        }
+    }
+}
