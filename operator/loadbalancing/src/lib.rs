@@ -1,1 +1,27 @@
 //! Load-balancing tables, their Writer, selection, and the reconciler that turns them into maps.
+//!
+//! Expected flow:
+//!
+//! ```text
+//! source ──▶ Writer (one transaction) ──▶ Tables ──▶ observers (xDS, status)
+//!                                            └─────▶ Reconciler ──▶ LbMaps (BPF, fake, faulty)
+//! ```
+//!
+//! Guarantees: readers see whole transactions and never block; a row is done only when the maps hold it; at no
+//! point between two map writes does an entry name another that is not there.
+//! What it does not do: read Kubernetes, load programs, or decide what the rows should be.
+
+pub mod ids;
+pub mod rows;
+pub mod selection;
+pub mod store;
+pub mod writer;
+
+pub use ids::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
+pub use rows::{
+    Alias, AliasKey, AliasTarget, Backend, BackendKey, BackendState, DataKey, Frontend, FrontendKey,
+    FrontendParams, FrontendType, LbPolicy, Protocol, Proxy, ProxyState, Role, Scope, Selected, Service,
+    ServiceKeys, ServiceName, Source, TargetPort, Timeouts, Tunnel, Veth,
+};
+pub use store::{Change, Changes, Entry, Row, Snapshot, Status, StatusKind, Table, TableId, Tables};
+pub use writer::{Initializer, RowKey, WriteError, WriteTxn, Writer, debug_dump};

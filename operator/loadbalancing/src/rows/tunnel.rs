@@ -1,0 +1,46 @@
+//! The `tunnels` table: one row per (LoadBalancer, client node, EPIC node) that matters on this node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::service::ServiceName;
+use crate::ids::TunnelId;
+use crate::store::{Row, Snapshot, Table, TableId};
+
+/// One tunnel. Group, service and keys are those of its service; the remote's address is learned, not written here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunnel {
+    /// Primary key.
+    pub id: TunnelId,
+    /// LoadBalancer it belongs to.
+    pub service: ServiceName,
+    /// Identity of the client node (`node-address`).
+    pub client_node: IpAddr,
+    /// Name of the EPIC node.
+    pub epic_node: Arc<str>,
+    /// GUE address of the EPIC node.
+    pub epic_address: IpAddr,
+    /// GUE port of the EPIC node.
+    pub epic_port: u16,
+}
+
+impl Row for Tunnel {
+    type Key = TunnelId;
+    type Group = ServiceName;
+
+    fn key(&self) -> TunnelId {
+        self.id
+    }
+
+    fn group(&self) -> ServiceName {
+        self.service.clone()
+    }
+
+    fn table_id() -> TableId {
+        TableId::Tunnels
+    }
+
+    fn table(snapshot: &Snapshot) -> &Table<Self> {
+        &snapshot.tunnels
+    }
+}
