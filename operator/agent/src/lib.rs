@@ -1,1 +1,5 @@
 //! Node and client agents: discovery, tunnels, tables to maps.
+
+pub mod device;
+pub mod netlink;
+pub mod nft;

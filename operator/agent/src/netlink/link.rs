@@ -1,0 +1,145 @@
+//! Interfaces of this namespace: which exist, and which one holds an address.
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+
+use super::{Error, Netlink, all, one};
+
+/// An interface as far as the agent cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index, unique within the namespace for as long as the interface lives.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address; zero for interfaces without one (tun, for example).
+    pub mac: [u8; 6],
+    /// Largest packet in bytes, without the link-layer header.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+impl Link {
+    pub(super) fn of(message: &LinkMessage) -> Option<Self> {
+        let mut link = Self {
+            ifindex: message.header.index,
+            name: String::new(),
+            mac: [0; 6],
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or([0; 6]),
+                _ => {}
+            }
+        }
+        (!link.name.is_empty()).then_some(link)
+    }
+}
+
+impl Netlink {
+    /// All interfaces of this namespace.
+    ///
+    /// # Errors
+    /// The kernel refused the dump.
+    pub async fn links(&self) -> Result<Vec<Link>, Error> {
+        let messages = all("list interfaces", self.handle.link().get().execute()).await?;
+        Ok(messages.iter().filter_map(Link::of).collect())
+    }
+
+    /// The interface with this index.
+    ///
+    /// # Errors
+    /// [`Error::is_absent`] when there is none.
+    pub async fn link_by_index(&self, ifindex: u32) -> Result<Link, Error> {
+        let action = format!("read interface {ifindex}");
+        let message = one(&action, self.handle.link().get().match_index(ifindex).execute()).await?;
+        Link::of(&message).ok_or_else(|| Error::answer(action, "the interface has no name"))
+    }
+
+    /// The interface with this name.
+    ///
+    /// # Errors
+    /// [`Error::is_absent`] when there is none.
+    pub async fn link_by_name(&self, name: &str) -> Result<Link, Error> {
+        let action = format!("read interface {name}");
+        let message = one(&action, self.handle.link().get().match_name(name).execute()).await?;
+        Link::of(&message).ok_or_else(|| Error::answer(action, "the interface has no name"))
+    }
+
+    /// The interface that holds `address`, for example a node's InternalIP.
+    ///
+    /// # Errors
+    /// The kernel refused the dump.
+    pub async fn link_with_address(&self, address: IpAddr) -> Result<Option<Link>, Error> {
+        let found = self.addresses().await?.into_iter().find(|(_, held)| *held == address);
+        match found {
+            Some((ifindex, _)) => self.link_by_index(ifindex).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Creates an interface.
+    ///
+    /// # Errors
+    /// [`Error::errno`] is `EOPNOTSUPP` when the kernel has no such kind, `EEXIST` when the name is taken.
+    pub async fn add_link(&self, name: &str, request: LinkMessage) -> Result<(), Error> {
+        let added = self.handle.link().add(request).execute().await;
+        added.map_err(|source| Error::new(format!("create interface {name}"), source))
+    }
+
+    /// Changes flags or attributes of an interface.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn change_link(&self, name: &str, request: LinkMessage) -> Result<(), Error> {
+        let changed = self.handle.link().set(request).execute().await;
+        changed.map_err(|source| Error::new(format!("change interface {name}"), source))
+    }
+
+    /// Removes an interface. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn delete_link(&self, name: &str, ifindex: u32) -> Result<(), Error> {
+        match self.handle.link().del(ifindex).execute().await {
+            Ok(()) => Ok(()),
+            Err(source) => {
+                let error = Error::new(format!("remove interface {name}"), source);
+                if error.is_absent() { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// All addresses of this namespace with the index of the interface that holds them.
+    ///
+    /// # Errors
+    /// The kernel refused the dump.
+    pub async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
+        let messages = all("list addresses", self.handle.address().get().execute()).await?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| Some((message.header.index, own_address(&message.attributes)?)))
+            .collect())
+    }
+}
+
+/// The interface's own address. On point-to-point links `IFA_ADDRESS` is the other end's, so `IFA_LOCAL` wins.
+pub(super) fn own_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let local = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}

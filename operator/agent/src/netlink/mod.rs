@@ -1,0 +1,96 @@
+//! What the agent asks the kernel about interfaces, addresses and routes, by route netlink alone.
+//!
+//! Neither a container runtime's socket nor the host's process table is needed: the kernel answers for another
+//! network namespace when it is named by the id it has here (`IFLA_TARGET_NETNSID`), provided the socket has
+//! `NETLINK_GET_STRICT_CHK`. Without that option it silently answers for *this* namespace, so every connection
+//! here is strict.
+//!
+//! A connection belongs to the namespace of the thread that opened it, whatever thread uses it later.
+//! Nothing here keeps state; [`watch`] says when to ask again.
+
+pub mod link;
+pub mod route;
+pub mod veth;
+pub mod watch;
+
+use std::io;
+
+use futures::{Stream, TryStreamExt as _};
+use rtnetlink::packet_core::ErrorMessage;
+
+/// A request that the kernel refused, or that could not be sent.
+#[derive(Debug, thiserror::Error)]
+#[error("netlink: could not {action}: {reason}")]
+pub struct Error {
+    /// What was asked, in words.
+    action: String,
+    reason: String,
+    errno: Option<i32>,
+}
+
+impl Error {
+    fn new(action: impl Into<String>, source: rtnetlink::Error) -> Self {
+        let (reason, errno) = match source {
+            rtnetlink::Error::NetlinkError(ErrorMessage { code: Some(code), .. }) => {
+                let errno = code.get().saturating_abs();
+                (io::Error::from_raw_os_error(errno).to_string(), Some(errno))
+            }
+            other => (other.to_string(), None),
+        };
+        Self { action: action.into(), reason, errno }
+    }
+
+    fn answer(action: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { action: action.into(), reason: reason.into(), errno: None }
+    }
+
+    /// The kernel's error number, when the kernel answered with one.
+    pub fn errno(&self) -> Option<i32> {
+        self.errno
+    }
+
+    /// Whether the thing asked for does not exist (any more).
+    pub fn is_absent(&self) -> bool {
+        matches!(self.errno, Some(libc::ENODEV | libc::ENXIO | libc::ENOENT | libc::ESRCH))
+    }
+}
+
+/// A connection to route netlink in the namespace of the thread that opened it.
+///
+/// Cheap to clone. The kernel's answers are read by a task of the runtime, which ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+impl Netlink {
+    /// Opens a connection in the current thread's network namespace.
+    ///
+    /// Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// The socket could not be opened, or the kernel has no strict checking (before 4.20).
+    pub fn connect() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+}
+
+/// Collects a dump.
+async fn all<T>(
+    action: &str,
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, Error> {
+    stream.try_collect().await.map_err(|source| Error::new(action, source))
+}
+
+/// The first answer of a request that has one.
+async fn one<T>(action: &str, stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<T, Error> {
+    let mut stream = std::pin::pin!(stream);
+    match stream.try_next().await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(Error::answer(action, "the kernel sent no answer")),
+        Err(source) => Err(Error::new(action, source)),
+    }
+}

@@ -1,0 +1,97 @@
+//! Says when interfaces or routes of this namespace changed, so that nobody has to poll for it.
+//!
+//! A change is a hint to ask again, never the answer: bursts are merged, and when the kernel drops messages because
+//! they were not read in time, everything counts as changed. Addresses inside a pod's namespace are not seen from
+//! here; they are there before the API shows the pod's address, which is the event to look them up at.
+
+use std::io;
+
+use futures::StreamExt as _;
+use futures::channel::mpsc::UnboundedReceiver;
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::SocketAddr;
+
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Nsid,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+];
+
+/// What changed since the last answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// An interface came, went or changed, or a namespace lost its id.
+    pub links: bool,
+    /// A route or an address of this namespace came or went.
+    pub routes: bool,
+}
+
+impl Changed {
+    const EVERYTHING: Self = Self { links: true, routes: true };
+
+    fn note(&mut self, message: &RouteNetlinkMessage) {
+        use RouteNetlinkMessage as M;
+        match message {
+            M::NewLink(_) | M::DelLink(_) | M::NewNsId(_) | M::DelNsId(_) => self.links = true,
+            M::NewRoute(_) | M::DelRoute(_) | M::NewAddress(_) | M::DelAddress(_) => self.routes = true,
+            _ => {}
+        }
+    }
+
+    fn any(self) -> bool {
+        self.links || self.routes
+    }
+}
+
+type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// A subscription to changes in the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Watch {
+    messages: Messages,
+}
+
+impl Watch {
+    /// Subscribes. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// The socket could not be opened or bound.
+    pub fn open() -> io::Result<Self> {
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        tokio::spawn(connection);
+        Ok(Self { messages })
+    }
+
+    /// Waits for the next change and takes what else is already there.
+    ///
+    /// Cancelling the future loses nothing that was not yet taken.
+    ///
+    /// # Errors
+    /// The kernel closed the socket: open another [`Watch`], and count everything as changed.
+    pub async fn changed(&mut self) -> io::Result<Changed> {
+        let mut changed = Changed::default();
+        while !changed.any() {
+            let Some((message, _)) = self.messages.next().await else {
+                return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the netlink subscription ended"));
+            };
+            note(&mut changed, &message);
+        }
+        while let Ok(Some((message, _))) = self.messages.try_next() {
+            note(&mut changed, &message);
+        }
+        Ok(changed)
+    }
+}
+
+fn note(changed: &mut Changed, message: &NetlinkMessage<RouteNetlinkMessage>) {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(message) => changed.note(message),
+        NetlinkPayload::Overrun(_) => *changed = Changed::EVERYTHING,
+        _ => {}
+    }
+}

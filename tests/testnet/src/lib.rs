@@ -1,0 +1,9 @@
+//! What tests of packets need: namespaces that vanish with the test, captures, and a decoder that owes nothing to
+//! the code under test.
+//!
+//! Everything here panics with a sentence when it cannot do its work: a test that cannot have its network fails,
+//! it is never skipped.
+
+mod netns;
+
+pub use netns::{Netns, require_root, veth};
