@@ -1,0 +1,3 @@
+module epic/web
+
+go 1.26.0
