@@ -1,0 +1,147 @@
+//! Layout of every BPF map: name, key, value, size, who writes, who reads.
+//!
+//! The programs define their maps from these types; loader, agent and tests read and write them through the same
+//! ones. A change of any key or value needs a new [`LAYOUT_VERSION`]: an agent that finds another version pinned
+//! does not adopt those maps. Adding a drop reason or an event, or giving a reserved flag bit a meaning, does not.
+//!
+//! Values over 8 bytes live in HASH maps: an ARRAY is updated in place and its readers see half of a write.
+//! Integers are in host byte order, addresses are [`Ip`], flags that are not defined are zero. Zero in an id means
+//! "none"; all ids start at 1.
+//!
+//! The order in which an agent writes is part of the contract: `tunnel_stats` → `tunnels` → `keys` → `sources`,
+//! `endpoint_aliases` → `proxies` → `local_proxies` → `aliases` → `maglev` → `services`, `listeners` → `vips`;
+//! removal in the opposite order. Then no packet meets an entry that points to nothing.
+
+mod client;
+mod node;
+mod shared;
+
+pub use client::*;
+pub use node::*;
+pub use shared::*;
+
+/// Version of all layouts in this module together; stands in the map `layout`.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Kind of a map, as far as its users have to care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_HASH`.
+    Hash,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray,
+    /// `BPF_MAP_TYPE_PERCPU_HASH`.
+    PerCpuHash,
+    /// `BPF_MAP_TYPE_LPM_TRIE`.
+    LpmTrie,
+    /// `BPF_MAP_TYPE_HASH_OF_MAPS`; the inner maps are ARRAYs of u32.
+    HashOfArrays,
+}
+
+/// Which agent uses a map. The other one loads it with a single entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// EPIC nodes only.
+    Node,
+    /// Client nodes only.
+    Client,
+    /// Both.
+    Both,
+}
+
+/// A map as a value: for the loader's checks, for dumps and for documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// Name in the object and of the pin; at most 15 bytes.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value (of one CPU's value where values are per CPU).
+    pub value_size: u32,
+    /// Entries as compiled in; the loader may set others.
+    pub max_entries: u32,
+    /// Who uses it.
+    pub side: Side,
+}
+
+impl MapSpec {
+    const fn new<K, V>(name: &'static str, kind: MapKind, max_entries: usize, side: Side) -> Self {
+        assert!(name.len() <= 15, "the kernel keeps 15 bytes of a map's name");
+        Self {
+            name,
+            kind,
+            key_size: size_of::<K>() as u32,
+            value_size: size_of::<V>() as u32,
+            max_entries: max_entries as u32,
+            side,
+        }
+    }
+}
+
+/// Every map of the object.
+pub const MAPS: &[MapSpec] = &[
+    LAYOUT,
+    CONFIG,
+    LOCALS,
+    NODES,
+    KEYS,
+    TUNNELS,
+    REMOTES,
+    SOURCES,
+    TUNNEL_STATS,
+    DROPS,
+    STATS,
+    VIPS,
+    SERVICES,
+    SOURCE_RANGES,
+    MAGLEV,
+    FLOWS,
+    FLOW_BUDGET,
+    PROXIES,
+    LOCAL_PROXIES,
+    LISTENERS,
+    ALIASES,
+    ENDPOINT_ALIASES,
+    PASSES,
+    ROUTES,
+    LEARNED_PROXIES,
+    ENDPOINTS,
+];
+
+/// Defines a key or value: `#[repr(C)]`, plain integers, without padding (checked), `aya::Pod` with that feature.
+macro_rules! layout {
+    ($($(#[$meta:meta])* pub struct $name:ident { $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)+ })+) => {
+        $(
+            $(#[$meta])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+            pub struct $name { $($(#[$fmeta])* pub $field: $ty,)+ }
+
+            const _: () = assert!(
+                size_of::<$name>() == 0 $(+ size_of::<$ty>())+,
+                concat!(stringify!($name), " has padding"),
+            );
+
+            #[cfg(feature = "aya")]
+            // SAFETY: repr(C), only integers and arrays of them, no padding (asserted above).
+            unsafe impl aya::Pod for $name {}
+        )+
+    };
+}
+pub(crate) use layout;
+
+#[cfg(feature = "aya")]
+// SAFETY: repr(transparent) over bytes.
+unsafe impl aya::Pod for crate::gue::Key {}
+#[cfg(feature = "aya")]
+// SAFETY: repr(C), two u16, no padding.
+unsafe impl aya::Pod for crate::Lb {}
+#[cfg(feature = "aya")]
+// SAFETY: repr(C), four u32, no padding.
+unsafe impl aya::Pod for crate::Ip {}
