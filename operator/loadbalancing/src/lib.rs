@@ -12,6 +12,7 @@
 //! What it does not do: read Kubernetes, load programs, or decide what the rows should be.
 
 pub mod ids;
+pub mod maglev;
 pub mod rows;
 pub mod selection;
 pub mod store;
