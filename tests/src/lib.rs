@@ -1,1 +1,3 @@
 //! End-to-end scenarios and test support.
+
+pub mod gue_decoder;

@@ -4,6 +4,11 @@
 //! Everything here panics with a sentence when it cannot do its work: a test that cannot have its network fails,
 //! it is never skipped.
 
+mod capture;
+pub mod gue;
 mod netns;
+mod offload;
 
+pub use capture::{Capture, Frame};
 pub use netns::{Netns, require_root, veth};
+pub use offload::{Offloads, set_offloads};

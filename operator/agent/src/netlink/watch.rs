@@ -81,7 +81,7 @@ impl Watch {
             };
             note(&mut changed, &message);
         }
-        while let Ok(Some((message, _))) = self.messages.try_next() {
+        while let Ok((message, _)) = self.messages.try_recv() {
             note(&mut changed, &message);
         }
         Ok(changed)
