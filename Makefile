@@ -1,0 +1,47 @@
+# Every recipe is one script of hack/, which says what it does in its head. Results outside the checkout
+# (programs, images, labs, cargo's target folder) lie in the user's cache folder.
+
+cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/epic
+export CARGO_TARGET_DIR ?= $(cache)/cargo-target
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lab-up lab-down generate lint bpf images setup tools build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## from nothing to a packet in a tenant's pod, with the story told (KEEP=1 leaves the lab up)
+	@hack/demo
+
+test: ## everything CI checks, with the time of each step
+	@hack/test
+
+bench: ## end-to-end figures, also in target/bench/e2e.json
+	@hack/bench
+
+lab-up: ## a Kubernetes cluster and tenants' sites in network namespaces (NODES=2)
+	@hack/lab up --nodes $(or $(NODES),2)
+
+lab-down: ## takes the lab down, leaving nothing
+	@hack/lab down
+
+generate: ## rewrites everything generated: CRDs, RBAC, policies, chart copies, reference
+	@hack/generate
+
+lint: ## format, clippy, dependency rules, shell scripts
+	@hack/lint
+
+bpf: ## rebuilds the BPF object and its manifest
+	@hack/bpf
+
+images: ## container images as docker-archive files (EPIC_PROFILE=dev for quick ones)
+	@hack/images
+
+build: ## the binaries
+	@cargo build --locked --release --bins
+
+setup: ## installs what Debian packages bring
+	@hack/setup
+
+tools: ## builds the lab's programs from their pins (once)
+	@hack/tools/build
