@@ -20,9 +20,9 @@ pub mod writer;
 
 pub use ids::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
 pub use rows::{
-    Alias, AliasKey, AliasTarget, Backend, BackendKey, BackendState, DataKey, Frontend, FrontendKey,
-    FrontendParams, FrontendType, LbPolicy, Protocol, Proxy, ProxyState, Role, Scope, Selected, Service,
-    ServiceKeys, ServiceName, Source, TargetPort, Timeouts, Tunnel, Veth,
+    Alias, AliasKey, Backend, BackendKey, BackendState, DataKey, EpicNode, Frontend, FrontendKey,
+    FrontendParams, FrontendType, LbPolicy, Link, Pass, PassKey, Protocol, Proxy, ProxyState, Role, Scope,
+    Selected, Service, ServiceKeys, ServiceName, Source, TargetPort, Timeouts, Tunnel, Veth,
 };
 pub use store::{Change, Changes, Entry, Row, Snapshot, Status, StatusKind, Table, TableId, Tables};
 pub use writer::{Initializer, RowKey, WriteError, WriteTxn, Writer, debug_dump};

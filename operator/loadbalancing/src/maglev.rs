@@ -145,7 +145,8 @@ mod tests {
     fn losing_one_of_ten_members_moves_few_flows_of_the_others() {
         let (mut sum, mut worst) = (0.0, 0.0f64);
         for round in 0..100u32 {
-            let ids: Vec<u32> = (0..10).map(|i| (mix(u64::from(round * 10 + i)) % 100_000) as u32 + 1).collect();
+            let ids: Vec<u32> =
+                (0..10).map(|i| (mix(u64::from(round * 10 + i)) % 100_000) as u32 + 1).collect();
             let before = table(&equal(ids.iter().copied()), SIZE, SEED);
             let after = table(&equal(ids.iter().copied().skip(1)), SIZE, SEED);
             let needless = before.iter().zip(&after).filter(|(b, a)| **b != ids[0] && b != a).count();

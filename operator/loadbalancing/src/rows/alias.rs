@@ -1,4 +1,6 @@
 //! The `aliases` table: what Envoy dials, and the endpoint behind it.
+//!
+//! On an EPIC node every endpoint with a node of every LoadBalancer; on a client node the endpoints that are there.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,7 +16,7 @@ use crate::store::{Row, Snapshot, Table, TableId};
 pub struct AliasKey {
     /// LoadBalancer.
     pub service: ServiceName,
-    /// Alias, or the real address of an endpoint without a node.
+    /// Alias.
     pub address: IpAddr,
 }
 
@@ -30,22 +32,13 @@ impl fmt::Debug for AliasKey {
     }
 }
 
-/// Where an alias leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AliasTarget {
-    /// Through a tunnel to the real address.
-    Tunnel(TunnelId),
-    /// No tunnel: the address itself is passed to the network.
-    Direct,
-}
-
 /// One endpoint of one LoadBalancer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alias {
     /// Primary key.
     pub key: AliasKey,
-    /// Where it leads.
-    pub target: AliasTarget,
+    /// Tunnel from this EPIC node to the endpoint's node; `None` on a client node.
+    pub tunnel: Option<TunnelId>,
     /// Real address of the endpoint.
     pub real_address: IpAddr,
     /// Protocol of the endpoint.
@@ -65,10 +58,7 @@ impl Row for Alias {
     }
 
     fn group(&self) -> Option<TunnelId> {
-        match self.target {
-            AliasTarget::Tunnel(id) => Some(id),
-            AliasTarget::Direct => None,
-        }
+        self.tunnel
     }
 
     fn table_id() -> TableId {

@@ -22,6 +22,19 @@ pub struct Tunnel {
     pub epic_address: IpAddr,
     /// GUE port of the EPIC node.
     pub epic_port: u16,
+    /// The way out of this host.
+    pub link: Link,
+}
+
+/// How packets of a tunnel leave this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface that leads to the far end.
+    pub ifindex: u32,
+    /// Bytes an outer packet may have.
+    pub mtu: u32,
+    /// Outer source address.
+    pub local: IpAddr,
 }
 
 impl Row for Tunnel {

@@ -1,4 +1,4 @@
-//! The store: six tables in one immutable snapshot behind one atomic pointer.
+//! The store: tables in one immutable snapshot behind one atomic pointer.
 //!
 //! Guarantees: a reader sees whole transactions only and never blocks; a row carries the revision of the transaction
 //! that last wrote it; notification follows the swap, so whoever is woken sees what woke it; a change iterator sees

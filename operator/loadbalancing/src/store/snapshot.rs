@@ -1,4 +1,4 @@
-//! The six tables together, and the place that holds the current ones.
+//! All tables together, and the place that holds the current ones.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use super::changes::Changes;
 use super::table::{Row, Table, TableId};
 use crate::rows::{
-    Alias, AliasKey, Backend, BackendKey, Frontend, Protocol, Proxy, Service, ServiceName, Source, Tunnel,
+    Alias, AliasKey, Backend, BackendKey, EpicNode, Frontend, Pass, Protocol, Proxy, Service, ServiceName,
+    Source, Tunnel,
 };
 
 /// Not greater than any address: where the addresses of a service begin.
@@ -32,6 +33,10 @@ pub struct Snapshot {
     pub proxies: Table<Proxy>,
     /// What proxies dial.
     pub aliases: Table<Alias>,
+    /// What proxies reach without a tunnel.
+    pub passes: Table<Pass>,
+    /// EPIC nodes.
+    pub nodes: Table<EpicNode>,
     pub(crate) revision: u64,
     pub(crate) next_status: u64,
     pub(crate) pending: OrdSet<Arc<str>>,
@@ -81,6 +86,11 @@ impl Snapshot {
         self.proxies.group(service)
     }
 
+    /// Passes of a service, by key.
+    pub fn passes_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Pass>> + use<'_> {
+        self.passes.group(&Some(service.clone()))
+    }
+
     /// Aliases of a service, by key.
     pub fn aliases_of(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Alias>> + use<'_> {
         let from = AliasKey { service: service.clone(), address: LEAST_ADDRESS };
@@ -94,7 +104,7 @@ impl Snapshot {
 pub struct Tables {
     current: ArcSwap<Snapshot>,
     writing: Mutex<()>,
-    watches: [watch::Sender<u64>; 6],
+    watches: [watch::Sender<u64>; TableId::COUNT],
     any: watch::Sender<u64>,
     outcomes: watch::Sender<u64>,
 }
@@ -183,7 +193,7 @@ impl Guard<'_> {
     }
 }
 
-fn revisions(s: &Snapshot) -> [u64; 6] {
+fn revisions(s: &Snapshot) -> [u64; TableId::COUNT] {
     [
         s.services.revision(),
         s.frontends.revision(),
@@ -191,5 +201,7 @@ fn revisions(s: &Snapshot) -> [u64; 6] {
         s.tunnels.revision(),
         s.proxies.revision(),
         s.aliases.revision(),
+        s.passes.revision(),
+        s.nodes.revision(),
     ]
 }

@@ -24,17 +24,25 @@ pub enum TableId {
     Proxies,
     /// What proxies dial.
     Aliases,
+    /// What proxies reach without a tunnel.
+    Passes,
+    /// EPIC nodes.
+    Nodes,
 }
 
 impl TableId {
-    /// All tables, in the order in which `debug_dump` prints them.
-    pub const ALL: [TableId; 6] = [
+    pub(crate) const COUNT: usize = 8;
+
+    /// All tables, in the order in which [`crate::debug_dump`] prints them.
+    pub const ALL: [TableId; TableId::COUNT] = [
         TableId::Services,
         TableId::Frontends,
         TableId::Backends,
         TableId::Tunnels,
         TableId::Proxies,
         TableId::Aliases,
+        TableId::Passes,
+        TableId::Nodes,
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -51,6 +59,8 @@ impl fmt::Display for TableId {
             TableId::Tunnels => "tunnels",
             TableId::Proxies => "proxies",
             TableId::Aliases => "aliases",
+            TableId::Passes => "passes",
+            TableId::Nodes => "nodes",
         })
     }
 }

@@ -1,9 +1,10 @@
-//! Verbs for tunnels, proxies and aliases. One source writes each of these tables, so `set_*` replaces all of it.
+//! Verbs for tunnels, proxies, aliases, passes and nodes. One source writes each of these tables, so `set_*` replaces all of it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::WriteTxn;
-use crate::rows::{Alias, AliasKey, Proxy, Tunnel};
+use crate::rows::{Alias, AliasKey, EpicNode, Pass, PassKey, Proxy, Tunnel};
 use crate::store::{Row, Snapshot, Table};
 use crate::{ProxyId, TunnelId};
 
@@ -51,6 +52,36 @@ impl WriteTxn<'_> {
     /// Makes these the only aliases.
     pub fn set_aliases(&mut self, aliases: impl IntoIterator<Item = Alias>) {
         self.set(aliases, |s| &mut s.aliases);
+    }
+
+    /// Adds or updates a pass; says whether that changed anything.
+    pub fn upsert_pass(&mut self, pass: Pass) -> bool {
+        self.put(pass, |s| &mut s.passes)
+    }
+
+    /// Removes a pass; says whether it was there.
+    pub fn delete_pass(&mut self, key: &PassKey) -> bool {
+        self.remove(key, |s| &mut s.passes).is_some()
+    }
+
+    /// Makes these the only passes.
+    pub fn set_passes(&mut self, passes: impl IntoIterator<Item = Pass>) {
+        self.set(passes, |s| &mut s.passes);
+    }
+
+    /// Adds or updates an EPIC node; says whether that changed anything.
+    pub fn upsert_node(&mut self, node: EpicNode) -> bool {
+        self.put(node, |s| &mut s.nodes)
+    }
+
+    /// Removes an EPIC node; says whether it was there.
+    pub fn delete_node(&mut self, address: IpAddr) -> bool {
+        self.remove(&address, |s| &mut s.nodes).is_some()
+    }
+
+    /// Makes these the only EPIC nodes.
+    pub fn set_nodes(&mut self, nodes: impl IntoIterator<Item = EpicNode>) {
+        self.set(nodes, |s| &mut s.nodes);
     }
 
     fn set<R: Row>(&mut self, rows: impl IntoIterator<Item = R>, table: fn(&mut Snapshot) -> &mut Table<R>) {

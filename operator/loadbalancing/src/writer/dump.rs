@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::rows::{Alias, AliasTarget, Backend, Frontend, Proxy, Role, Service, Tunnel};
+use crate::rows::{Alias, Backend, EpicNode, Frontend, Pass, Proxy, Role, Service, Tunnel};
 use crate::store::{Row, Snapshot, TableId};
 
 /// Writes every table, one row a line, by key. Keys of services are not shown.
@@ -19,6 +19,8 @@ pub fn debug_dump(snapshot: &Snapshot, out: &mut impl Write) -> fmt::Result {
             TableId::Tunnels => rows(&snapshot.tunnels, out, tunnel)?,
             TableId::Proxies => rows(&snapshot.proxies, out, proxy)?,
             TableId::Aliases => rows(&snapshot.aliases, out, alias)?,
+            TableId::Passes => rows(&snapshot.passes, out, pass)?,
+            TableId::Nodes => rows(&snapshot.nodes, out, node)?,
         }
     }
     for name in snapshot.pending_initializers() {
@@ -93,8 +95,16 @@ fn backend<W: Write>(b: &Backend, out: &mut W) -> fmt::Result {
 fn tunnel<W: Write>(t: &Tunnel, out: &mut W) -> fmt::Result {
     write!(
         out,
-        "{} service={} client={} epic={}({}:{})",
-        t.id, t.service, t.client_node, t.epic_node, t.epic_address, t.epic_port
+        "{} service={} client={} epic={}({}:{}) link={} mtu={} local={}",
+        t.id,
+        t.service,
+        t.client_node,
+        t.epic_node,
+        t.epic_address,
+        t.epic_port,
+        t.link.ifindex,
+        t.link.mtu,
+        t.link.local
     )
 }
 
@@ -112,9 +122,16 @@ fn proxy<W: Write>(p: &Proxy, out: &mut W) -> fmt::Result {
 
 fn alias<W: Write>(a: &Alias, out: &mut W) -> fmt::Result {
     write!(out, "{} -> {}:{}/{}", a.key, a.real_address, a.port, a.protocol)?;
-    match a.target {
-        AliasTarget::Tunnel(id) => write!(out, " tunnel={id}")?,
-        AliasTarget::Direct => write!(out, " direct")?,
+    if let Some(id) = a.tunnel {
+        write!(out, " tunnel={id}")?;
     }
     write!(out, " endpoint={}", a.endpoint)
+}
+
+fn pass<W: Write>(p: &Pass, out: &mut W) -> fmt::Result {
+    write!(out, "{} purpose={}", p.key, p.purpose)
+}
+
+fn node<W: Write>(n: &EpicNode, out: &mut W) -> fmt::Result {
+    write!(out, "{} name={}", n.address, n.name)
 }

@@ -16,12 +16,13 @@ mod initializer;
 mod services;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use dump::debug_dump;
 pub use initializer::Initializer;
 
-use crate::rows::{AliasKey, Frontend, FrontendKey, ServiceName};
+use crate::rows::{AliasKey, Frontend, FrontendKey, PassKey, ServiceName};
 use crate::selection;
 use crate::store::{Guard, Row, Snapshot, StatusKind, Table, Tables};
 use crate::{ProxyId, TunnelId};
@@ -70,6 +71,10 @@ pub enum RowKey {
     Proxy(ProxyId),
     /// In `aliases`.
     Alias(AliasKey),
+    /// In `passes`.
+    Pass(PassKey),
+    /// In `nodes`.
+    Node(IpAddr),
     /// In `frontends`.
     Frontend(FrontendKey),
 }
@@ -81,6 +86,8 @@ impl std::fmt::Display for RowKey {
             RowKey::Tunnel(k) => write!(f, "tunnel {k}"),
             RowKey::Proxy(k) => write!(f, "proxy {k}"),
             RowKey::Alias(k) => write!(f, "alias {k}"),
+            RowKey::Pass(k) => write!(f, "pass {k}"),
+            RowKey::Node(k) => write!(f, "node {k}"),
             RowKey::Frontend(k) => write!(f, "frontend {k}"),
         }
     }
@@ -164,6 +171,8 @@ impl WriteTxn<'_> {
             RowKey::Tunnel(k) => next.tunnels.record(k, id, kind),
             RowKey::Proxy(k) => next.proxies.record(k, id, kind),
             RowKey::Alias(k) => next.aliases.record(k, id, kind),
+            RowKey::Pass(k) => next.passes.record(k, id, kind),
+            RowKey::Node(k) => next.nodes.record(k, id, kind),
             RowKey::Frontend(k) => next.frontends.record(k, id, kind),
         };
     }
