@@ -1,0 +1,231 @@
+//! EPICNode: what the agent of an EPIC node reports. Created and written by that agent alone.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::{Condition, has_conditions};
+use crate::reason::reasons;
+use crate::schema;
+
+/// An EPICNode has no spec: nobody asks anything of it.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "epic.acnodal.io",
+    version = "v1",
+    kind = "EPICNode",
+    plural = "epicnodes",
+    singular = "epicnode",
+    shortname = "epicnode",
+    namespaced,
+    no_spec,
+    status = "EPICNodeStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    category = "epic-all",
+    doc = "EPICNode is the report of one EPIC node's agent, in namespace epic and named like the Node that owns it. Only that agent writes it.",
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        json_path = ".status.addresses[0]",
+        description = "Address at which the node receives GUE."
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the node carries traffic."
+    ),
+    printcolumn(
+        name = "Tunnels-Up",
+        type_ = "integer",
+        json_path = ".status.tunnels.up",
+        description = "Tunnels whose client answers."
+    ),
+    printcolumn(
+        name = "Tunnels",
+        type_ = "integer",
+        json_path = ".status.tunnels.total",
+        description = "Tunnels that end at this node."
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        description = "Time since creation."
+    ),
+    printcolumn(
+        name = "Kernel",
+        type_ = "string",
+        json_path = ".status.kernel",
+        description = "Kernel release.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Revision",
+        type_ = "string",
+        json_path = ".status.load-balancers-revision",
+        description = "resourceVersion of LoadBalancers up to which the maps are complete.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it is or is not ready.",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "kebab-case")]
+pub struct EPICNodeSpec {}
+
+/// What the agent of the node sees and does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct EPICNodeStatus {
+    /// Addresses at which the node receives GUE, at most one of each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::GrantedIp>", length(max = 8))]
+    pub addresses: Vec<String>,
+    /// Boot ID of the kernel; a new one means that maps and programs were lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub boot_id: Option<String>,
+    /// Kernel release, as `uname -r` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub kernel: Option<String>,
+    /// BPF programs that are attached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub programs: Vec<NodeProgram>,
+    /// resourceVersion of LoadBalancers up to which the maps are complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::ResourceVersion>")]
+    pub load_balancers_revision: Option<String>,
+    /// Tunnels that end at this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<NodeTunnels>,
+    /// How full the BPF maps are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["map"]))]
+    pub map_usage: Vec<MapUsage>,
+    /// Ready and Detached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A BPF program that is attached.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct NodeProgram {
+    /// Where it is attached: program and interface, such as `epic_ingress eth0`.
+    #[schemars(length(max = 128))]
+    pub hook: String,
+    /// How it is attached, such as `tcx`.
+    #[schemars(length(max = 32))]
+    pub mode: String,
+    /// Tag of the program, a hash of its instructions.
+    #[schemars(length(max = 64))]
+    pub tag: String,
+}
+
+/// Tunnels that end at a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct NodeTunnels {
+    /// How many have a client that answers.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub up: i64,
+    /// How many have none.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub down: i64,
+    /// How many there are.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub total: i64,
+    /// State of each tunnel, written when a state changes. Where there are more than 8,192 the rest is in the
+    /// counts alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8192),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tunnel-id"])
+    )]
+    pub states: Vec<NodeTunnel>,
+}
+
+/// State of one tunnel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct NodeTunnel {
+    /// ID of the tunnel.
+    #[schemars(range(min = 1, max = 4294967295_i64))]
+    pub tunnel_id: i64,
+    /// Whether the client has said hello lately.
+    pub up: bool,
+    /// Whether the client is behind a NAT: its address or port is not the one it sends from.
+    pub nat: bool,
+    /// Since when `up` is as it is.
+    #[schemars(with = "schema::Timestamp")]
+    pub since: Time,
+}
+
+/// How full a BPF map is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct MapUsage {
+    /// Name of the map.
+    #[schemars(length(min = 1, max = 64))]
+    pub map: String,
+    /// Entries in it.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub entries: i64,
+    /// Entries that fit.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub capacity: i64,
+}
+
+has_conditions!(EPICNode);
+
+/// No rules across fields: the agent is the only writer.
+pub(crate) const RULES: &[(&str, &str)] = &[];
+
+reasons! {
+    /// Why a condition or an Event of an EPICNode says what it says.
+    EPICNodeReason {
+        #[doc = "Programs are attached and maps are complete."]
+        Ready,
+        #[doc = "The agent has not finished its first full pass."]
+        Starting,
+        #[doc = "The agent is shutting down; programs and maps stay."]
+        Stopping,
+        #[doc = "The kernel is older than 6.6 or lacks a feature that the programs need."]
+        KernelNotSupported,
+        #[doc = "A network interface that EPIC names does not exist on this node."]
+        InterfaceNotFound,
+        #[doc = "A program could not be loaded or attached."]
+        ProgramsNotAttached,
+        #[doc = "Pinned maps of another layout version could not be taken over."]
+        LayoutNotSupported,
+        #[doc = "A map is full; new entries cannot be programmed."]
+        MapFull,
+        #[doc = "Writing the maps fails; it is tried again."]
+        MapsNotProgrammed,
+        #[doc = "The Secret with the master key cannot be read."]
+        KeysUnavailable,
+        #[doc = "Objects that could not be read were skipped."]
+        UnreadableObject,
+        #[doc = "Programs and pins are in place."]
+        Attached,
+        #[doc = "Programs, links and pins were removed because EPIC is being uninstalled."]
+        Detached,
+        #[doc = "Programs, links or pins could not be removed."]
+        DetachFailed,
+    }
+}

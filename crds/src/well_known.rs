@@ -1,0 +1,107 @@
+//! Names that more than one process must spell alike.
+//!
+//! Namespaces, labels, annotations, finalizers, pod conditions, and the names of objects that one part of EPIC
+//! creates and another one reads. Names of children (Deployments, Secrets of one LoadBalancer) are not here:
+//! they are computed.
+
+/// API group of all kinds.
+pub const GROUP: &str = "epic.acnodal.io";
+/// The one API version.
+pub const VERSION: &str = "v1";
+/// `apiVersion` of all kinds.
+pub const API_VERSION: &str = "epic.acnodal.io/v1";
+/// Category under which `kubectl get epic-all` finds every kind.
+pub const CATEGORY: &str = "epic-all";
+
+/// Namespace of EPIC itself: its processes, its singleton, pools, claims, shared groups, node reports.
+pub const EPIC_NAMESPACE: &str = "epic";
+/// Name of the EPIC singleton in [`EPIC_NAMESPACE`].
+pub const EPIC_NAME: &str = "epic";
+/// What a tenant namespace is called: this prefix, then the Account's name.
+pub const TENANT_NAMESPACE_PREFIX: &str = "epic-";
+/// Longest name of an Account, so that its namespace is still a DNS label.
+pub const ACCOUNT_NAME_MAX: usize = 58;
+
+/// Finalizer on EPIC and Account, the parents of IDs. Only the operator sets and removes it.
+pub const FINALIZER: &str = "epic.acnodal.io/finalizer";
+/// Field manager of the operator's writes.
+pub const FIELD_MANAGER: &str = "epic-operator";
+
+/// Label with the Account's name; marks a tenant namespace and everything the operator makes in it. The
+/// admission policies select tenant namespaces by it.
+pub const LABEL_ACCOUNT: &str = "epic.acnodal.io/account";
+/// Label with the LoadBalancer's name on what the operator makes for it.
+pub const LABEL_LOAD_BALANCER: &str = "epic.acnodal.io/load-balancer";
+
+/// Annotation on a proxy pod, written by its node's agent: interface index of the host side of its veth.
+pub const ANNOTATION_IFINDEX: &str = "epic.acnodal.io/ifindex";
+/// Annotation on a proxy pod, written by its node's agent: name of the host side of its veth.
+pub const ANNOTATION_IFNAME: &str = "epic.acnodal.io/ifname";
+/// Annotation on the EPIC singleton that tells agents to detach and the operator to drop finalizers.
+pub const ANNOTATION_UNINSTALL: &str = "epic.acnodal.io/uninstall";
+/// Annotation that asks [`policy::TENANT_WORKLOADS`] to refuse a write even of the operator. The operator sends a
+/// dry run with it into a tenant namespace and knows by the refusal that the policies act there.
+pub const ANNOTATION_POLICY_PROBE: &str = "epic.acnodal.io/policy-probe";
+
+/// Readiness gate of a proxy pod, written by its node's agent: veth, NAT and tunnel entries are in.
+pub const POD_CONDITION_PROGRAMMED: &str = "epic.acnodal.io/programmed";
+/// Condition of a proxy pod, written by the operator replica that serves its xDS stream.
+pub const POD_CONDITION_CONFIGURED: &str = "epic.acnodal.io/configured";
+
+/// Secret in [`EPIC_NAMESPACE`] with the master key from which all tunnel keys are derived.
+pub const SECRET_GUE_MASTER: &str = "epic-gue-master";
+/// Secret in each tenant namespace with the derived keys of its LoadBalancers.
+pub const SECRET_GUE_KEYS: &str = "epic-gue-keys";
+/// ConfigMap in each tenant namespace with what a client agent must know (proxy ranges, port, MTU, versions).
+pub const CONFIG_MAP_CLIENT: &str = "epic-client";
+
+/// ServiceAccount of the operator in [`EPIC_NAMESPACE`].
+pub const SERVICE_ACCOUNT_OPERATOR: &str = "epic-operator";
+/// ServiceAccount of the node agents in [`EPIC_NAMESPACE`].
+pub const SERVICE_ACCOUNT_NODE: &str = "epic-node";
+/// ServiceAccount of a tenant's client agents, one per tenant namespace.
+pub const SERVICE_ACCOUNT_CLIENT: &str = "epic-client";
+
+/// ClusterRole of administrators: everything of the group.
+pub const ROLE_ADMIN: &str = "epic-admin";
+/// ClusterRole of the operator.
+pub const ROLE_OPERATOR: &str = "epic-operator";
+/// ClusterRole that the operator binds to itself in each tenant namespace (the Secrets there).
+pub const ROLE_OPERATOR_TENANT: &str = "epic-operator-tenant";
+/// ClusterRole of the node agents.
+pub const ROLE_NODE: &str = "epic-node";
+/// ClusterRole bound in a tenant namespace to the Account's subjects.
+pub const ROLE_TENANT: &str = "epic-tenant";
+/// ClusterRole bound in a tenant namespace to [`SERVICE_ACCOUNT_CLIENT`].
+pub const ROLE_CLIENT: &str = "epic-client";
+
+/// Lease with which operator replicas agree on who writes.
+pub const LEASE_OPERATOR: &str = "epic-operator";
+
+/// Name of the Lease by which a node's agent shows that it lives (in [`EPIC_NAMESPACE`]).
+pub fn node_lease_name(node: &str) -> String {
+    format!("epic-node-{node}")
+}
+
+/// Namespace of an Account's tenants.
+pub fn tenant_namespace(account: &str) -> String {
+    format!("{TENANT_NAMESPACE_PREFIX}{account}")
+}
+
+/// Names of the ValidatingAdmissionPolicies (and of their bindings).
+pub mod policy {
+    /// Workloads in tenant namespaces come from the operator and the built-in controllers alone.
+    pub const TENANT_WORKLOADS: &str = "epic-tenant-workloads";
+    /// A node agent changes its condition and its two annotations on proxy pods of its own node, nothing else.
+    pub const NODE_PODS: &str = "epic-node-pods";
+    /// A node agent writes its own EPICNode and its own Lease.
+    pub const NODE_OBJECTS: &str = "epic-node-objects";
+    /// Where objects of each kind may lie.
+    pub const PLACEMENT: &str = "epic-placement";
+    /// What a private ServiceGroup may not say.
+    pub const PRIVATE_GROUPS: &str = "epic-private-groups";
+    /// EPIC's finalizer goes only by the operator or who may update finalizers.
+    pub const FINALIZERS: &str = "epic-finalizers";
+    /// The operator writes into its own and into tenant namespaces only.
+    pub const OPERATOR_SCOPE: &str = "epic-operator-scope";
+}
