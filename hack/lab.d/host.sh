@@ -10,12 +10,15 @@ host_path() { echo "$lab/hosts/$1"; }
 
 host_pid() {
     local pid
-    pid=$(cat "$(host_path "$1")/pid" 2>/dev/null) && [ -e "/proc/$pid/ns/net" ] || {
+    pid=$(cat "$(host_path "$1")/pid" 2>/dev/null) && in_lab "$pid" || {
         echo "no host $1 in this lab (hack/lab status lists them)" >&2
         return 1
     }
     echo "$pid"
 }
+
+# A process id alone could be somebody else's by now: it counts only while it is in the lab's cgroup.
+in_lab() { grep -q "/$lab_name/" "/proc/$1/cgroup" 2>/dev/null; }
 
 # host_make NAME [FOLDER…]: the folders (such as var/lib) become the host's own.
 host_make() {
@@ -86,10 +89,9 @@ host_start() {
     echo "$!" >"$lab/pid/$id"
 }
 
-# A process id alone could be somebody else's by now: it counts only while it is in the lab's cgroup.
 host_service_runs() {
     local pid
-    pid=$(cat "$lab/pid/$1" 2>/dev/null) && grep -q "/$lab_name/" "/proc/$pid/cgroup" 2>/dev/null &&
+    pid=$(cat "$lab/pid/$1" 2>/dev/null) && in_lab "$pid" &&
         ! grep -q '^State:.[ZX]' "/proc/$pid/status" 2>/dev/null
 }
 host_service_is_gone() { ! host_service_runs "$1"; }

@@ -20,7 +20,7 @@ pod_add() {
     echo "link add $device type veth peer name eth0 netns $pid
 address add 169.254.1.1/32 dev $device
 link set $device up
-route add $address/32 dev $device" | host_batch "$host"
+route add $address/32 dev $device src $(host_address "$host")" | host_batch "$host"
     nsenter "--net=/proc/$pid/ns/net" ip -batch - <<IP
 link set lo up
 address add $address/32 dev eth0
