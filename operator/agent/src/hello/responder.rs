@@ -1,0 +1,310 @@
+//! The EPIC node's side of the hello exchange: who may move a tunnel's remote, and which tunnels are up.
+//!
+//! Pure: messages, time and the directory of tunnels go in, answers and [`Learned`] remotes come out. The only
+//! state is what was learned, which can be rebuilt from the `remotes` map after a restart; cookies need none.
+//!
+//! Every answer is at most as long as the message it answers, so the responder amplifies nothing.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use epic_abi::hello::{Entry, Header, Kind, Message, Status, decode};
+use epic_abi::keys::{CookieSecret, HELLO_KEY_LEN, verify_entry};
+use epic_abi::maps::{REMOTE_FIXED_PORTS, Remote, SourceKey};
+use epic_abi::{Ip, Lb};
+use ipnet::IpNet;
+
+use super::{Nanos, Outgoing, SECOND, SILENT_PERIODS, seal, split};
+
+/// A cookie is good for this long at least, and for twice as long at most.
+const EPOCH: Nanos = 60 * SECOND;
+
+/// What the responder has to know of a tunnel that ends on this node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The LoadBalancer it belongs to.
+    pub lb: Lb,
+    /// Hello keys by generation: n−1, n, n+1.
+    pub keys: BTreeMap<u32, [u8; HELLO_KEY_LEN]>,
+    /// Where the account's client nodes may lie; `None`: anywhere that is not protected.
+    pub client_networks: Option<Vec<IpNet>>,
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel").field("lb", &self.lb).finish_non_exhaustive()
+    }
+}
+
+/// Everything the responder is told: tunnels by id, and the networks no client may call from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// Tunnels that end on this node.
+    pub tunnels: BTreeMap<u32, Tunnel>,
+    /// EPIC nodes, VIPs, proxy and alias ranges, `protected-addresses`.
+    pub protected: Vec<IpNet>,
+}
+
+/// A remote that is to be written: first `source`, then `remote`, then `replaced` goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// Tunnel id.
+    pub tunnel: u32,
+    /// Entry of the `remotes` map.
+    pub remote: Remote,
+    /// Key of the `sources` map that stands for the tunnel from now on.
+    pub source: SourceKey,
+    /// Key that stood for it until now, when it is another one.
+    pub replaced: Option<SourceKey>,
+}
+
+/// What came of one datagram.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// To be sent back.
+    pub answer: Option<Outgoing>,
+    /// Remotes that moved or are new. A hello that changes nothing learns nothing.
+    pub learned: Vec<Learned>,
+    /// Why entries, or the whole message, were refused; for counters.
+    pub refused: Vec<Refusal>,
+}
+
+/// Why something was refused: the label of the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// The message does not decode.
+    Malformed,
+    /// Not a hello: only clients call.
+    NotHello,
+    /// No cookie, or one of another address or session, or an old one. Answered with a challenge.
+    Cookie,
+    /// Its sequence is not newer than the last one of its session.
+    Replayed,
+    /// No such tunnel here.
+    UnknownTunnel,
+    /// No key of that generation.
+    UnknownGeneration,
+    /// The MAC is wrong.
+    WrongMac,
+    /// The address is outside the account's client networks, or protected.
+    AddressRefused,
+    /// A live tunnel of the same LoadBalancer has this address and port.
+    AddressTaken,
+}
+
+/// What is known of a tunnel's other end; for status and reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Observed address and port.
+    pub remote: SocketAddr,
+    /// Whether the client's own idea of its address differs.
+    pub nat: bool,
+    /// Last hello, CLOCK_BOOTTIME.
+    pub last: Nanos,
+    /// The client's period between two hellos.
+    pub period: Nanos,
+    /// Round trip as the client measured it, in microseconds; 0 = not yet.
+    pub round_trip_micros: u32,
+    session: u64,
+    sequence: u32,
+    source: SourceKey,
+}
+
+impl Heard {
+    /// Whether the other end was heard recently enough.
+    pub fn is_up(&self, now: Nanos) -> bool {
+        now.saturating_sub(self.last) <= self.period.max(SECOND) * SILENT_PERIODS
+    }
+}
+
+/// The EPIC node's side.
+#[derive(Debug)]
+pub struct Responder {
+    secret: CookieSecret,
+    directory: Directory,
+    heard: BTreeMap<u32, Heard>,
+}
+
+impl Responder {
+    /// A responder that knows no tunnel. `secret` is random for every process.
+    pub fn new(secret: CookieSecret) -> Self {
+        Self { secret, directory: Directory::default(), heard: BTreeMap::new() }
+    }
+
+    /// Takes over what an earlier process learned, from the `remotes` map. Such a tunnel counts as up for the usual
+    /// time after `learned_nanos`; its client is challenged at its next hello, which moves nothing.
+    pub fn adopt(&mut self, tunnel: u32, lb: Lb, remote: &Remote) {
+        let nat = remote.flags & REMOTE_FIXED_PORTS != 0;
+        self.heard.insert(
+            tunnel,
+            Heard {
+                remote: super::join(remote.address, remote.port),
+                nat,
+                last: remote.learned_nanos,
+                period: 5 * SECOND,
+                round_trip_micros: 0,
+                session: remote.session,
+                sequence: remote.sequence,
+                source: source_key(remote.address, remote.port, nat, lb),
+            },
+        );
+    }
+
+    /// Replaces the directory. Returns the sources of tunnels that are no longer there, which the caller removes
+    /// together with their remotes.
+    pub fn set_directory(&mut self, directory: Directory) -> Vec<(u32, SourceKey)> {
+        let gone: Vec<(u32, SourceKey)> = self
+            .heard
+            .iter()
+            .filter(|(id, _)| !directory.tunnels.contains_key(id))
+            .map(|(id, heard)| (*id, heard.source))
+            .collect();
+        for (id, _) in &gone {
+            self.heard.remove(id);
+        }
+        self.directory = directory;
+        gone
+    }
+
+    /// What is known of each tunnel's other end.
+    pub fn heard(&self) -> &BTreeMap<u32, Heard> {
+        &self.heard
+    }
+
+    /// The tunnels of the directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Takes one control message (without its GUE header) that came from `from`.
+    pub fn receive(&mut self, from: SocketAddr, bytes: &[u8], now: Nanos) -> Outcome {
+        let Ok(message) = decode(bytes) else { return refused(Refusal::Malformed) };
+        if message.header.kind != Kind::Hello {
+            return refused(Refusal::NotHello);
+        }
+        let (address, port) = split(from);
+        let epoch = u32::try_from(now / EPOCH).unwrap_or(0);
+        let header = Header {
+            kind: Kind::Challenge,
+            address,
+            port,
+            period_millis: 0,
+            cookie: self.secret.cookie(&address, port, message.header.session, epoch),
+            ..message.header
+        };
+        if !self.secret.verify(&message.header.cookie, &address, port, message.header.session, epoch) {
+            let answer = Some(Outgoing { to: from, bytes: seal(&header, &[]) });
+            return Outcome { answer, refused: vec![Refusal::Cookie], ..Outcome::default() };
+        }
+        let mut outcome = Outcome::default();
+        let mut entries = Vec::with_capacity(message.entries().len());
+        for entry in message.entries() {
+            match self.entry(&message, &entry, (address, port), now, &mut outcome.learned) {
+                Ok(key) => entries.push((Entry { status: Status::Up, mac: [0; 16], ..entry }, Some(key))),
+                Err((refusal, key)) => {
+                    outcome.refused.push(refusal);
+                    if let Some(status) = status_of(refusal) {
+                        entries.push((Entry { status, mac: [0; 16], ..entry }, key));
+                    }
+                }
+            }
+        }
+        if !entries.is_empty() {
+            let header = Header { kind: Kind::Answer, ..header };
+            outcome.answer = Some(Outgoing { to: from, bytes: seal(&header, &entries) });
+        }
+        outcome
+    }
+
+    /// Judges one entry whose message has a good cookie.
+    fn entry(
+        &mut self,
+        message: &Message<'_>,
+        entry: &Entry,
+        (address, port): (Ip, u16),
+        now: Nanos,
+        learned: &mut Vec<Learned>,
+    ) -> Result<[u8; HELLO_KEY_LEN], (Refusal, Option<[u8; HELLO_KEY_LEN]>)> {
+        let Some(tunnel) = self.directory.tunnels.get(&entry.tunnel) else {
+            return Err((Refusal::UnknownTunnel, None));
+        };
+        let Some(key) = tunnel.keys.get(&entry.generation).copied() else {
+            return Err((Refusal::UnknownGeneration, None));
+        };
+        if !verify_entry(&key, message.header_bytes(), entry) {
+            return Err((Refusal::WrongMac, None));
+        }
+        let before = self.heard.get(&entry.tunnel);
+        let header = &message.header;
+        if before.is_some_and(|b| b.session == header.session && header.sequence <= b.sequence) {
+            return Err((Refusal::Replayed, None));
+        }
+        if !self.admits(tunnel, IpAddr::from(address)) {
+            return Err((Refusal::AddressRefused, Some(key)));
+        }
+        let nat = (header.address, header.port) != (address, port);
+        let source = source_key(address, port, nat, tunnel.lb);
+        let taken = self
+            .heard
+            .iter()
+            .any(|(id, other)| *id != entry.tunnel && other.source == source && other.is_up(now));
+        if taken {
+            return Err((Refusal::AddressTaken, Some(key)));
+        }
+        let heard = Heard {
+            remote: super::join(address, port),
+            nat,
+            last: now,
+            period: u64::from(header.period_millis) * 1_000_000,
+            round_trip_micros: header.round_trip_micros,
+            session: header.session,
+            sequence: header.sequence,
+            source,
+        };
+        let moved = before.is_none_or(|b| b.source != source || b.remote != heard.remote);
+        // The sequence goes to the map too, so that a restarted agent still knows a replay; but not with every hello.
+        let remember = before.is_none_or(|b| b.session != header.session);
+        if moved || remember {
+            learned.push(Learned {
+                tunnel: entry.tunnel,
+                remote: Remote {
+                    address,
+                    port,
+                    flags: if nat { REMOTE_FIXED_PORTS } else { 0 },
+                    sequence: header.sequence,
+                    session: header.session,
+                    learned_nanos: now,
+                },
+                source,
+                replaced: before.map(|b| b.source).filter(|old| *old != source),
+            });
+        }
+        self.heard.insert(entry.tunnel, heard);
+        Ok(key)
+    }
+
+    fn admits(&self, tunnel: &Tunnel, address: IpAddr) -> bool {
+        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        let routable = !address.is_unspecified() && !address.is_loopback() && !address.is_multicast();
+        routable && !within(&self.directory.protected) && tunnel.client_networks.as_deref().is_none_or(within)
+    }
+}
+
+fn source_key(address: Ip, port: u16, nat: bool, lb: Lb) -> SourceKey {
+    SourceKey { address, port: if nat { port } else { 0 }, _reserved: 0, lb }
+}
+
+fn refused(refusal: Refusal) -> Outcome {
+    Outcome { refused: vec![refusal], ..Outcome::default() }
+}
+
+fn status_of(refusal: Refusal) -> Option<Status> {
+    Some(match refusal {
+        Refusal::UnknownTunnel => Status::UnknownTunnel,
+        Refusal::UnknownGeneration => Status::UnknownGeneration,
+        Refusal::WrongMac => Status::WrongMac,
+        Refusal::AddressRefused => Status::AddressRefused,
+        Refusal::AddressTaken => Status::AddressTaken,
+        Refusal::Malformed | Refusal::NotHello | Refusal::Cookie | Refusal::Replayed => return None,
+    })
+}

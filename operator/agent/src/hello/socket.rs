@@ -1,0 +1,63 @@
+//! The UDP socket on the GUE port: control messages only.
+//!
+//! The BPF programs take every data packet before it gets here; what the kernel delivers to this socket is GUE
+//! control addressed to this host (and whatever the programs pass on, which is counted and dropped). The socket
+//! also keeps the port: without it the kernel would answer with port-unreachable.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use epic_abi::gue::{CONTROL_HEADER_LEN, CONTROL_TYPE_HELLO, Packet, decode, encode_control};
+use epic_abi::hello::MAX_LEN;
+use tokio::net::UdpSocket;
+
+use super::Outgoing;
+
+/// The socket.
+#[derive(Debug)]
+pub struct Socket {
+    udp: UdpSocket,
+}
+
+impl Socket {
+    /// Binds the GUE port on all addresses.
+    ///
+    /// # Errors
+    /// Somebody else has the port: a second agent on this host, or a kernel GUE listener.
+    pub async fn bind(port: u16) -> io::Result<Self> {
+        let udp = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)).await?;
+        Ok(Self { udp })
+    }
+
+    /// The next hello message (without its GUE header) and where it came from. Anything else is skipped.
+    ///
+    /// # Errors
+    /// The socket broke.
+    pub async fn receive(&self) -> io::Result<(SocketAddr, Vec<u8>)> {
+        let mut buffer = [0; CONTROL_HEADER_LEN + MAX_LEN + 1];
+        loop {
+            let (length, from) = match self.udp.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                // An ICMP error of an earlier send shows up here; it says nothing about the socket.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(error) => return Err(error),
+            };
+            let Some(bytes) = buffer.get(..length) else { continue };
+            if let Ok(Packet::Control(CONTROL_TYPE_HELLO)) = decode(bytes) {
+                return Ok((from, bytes[CONTROL_HEADER_LEN..].to_vec()));
+            }
+        }
+    }
+
+    /// Sends one message. A full buffer or an unreachable network loses it, as any network may: hellos repeat.
+    pub async fn send(&self, message: &Outgoing) {
+        if message.bytes.is_empty() {
+            return;
+        }
+        let mut datagram = encode_control(CONTROL_TYPE_HELLO).to_vec();
+        datagram.extend_from_slice(&message.bytes);
+        if let Err(error) = self.udp.send_to(&datagram, message.to).await {
+            tracing::debug!(to = %message.to, %error, "hello message not sent");
+        }
+    }
+}
