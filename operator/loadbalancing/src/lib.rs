@@ -13,12 +13,14 @@
 
 pub mod ids;
 pub mod maglev;
+pub mod maps;
 pub mod rows;
 pub mod selection;
 pub mod store;
 pub mod writer;
 
 pub use ids::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
+pub use maps::{FakeMaps, Faults, FaultyMaps, LbMaps, MapError, MapId, MapKey, MapValue};
 pub use rows::{
     Alias, AliasKey, Backend, BackendKey, BackendState, DataKey, EpicNode, Frontend, FrontendKey,
     FrontendParams, FrontendType, LbPolicy, Link, Pass, PassKey, Protocol, Proxy, ProxyState, Role, Scope,

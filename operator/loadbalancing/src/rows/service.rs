@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use epic_abi::gue::Key as DataKey;
+
 use crate::ids::{GroupId, ServiceId};
 use crate::store::{Row, Snapshot, Table, TableId};
 
@@ -77,16 +79,6 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// How long a draining proxy keeps the flows it has.
     pub drain: Option<Duration>,
-}
-
-/// A GUE data key: 16 bytes, never shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct DataKey(pub [u8; 16]);
-
-impl fmt::Debug for DataKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DataKey(..)")
-    }
 }
 
 /// Keys of one service, derived by the agent: receivers accept generations n−1, n, n+1, senders use n.
