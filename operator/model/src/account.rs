@@ -1,0 +1,254 @@
+//! Accounts: which of two namesakes counts, whether a namespace may be taken, and what fits into the limits.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::id::{AccountName, AccountNameError, Namespace, ObjectName, Seconds, Uid};
+use crate::name::SYSTEM_NAMESPACE;
+
+/// An Account object, wherever it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: ObjectName,
+    /// Its uid.
+    pub uid: Uid,
+}
+
+/// Why an Account is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its name is no account name.
+    #[error(transparent)]
+    Name(#[from] AccountNameError),
+    /// It lies in a namespace that is neither `epic` nor its own.
+    #[error("account {name} lies in namespace {namespace}; an account lies in epic or in epic-{name}")]
+    Misplaced {
+        /// Its name.
+        name: ObjectName,
+        /// Where it lies.
+        namespace: Namespace,
+    },
+    /// The same account exists in `epic`, which wins.
+    #[error("account {0} exists in namespace epic, too, and that one counts; delete this one")]
+    Namesake(ObjectName),
+}
+
+/// Decides whether an Account counts, among all that exist: X in `epic`, or X in `epic-X`; if both exist the one in
+/// `epic` wins (api.md).
+///
+/// # Errors
+/// [`Refusal`] if it does not.
+pub fn resolve(account: &Account, all: &[Account]) -> Result<AccountName, Refusal> {
+    let name = AccountName::parse(account.name.as_str())?;
+    if account.namespace.as_str() == SYSTEM_NAMESPACE {
+        return Ok(name);
+    }
+    if account.namespace != *name.namespace().as_namespace() {
+        return Err(Refusal::Misplaced { name: account.name.clone(), namespace: account.namespace.clone() });
+    }
+    let is_namesake =
+        |other: &Account| other.namespace.as_str() == SYSTEM_NAMESPACE && other.name == account.name;
+    if all.iter().any(is_namesake) {
+        return Err(Refusal::Namesake(account.name.clone()));
+    }
+    Ok(name)
+}
+
+/// What is seen of a tenant namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceSeen {
+    /// The value of its label `epic.acnodal.io/account`.
+    pub account_label: Option<String>,
+    /// Whether it has a deletionTimestamp.
+    pub terminating: bool,
+    /// Workloads, Secrets and RoleBindings in it that are not EPIC's and not Kubernetes' own, as `Kind name`.
+    pub foreign: Vec<String>,
+}
+
+/// What to do about a tenant namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamespaceStep {
+    /// It does not exist: create it with the label, and remember that we did.
+    Create,
+    /// It is this account's.
+    Ready,
+    /// It exists and holds nothing of others: label it. It is not deleted with the account.
+    Adopt,
+    /// It is on its way out: wait until it is gone.
+    Wait,
+    /// It belongs to somebody else.
+    Refuse(NamespaceRefusal),
+}
+
+/// Why a namespace is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NamespaceRefusal {
+    /// It is labelled for another account.
+    #[error("the namespace is labelled for account {0:?}")]
+    OtherAccount(String),
+    /// It holds objects of others. A tenant would get rights over them.
+    #[error(
+        "the namespace holds objects of others ({}); remove them, or label it epic.acnodal.io/account=<account> to have it adopted",
+        listed(.0)
+    )]
+    InUse(Vec<String>),
+}
+
+fn listed(objects: &[String]) -> String {
+    let shown = objects.iter().take(3).cloned().collect::<Vec<String>>().join(", ");
+    if objects.len() > 3 { format!("{shown} and {} more", objects.len() - 3) } else { shown }
+}
+
+/// Decides about the tenant namespace of an account; `None` if it does not exist.
+pub fn namespace_step(account: &AccountName, seen: Option<&NamespaceSeen>) -> NamespaceStep {
+    let Some(seen) = seen else { return NamespaceStep::Create };
+    if seen.terminating {
+        return NamespaceStep::Wait;
+    }
+    match &seen.account_label {
+        Some(label) if label == account.as_str() => NamespaceStep::Ready,
+        Some(label) => NamespaceStep::Refuse(NamespaceRefusal::OtherAccount(label.clone())),
+        None if seen.foreign.is_empty() => NamespaceStep::Adopt,
+        None => NamespaceStep::Refuse(NamespaceRefusal::InUse(seen.foreign.clone())),
+    }
+}
+
+/// What an account's limits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    /// `proxy-limit`: the sum of wanted replicas.
+    Proxies,
+    /// `load-balancer-limit`.
+    LoadBalancers,
+    /// `endpoint-limit`.
+    Endpoints,
+}
+
+impl Limit {
+    /// The limit when the Account names none (api.md).
+    pub const fn default_value(self) -> u64 {
+        match self {
+            Limit::Proxies => 20,
+            Limit::LoadBalancers => 100,
+            Limit::Endpoints => 5_000,
+        }
+    }
+
+    /// The field of the Account's spec.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Limit::Proxies => "proxy-limit",
+            Limit::LoadBalancers => "load-balancer-limit",
+            Limit::Endpoints => "endpoint-limit",
+        }
+    }
+}
+
+/// Something that counts against a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Its uid.
+    pub uid: Uid,
+    /// When it was created.
+    pub created: Seconds,
+    /// How much it counts: replicas for proxies, else 1.
+    pub amount: u64,
+}
+
+/// How far a limit is used, and who does not fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What those that fit amount to.
+    pub used: u64,
+    /// The limit.
+    pub limit: u64,
+    /// Those that do not fit.
+    pub refused: BTreeSet<Uid>,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.used, self.limit)
+    }
+}
+
+/// Fits objects into a limit, oldest first; one that does not fit is refused and does not block smaller ones. So a
+/// new object never takes the place of an old one, and every operator decides the same.
+pub fn fit(objects: &[Counted], limit: u64) -> Usage {
+    let mut by_age: Vec<&Counted> = objects.iter().collect();
+    by_age.sort_by(|a, b| (a.created, &a.uid).cmp(&(b.created, &b.uid)));
+    let mut usage = Usage { limit, ..Usage::default() };
+    for object in by_age {
+        match usage.used.checked_add(object.amount).filter(|used| *used <= limit) {
+            Some(used) => usage.used = used,
+            None => {
+                usage.refused.insert(object.uid.clone());
+            }
+        }
+    }
+    usage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(namespace: &str, name: &str) -> Account {
+        Account { namespace: namespace.into(), name: name.into(), uid: format!("{namespace}/{name}").into() }
+    }
+
+    #[test]
+    fn an_account_in_epic_wins_over_its_namesake() {
+        let (system, own) = (account("epic", "sample"), account("epic-sample", "sample"));
+        let both = [own.clone(), system.clone()];
+        assert!(resolve(&system, &both).is_ok());
+        assert_eq!(resolve(&own, &both), Err(Refusal::Namesake("sample".into())));
+        assert_eq!(resolve(&own, std::slice::from_ref(&own)).unwrap().as_str(), "sample");
+    }
+
+    #[test]
+    fn an_account_elsewhere_is_misplaced() {
+        let stray = account("epic-other", "sample");
+        assert_eq!(
+            resolve(&stray, &[]).unwrap_err().to_string(),
+            "account sample lies in namespace epic-other; an account lies in epic or in epic-sample"
+        );
+        assert!(matches!(resolve(&account("epic", "a.b"), &[]), Err(Refusal::Name(_))));
+    }
+
+    #[test]
+    fn a_namespace_is_adopted_only_if_it_holds_nothing_of_others() {
+        let sample = AccountName::parse("sample").unwrap();
+        let step = |seen: NamespaceSeen| namespace_step(&sample, Some(&seen));
+        let empty = NamespaceSeen::default();
+        assert_eq!(namespace_step(&sample, None), NamespaceStep::Create);
+        assert_eq!(step(empty.clone()), NamespaceStep::Adopt);
+        let foreign: Vec<String> = (1..=5).map(|number| format!("Secret s{number}")).collect();
+        let NamespaceStep::Refuse(refusal) =
+            step(NamespaceSeen { foreign: foreign.clone(), ..empty.clone() })
+        else {
+            panic!("a namespace in use was taken")
+        };
+        assert!(refusal.to_string().contains("(Secret s1, Secret s2, Secret s3 and 2 more)"), "{refusal}");
+        let labelled = |label: &str| NamespaceSeen {
+            account_label: Some(label.into()),
+            foreign: foreign.clone(),
+            terminating: false,
+        };
+        assert_eq!(step(labelled("sample")), NamespaceStep::Ready);
+        assert!(matches!(step(labelled("other")), NamespaceStep::Refuse(_)));
+        assert_eq!(step(NamespaceSeen { terminating: true, ..labelled("sample") }), NamespaceStep::Wait);
+    }
+
+    #[test]
+    fn limits_are_filled_oldest_first() {
+        let counted =
+            |uid: &str, created, amount| Counted { uid: uid.into(), created: Seconds(created), amount };
+        let usage = fit(&[counted("new", 3, 1), counted("big", 2, 5), counted("old", 1, 2)], 3);
+        assert_eq!(usage.refused, ["big".into()].into());
+        assert_eq!(usage.to_string(), "3 of 3");
+    }
+}

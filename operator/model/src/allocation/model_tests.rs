@@ -1,0 +1,1 @@
+//! The protocol for IDs, explored.

@@ -1,0 +1,487 @@
+//! Granting: adopt, retag or create a claim, then show the address.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{Claim, Phase, Pool};
+use crate::address::Family;
+use crate::id::{AccountName, ObjectName, ObjectVersion, PoolName, ResourceVersion, Uid};
+use crate::name;
+
+/// A LoadBalancer that should have an address of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The LoadBalancer at the version that was read.
+    pub object: ObjectVersion,
+    /// Its account.
+    pub account: AccountName,
+    /// Whether it has a deletionTimestamp; then it gets nothing.
+    pub deleting: bool,
+    /// The family that is asked for.
+    pub family: Family,
+    /// The address its spec asks for, of that family.
+    pub requested: Option<IpAddr>,
+    /// The address its status shows, of that family.
+    pub granted: Option<IpAddr>,
+    /// The pools of its group, in their order (absent in the group: `default`). Those that do not exist are missing
+    /// from the pools given to the plan.
+    pub pool_names: Vec<PoolName>,
+}
+
+/// One write. Execute in the order of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// POST the claim. AlreadyExists: start again.
+    Create {
+        /// Its name.
+        name: ObjectName,
+        /// The address.
+        address: IpAddr,
+        /// The pool it is taken from.
+        pool: PoolName,
+        /// The LoadBalancer, at the version that was read.
+        owner: ObjectVersion,
+    },
+    /// PUT the claim with the LoadBalancer's present version in `owner.resource-version`.
+    Retag {
+        /// Its name.
+        name: ObjectName,
+        /// Its uid.
+        uid: Uid,
+        /// Write at this version only: it fails if somebody has begun to release the claim.
+        at: ResourceVersion,
+        /// The LoadBalancer, at the version that was read.
+        owner: ObjectVersion,
+    },
+    /// PUT the LoadBalancer's status with the address, at the version that was read.
+    Grant {
+        /// The LoadBalancer.
+        owner: ObjectVersion,
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+/// Why a LoadBalancer does not get an address now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// None of the group's pools exists or admits the account.
+    #[error("no address pool can be used: {}; create one of them, or name another in the service group", quoted(.pools))]
+    NoPool {
+        /// The group's pools, each with why it cannot be used.
+        pools: Vec<String>,
+    },
+    /// The requested address lies in no pool that can be used.
+    #[error("{address} lies in none of the service group's address pools; ask for another one, or for none")]
+    NotInPool {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The requested address is claimed.
+    #[error("{address} {}", taken_by(.holder, *.releasing))]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who holds it, in words.
+        holder: String,
+        /// Whether it is on its way out; then it is free once all EPIC nodes have forgotten its old owner.
+        releasing: bool,
+    },
+    /// Every address is claimed.
+    #[error("{}; add a range to spec.addresses", .0)]
+    Exhausted(Full),
+    /// The address that status shows is claimed by somebody else, or on its way out: an import, or a claim deleted
+    /// by hand.
+    #[error("{address} is shown here, but claimed by {holder}; delete one of the two")]
+    Conflict {
+        /// The address.
+        address: IpAddr,
+        /// Who holds the claim.
+        holder: String,
+    },
+}
+
+/// The pools that are full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Full {
+    family: Family,
+    pools: Vec<(PoolName, u128, u128)>,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (pool, used, total)) in self.pools.iter().enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            let (pool, family) = (pool.as_str(), self.family);
+            write!(
+                f,
+                "{separator}address pool {pool:?} has no free {family} address ({used} of {total} in use)"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn taken_by(holder: &str, releasing: bool) -> String {
+    if releasing {
+        format!("is being released by {holder}; it is free once all EPIC nodes have forgotten that")
+    } else {
+        format!("belongs to {holder}; ask for another one, or wait until that is gone")
+    }
+}
+
+fn quoted(pools: &[String]) -> String {
+    pools.join(", ")
+}
+
+/// What to do for one LoadBalancer and one family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes, in order. The first that fails ends the round.
+    pub writes: Vec<Write>,
+    /// Why there is no address, or what is wrong with the one that is shown.
+    pub refusal: Option<Refusal>,
+}
+
+impl Plan {
+    fn refused(refusal: Refusal) -> Self {
+        Plan { writes: Vec::new(), refusal: Some(refusal) }
+    }
+
+    fn of(writes: impl Into<Vec<Write>>) -> Self {
+        Plan { writes: writes.into(), refusal: None }
+    }
+}
+
+/// The rules that the plan follows. Always all of them; the model checker switches them off one by one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// An own claim is adopted before another one is made.
+    pub adopt: bool,
+    /// A claim for another version of its owner is first written with the present one.
+    pub retag: bool,
+    /// Releasing is final.
+    pub releasing_is_final: bool,
+    /// Only what fits the request is adopted.
+    pub adopt_what_fits: bool,
+    /// An owner is its uid, not its name.
+    pub by_uid: bool,
+}
+
+impl Rules {
+    pub(super) const ALL: Rules =
+        Rules { adopt: true, retag: true, releasing_is_final: true, adopt_what_fits: true, by_uid: true };
+}
+
+/// What to do for the address of one LoadBalancer and one family.
+///
+/// `pools` are those that exist, in any order; `claims` are all claims, listed after the LoadBalancer was read.
+/// `avoid` are addresses not to be drawn: those that other LoadBalancers show in their status (an import without
+/// claims) or ask for.
+pub fn plan(asker: &Asker, pools: &[Pool], claims: &[Claim], avoid: &BTreeSet<IpAddr>) -> Plan {
+    plan_with(asker, pools, claims, avoid, Rules::ALL)
+}
+
+pub(super) fn plan_with(
+    asker: &Asker,
+    pools: &[Pool],
+    claims: &[Claim],
+    avoid: &BTreeSet<IpAddr>,
+    rules: Rules,
+) -> Plan {
+    if asker.deleting {
+        return Plan::default();
+    }
+    if let Some(address) = asker.granted {
+        return keep(asker, address, pools, claims);
+    }
+    let (usable, unusable) = usable_pools(asker, pools);
+    if let Some(plan) = rules.adopt.then(|| adopt(asker, &usable, claims, rules)).flatten() {
+        return plan;
+    }
+    if usable.is_empty() {
+        return Plan::refused(Refusal::NoPool { pools: unusable });
+    }
+    let chosen = match asker.requested {
+        Some(address) => requested(asker, address, &usable, claims),
+        None => draw(asker, &usable, claims, avoid),
+    };
+    match chosen {
+        Err(refusal) => Plan::refused(refusal),
+        Ok((address, pool)) => Plan::of([
+            Write::Create { name: name::claim(address), address, pool, owner: asker.object.clone() },
+            Write::Grant { owner: asker.object.clone(), address },
+        ]),
+    }
+}
+
+/// The address is shown: see that its claim exists. A lost claim is made anew, whatever the pools say now.
+fn keep(asker: &Asker, address: IpAddr, pools: &[Pool], claims: &[Claim]) -> Plan {
+    match claims.iter().find(|claim| claim.address == address) {
+        Some(claim) if claim.is_bound_to(&asker.object.uid) => Plan::default(),
+        Some(claim) => Plan::refused(Refusal::Conflict {
+            address,
+            holder: format!("{} (claim {})", claim.owner, claim.name),
+        }),
+        None => {
+            let pool = asker
+                .pool_names
+                .iter()
+                .find(|name| pools.iter().any(|pool| pool.name == **name && pool.contains(address)))
+                .or(asker.pool_names.first())
+                .cloned()
+                .unwrap_or_else(|| PoolName::new("default"));
+            Plan::of([Write::Create {
+                name: name::claim(address),
+                address,
+                pool,
+                owner: asker.object.clone(),
+            }])
+        }
+    }
+}
+
+/// The group's pools that hand out addresses to this account, and why the others do not.
+fn usable_pools<'p>(asker: &Asker, pools: &'p [Pool]) -> (Vec<&'p Pool>, Vec<String>) {
+    let mut usable = Vec::new();
+    let mut unusable = Vec::new();
+    for name in &asker.pool_names {
+        let why = match pools.iter().find(|pool| pool.name == *name) {
+            None => "does not exist",
+            Some(pool) if pool.disabled => "is disabled",
+            Some(pool) if !pool.admits(&asker.account) => "does not admit this account",
+            Some(pool) if pool.total(asker.family) == 0 => "has no address of that family",
+            Some(pool) => {
+                usable.push(pool);
+                continue;
+            }
+        };
+        unusable.push(format!("{:?} {why}", name.as_str()));
+    }
+    (usable, unusable)
+}
+
+fn adopt(asker: &Asker, usable: &[&Pool], claims: &[Claim], rules: Rules) -> Option<Plan> {
+    let is_own = |claim: &Claim| {
+        let bound = claim.phase == Phase::Bound || !rules.releasing_is_final;
+        let mine = if rules.by_uid {
+            claim.owner.uid == asker.object.uid
+        } else {
+            (&claim.owner.namespace, &claim.owner.name) == (&asker.object.namespace, &asker.object.name)
+        };
+        bound && mine && Family::of(claim.address) == asker.family
+    };
+    let fits = |claim: &Claim| {
+        !rules.adopt_what_fits
+            || (asker.requested.is_none_or(|requested| requested == claim.address)
+                && usable.iter().any(|pool| pool.contains(claim.address)))
+    };
+    let same_version = |claim: &&Claim| claim.owner.resource_version == asker.object.resource_version;
+    let claim = claims
+        .iter()
+        .filter(|claim| is_own(claim) && fits(claim))
+        .min_by_key(|claim| (!same_version(claim), claim.address))?;
+    let owner = asker.object.clone();
+    let grant = Write::Grant { owner: owner.clone(), address: claim.address };
+    Some(if same_version(&claim) || !rules.retag {
+        Plan::of([grant])
+    } else {
+        let retag = Write::Retag {
+            name: claim.name.clone(),
+            uid: claim.uid.clone(),
+            at: claim.resource_version.clone(),
+            owner,
+        };
+        Plan::of([retag, grant])
+    })
+}
+
+fn requested(
+    asker: &Asker,
+    address: IpAddr,
+    usable: &[&Pool],
+    claims: &[Claim],
+) -> Result<(IpAddr, PoolName), Refusal> {
+    let pool = usable.iter().find(|pool| pool.contains(address)).ok_or(Refusal::NotInPool { address })?;
+    match claims.iter().find(|claim| claim.address == address) {
+        None => Ok((address, pool.name.clone())),
+        Some(claim) => {
+            let releasing = matches!(claim.phase, Phase::Releasing { .. });
+            let own = claim.owner.uid == asker.object.uid;
+            let holder = if own { "this load balancer".to_owned() } else { claim.owner.to_string() };
+            Err(Refusal::Taken { address, holder, releasing })
+        }
+    }
+}
+
+fn draw(
+    asker: &Asker,
+    usable: &[&Pool],
+    claims: &[Claim],
+    avoid: &BTreeSet<IpAddr>,
+) -> Result<(IpAddr, PoolName), Refusal> {
+    let claimed: BTreeSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
+    let taken: BTreeSet<IpAddr> = claimed.union(avoid).copied().collect();
+    usable
+        .iter()
+        .find_map(|pool| Some((pool.first_free(asker.family, &taken)?, pool.name.clone())))
+        .ok_or_else(|| {
+            let family = asker.family;
+            let full =
+                usable.iter().map(|pool| (pool.name.clone(), pool.used(family, &taken), pool.total(family)));
+            Refusal::Exhausted(Full { family, pools: full.collect() })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Kind;
+
+    fn object(name: &str, version: &str) -> ObjectVersion {
+        ObjectVersion {
+            kind: Kind::LoadBalancer,
+            namespace: "epic-sample".into(),
+            name: name.into(),
+            uid: format!("uid-{name}").into(),
+            resource_version: version.into(),
+        }
+    }
+
+    fn asker(name: &str, version: &str) -> Asker {
+        Asker {
+            object: object(name, version),
+            account: AccountName::parse("sample").unwrap(),
+            deleting: false,
+            family: Family::V4,
+            requested: None,
+            granted: None,
+            pool_names: vec!["default".into()],
+        }
+    }
+
+    fn claim(address: &str, owner: ObjectVersion) -> Claim {
+        let address: IpAddr = address.parse().unwrap();
+        Claim {
+            name: name::claim(address),
+            uid: format!("uid-{address}").into(),
+            resource_version: "5".into(),
+            address,
+            pool: "default".into(),
+            owner,
+            phase: Phase::Bound,
+        }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn pools() -> Vec<Pool> {
+        vec![Pool::parse("default", ["192.0.2.0/29"]).unwrap()]
+    }
+
+    fn planned(asker: &Asker, claims: &[Claim]) -> Plan {
+        plan(asker, &pools(), claims, &BTreeSet::new())
+    }
+
+    #[test]
+    fn the_lowest_free_address_is_claimed_and_then_shown() {
+        let plan = planned(&asker("web", "1"), &[claim("192.0.2.1", object("other", "1"))]);
+        let Write::Create { name, address, owner, .. } = &plan.writes[0] else { panic!("{plan:?}") };
+        assert_eq!((name.as_str(), *address), ("192.0.2.2", ip("192.0.2.2")));
+        assert_eq!(*owner, object("web", "1"));
+        assert_eq!(plan.writes[1], Write::Grant { owner: object("web", "1"), address: ip("192.0.2.2") });
+    }
+
+    #[test]
+    fn an_own_claim_is_adopted_before_another_is_made() {
+        let plan = planned(&asker("web", "1"), &[claim("192.0.2.4", object("web", "1"))]);
+        assert_eq!(plan.writes, [Write::Grant { owner: object("web", "1"), address: ip("192.0.2.4") }]);
+    }
+
+    #[test]
+    fn a_claim_for_an_older_version_is_written_anew_before_it_is_shown() {
+        let plan = planned(&asker("web", "2"), &[claim("192.0.2.4", object("web", "1"))]);
+        assert!(matches!(&plan.writes[0], Write::Retag { at, owner, .. }
+            if at.as_str() == "5" && *owner == object("web", "2")));
+        assert!(matches!(plan.writes[1], Write::Grant { .. }));
+    }
+
+    #[test]
+    fn a_claim_on_its_way_out_is_never_adopted() {
+        let releasing = Claim {
+            phase: Phase::Releasing { release_revision: None },
+            ..claim("192.0.2.1", object("web", "1"))
+        };
+        let drawn = planned(&asker("web", "2"), std::slice::from_ref(&releasing));
+        assert!(matches!(&drawn.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.2")));
+        let requested =
+            planned(&Asker { requested: Some(ip("192.0.2.1")), ..asker("web", "2") }, &[releasing]);
+        assert!(matches!(requested.refusal, Some(Refusal::Taken { releasing: true, .. })), "{requested:?}");
+    }
+
+    #[test]
+    fn a_claim_that_does_not_fit_the_request_is_not_adopted() {
+        let asker = Asker { requested: Some(ip("192.0.2.5")), ..asker("web", "2") };
+        let plan = planned(&asker, &[claim("192.0.2.1", object("web", "1"))]);
+        assert!(matches!(&plan.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.5")));
+    }
+
+    #[test]
+    fn a_requested_address_must_lie_in_a_pool_of_the_group_and_be_free() {
+        let outside = planned(&Asker { requested: Some(ip("192.0.2.77")), ..asker("web", "1") }, &[]);
+        assert_eq!(outside.refusal, Some(Refusal::NotInPool { address: ip("192.0.2.77") }));
+        let taken = planned(
+            &Asker { requested: Some(ip("192.0.2.1")), ..asker("web", "1") },
+            &[claim("192.0.2.1", object("other", "1"))],
+        );
+        assert_eq!(
+            taken.refusal.unwrap().to_string(),
+            "192.0.2.1 belongs to LoadBalancer epic-sample/other; ask for another one, or wait until that is gone"
+        );
+    }
+
+    #[test]
+    fn a_full_pool_says_how_full_it_is() {
+        let claims: Vec<Claim> =
+            (1..=6).map(|last| claim(&format!("192.0.2.{last}"), object("other", "1"))).collect();
+        assert_eq!(
+            planned(&asker("web", "1"), &claims).refusal.unwrap().to_string(),
+            "address pool \"default\" has no free IPv4 address (6 of 6 in use); add a range to spec.addresses"
+        );
+    }
+
+    #[test]
+    fn pools_that_are_missing_disabled_or_closed_are_named() {
+        let mut pools = pools();
+        pools[0].accounts = Some(BTreeSet::new());
+        let asker = Asker { pool_names: vec!["default".into(), "gone".into()], ..asker("web", "1") };
+        let refusal = plan(&asker, &pools, &[], &BTreeSet::new()).refusal.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "no address pool can be used: \"default\" does not admit this account, \"gone\" does not exist; \
+             create one of them, or name another in the service group"
+        );
+    }
+
+    #[test]
+    fn an_address_that_is_shown_stays_whatever_the_pools_say() {
+        let asker = Asker { granted: Some(ip("198.51.100.1")), ..asker("web", "9") };
+        assert_eq!(planned(&asker, &[claim("198.51.100.1", object("web", "1"))]), Plan::default());
+        let lost = planned(&asker, &[]);
+        assert!(
+            matches!(&lost.writes[..], [Write::Create { address, .. }] if *address == ip("198.51.100.1"))
+        );
+        let conflict = planned(&asker, &[claim("198.51.100.1", object("other", "1"))]);
+        assert!(matches!(conflict.refusal, Some(Refusal::Conflict { .. })));
+    }
+
+    #[test]
+    fn addresses_that_others_show_or_ask_for_are_not_drawn() {
+        let avoid = [ip("192.0.2.1")].into();
+        let plan = plan(&asker("web", "1"), &pools(), &[], &avoid);
+        assert!(matches!(&plan.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.2")));
+    }
+}
