@@ -82,12 +82,16 @@ host_start() {
     host_enter "$1"
     shift 2
     ! host_service_runs "$id" || { echo "$id runs already" >&2 && return 1; }
+    printf '%s\0' "$@" >"$lab/command/$id"
     (
         cgroup_join
         PATH="$tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" exec setsid "${enter[@]}" "$@"
     ) >>"$lab/log/$id.log" 2>&1 </dev/null &
     echo "$!" >"$lab/pid/$id"
 }
+
+# The words of the last host_start, each ended by a zero byte.
+host_last_command() { cat "$lab/command/$1-$2" 2>/dev/null || true; }
 
 host_service_runs() {
     local pid
