@@ -1,0 +1,129 @@
+//! The namespace of a tenant and who may do what in it.
+
+use epic_crds::well_known::{
+    LABEL_ACCOUNT, ROLE_CLIENT, ROLE_OPERATOR_TENANT, ROLE_TENANT, SERVICE_ACCOUNT_CLIENT,
+    SERVICE_ACCOUNT_OPERATOR,
+};
+use epic_crds::{Subject, SubjectKind};
+use serde_json::{Value, json};
+
+use super::metadata;
+
+/// An Account as far as its namespace is concerned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tenant {
+    /// Name of the Account.
+    pub account: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Who gets the tenant role.
+    pub subjects: Vec<Subject>,
+    /// Namespace of the operator.
+    pub system: String,
+}
+
+/// Annotation on a namespace that the operator made, with the uid of the Account: only such a one is removed again.
+pub const ANNOTATION_CREATED_FOR: &str = "epic.acnodal.io/created-for";
+
+/// The namespace. `created_for` is the uid of the Account when the operator makes it, `None` when it adopts one.
+pub fn namespace(tenant: &Tenant, created_for: Option<&str>) -> Value {
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": tenant.namespace,
+            "labels": {
+                LABEL_ACCOUNT: tenant.account,
+                // Proxies need nothing more, and nothing else runs here.
+                "pod-security.kubernetes.io/enforce": "restricted",
+            },
+        },
+    });
+    if let Some(uid) = created_for {
+        object["metadata"]["annotations"] = json!({ANNOTATION_CREATED_FOR: uid});
+    }
+    object
+}
+
+/// The ServiceAccount of client agents and the three bindings, in the order in which they are applied: the
+/// operator's own first, without which it could not write the rest.
+pub fn rights(tenant: &Tenant) -> Vec<Value> {
+    let operator = json!({
+        "kind": "ServiceAccount", "name": SERVICE_ACCOUNT_OPERATOR, "namespace": tenant.system,
+    });
+    let client = json!({
+        "kind": "ServiceAccount", "name": SERVICE_ACCOUNT_CLIENT, "namespace": tenant.namespace,
+    });
+    vec![
+        binding(tenant, ROLE_OPERATOR_TENANT, vec![operator]),
+        json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": metadata(&tenant.account, &tenant.namespace, SERVICE_ACCOUNT_CLIENT),
+            "automountServiceAccountToken": false,
+        }),
+        binding(tenant, ROLE_CLIENT, vec![client]),
+        binding(tenant, ROLE_TENANT, tenant.subjects.iter().map(subject).collect()),
+    ]
+}
+
+fn binding(tenant: &Tenant, role: &str, subjects: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata(&tenant.account, &tenant.namespace, role),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": subjects,
+    })
+}
+
+fn subject(subject: &Subject) -> Value {
+    let (kind, group) = match subject.kind {
+        SubjectKind::User => ("User", "rbac.authorization.k8s.io"),
+        SubjectKind::Group => ("Group", "rbac.authorization.k8s.io"),
+        SubjectKind::ServiceAccount => ("ServiceAccount", ""),
+    };
+    let mut value = json!({"kind": kind, "name": subject.name});
+    if !group.is_empty() {
+        value["apiGroup"] = group.into();
+    }
+    if let Some(namespace) = &subject.namespace {
+        value["namespace"] = namespace.as_str().into();
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::rbac::v1::RoleBinding;
+
+    fn tenant() -> Tenant {
+        Tenant {
+            account: "red".into(),
+            namespace: "epic-red".into(),
+            subjects: vec![Subject {
+                kind: SubjectKind::Group,
+                name: "red-team".into(),
+                namespace: None,
+                api_group: None,
+            }],
+            system: "epic".into(),
+        }
+    }
+
+    #[test]
+    fn subjects_get_the_tenant_role_in_their_namespace_only() {
+        let last = rights(&tenant()).pop().unwrap();
+        let binding: RoleBinding = serde_json::from_value(last).unwrap();
+        assert_eq!(binding.role_ref.name, ROLE_TENANT);
+        assert_eq!(binding.metadata.namespace.as_deref(), Some("epic-red"));
+        assert_eq!(binding.subjects.unwrap()[0].name, "red-team");
+    }
+
+    #[test]
+    fn an_adopted_namespace_does_not_say_that_it_was_created() {
+        assert!(namespace(&tenant(), None)["metadata"].get("annotations").is_none());
+        assert_eq!(namespace(&tenant(), Some("u"))["metadata"]["annotations"][ANNOTATION_CREATED_FOR], "u");
+    }
+}
