@@ -1,0 +1,67 @@
+//! The endpoints of a public port.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, SocketAddress};
+use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
+use epic_lb::{Backend, Frontend, Role, Selected};
+use prost::Message;
+
+use super::{uint, wire};
+use crate::engine::{EndpointRef, Kind, Resource};
+
+/// Key of our metadata; `%UPSTREAM_METADATA(epic:address)%` in access logs.
+const METADATA: &str = "epic";
+
+pub(super) fn socket_address(address: IpAddr, port: u16) -> Address {
+    Address {
+        address: Some(AddressKind::SocketAddress(SocketAddress {
+            address: address.to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(port.into())),
+            ..SocketAddress::default()
+        })),
+    }
+}
+
+/// The endpoints selected for `frontend`, by key. Nothing selected gives an empty assignment, which ends new
+/// connections at once; an absent one would leave Envoy with what it had.
+pub(super) fn resource(name: &str, frontend: &Frontend) -> Resource {
+    let mut selected: Vec<&Selected> = frontend.backends.iter().collect();
+    selected.sort_by(|a, b| a.backend.key.cmp(&b.backend.key));
+    let endpoints: Vec<EndpointRef> = selected.iter().filter_map(|s| object(&s.backend)).collect();
+    let lb_endpoints: Vec<wire::LbEndpoint> = selected.iter().map(|s| lb_endpoint(s)).collect();
+    let localities =
+        if lb_endpoints.is_empty() { Vec::new() } else { vec![wire::LocalityLbEndpoints { lb_endpoints }] };
+    let assignment = wire::ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: localities };
+    Resource::new(Kind::Assignment, name, assignment.encode_to_vec()).holding(endpoints)
+}
+
+fn lb_endpoint(selected: &Selected) -> wire::LbEndpoint {
+    let backend = &selected.backend;
+    let real =
+        SocketAddr::new(backend.real_address.unwrap_or(backend.key.address), backend.key.port).to_string();
+    let object = backend.object.as_deref().unwrap_or_default();
+    let name = object.rsplit('/').next().unwrap_or_default();
+    let health = match selected.role {
+        Role::Serving => HealthStatus::Healthy,
+        Role::ExistingOnly => HealthStatus::Draining,
+    };
+    wire::LbEndpoint {
+        endpoint: Some(Endpoint {
+            address: Some(socket_address(backend.key.address, backend.key.port)),
+            hostname: real.clone(),
+            ..Endpoint::default()
+        }),
+        health_status: health.into(),
+        metadata: Some(wire::Metadata::of(METADATA, [("address", real.as_str()), ("endpoint", name)])),
+        // Envoy refuses a weight of 0; such an endpoint is draining instead.
+        load_balancing_weight: uint(u32::from(backend.weight.max(1))),
+    }
+}
+
+fn object(backend: &Backend) -> Option<EndpointRef> {
+    Some(EndpointRef { object: Arc::clone(backend.object.as_ref()?), uid: Arc::clone(backend.uid.as_ref()?) })
+}
