@@ -1,0 +1,212 @@
+//! Maps with types: keys and values of `epic-abi`, read and written by value.
+//!
+//! Every call is one system call, takes effect at once and is atomic for the entry (hash maps), so all methods take
+//! `&self` and tables may be used by several threads. Nothing is cached.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::OwnedFd;
+
+use aya::Pod;
+use epic_abi::maps::MapSpec;
+
+use crate::error::Error;
+use crate::sys;
+
+/// Entries that are asked for at once when a whole map is read.
+const CHUNK: u32 = 1_024;
+
+/// A map with one value for a key.
+#[derive(Debug)]
+pub struct Table<K, V> {
+    name: &'static str,
+    fd: OwnedFd,
+    _types: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Pod + Ord, V: Pod> Table<K, V> {
+    pub(crate) fn new(spec: &MapSpec, fd: OwnedFd) -> Self {
+        debug_assert_eq!(
+            (size_of::<K>(), size_of::<V>()),
+            (spec.key_size as usize, spec.value_size as usize)
+        );
+        Self { name: spec.name, fd, _types: PhantomData }
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        let mut value = vec![0; size_of::<V>()];
+        let found = sys::map_lookup(&self.fd, bytes_of(key), &mut value).map_err(self.refused("read"))?;
+        Ok(found.then(|| read::<V>(&value)))
+    }
+
+    /// Sets the value of `key`, replacing what was there.
+    ///
+    /// # Errors
+    /// The kernel refused; `E2BIG` when the map is full.
+    pub fn set(&self, key: &K, value: &V) -> Result<(), Error> {
+        sys::map_update(&self.fd, bytes_of(key), bytes_of(value)).map_err(self.refused("write"))
+    }
+
+    /// Removes `key`; says whether it was there.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&self, key: &K) -> Result<bool, Error> {
+        sys::map_delete(&self.fd, bytes_of(key)).map_err(self.refused("remove from"))
+    }
+
+    /// All entries. Entries that change meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn entries(&self) -> Result<BTreeMap<K, V>, Error> {
+        let mut entries = BTreeMap::new();
+        each(&self.fd, size_of::<K>(), size_of::<V>(), |key, value| {
+            entries.insert(read::<K>(key), read::<V>(value));
+        })
+        .map_err(self.refused("list"))?;
+        Ok(entries)
+    }
+
+    fn refused(&self, verb: &str) -> impl FnOnce(io::Error) -> Error {
+        Error::refused(format!("{verb} the map {}", self.name))
+    }
+}
+
+/// A map in which every CPU has a value of its own, which nobody else writes.
+#[derive(Debug)]
+pub struct PerCpuTable<K, V> {
+    name: &'static str,
+    fd: OwnedFd,
+    cpus: usize,
+    _types: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Pod + Ord, V: Pod + Default> PerCpuTable<K, V> {
+    pub(crate) fn new(spec: &MapSpec, fd: OwnedFd) -> Result<Self, Error> {
+        debug_assert_eq!(
+            (size_of::<K>(), size_of::<V>()),
+            (spec.key_size as usize, spec.value_size as usize)
+        );
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(what, source)| Error::Refused { action: format!("read {what}"), source })?;
+        Ok(Self { name: spec.name, fd, cpus, _types: PhantomData })
+    }
+
+    /// The kernel pads each CPU's value to eight bytes.
+    fn stride() -> usize {
+        size_of::<V>().next_multiple_of(8)
+    }
+
+    /// The values of all CPUs.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn get(&self, key: &K) -> Result<Option<Vec<V>>, Error> {
+        let mut values = vec![0; Self::stride() * self.cpus];
+        let found = sys::map_lookup(&self.fd, bytes_of(key), &mut values).map_err(self.refused("read"))?;
+        Ok(found.then(|| Self::split(&values)))
+    }
+
+    /// Creates the entry of `key` with the default value for every CPU, unless it exists.
+    ///
+    /// # Errors
+    /// The kernel refused; `E2BIG` when the map is full.
+    pub fn ensure(&self, key: &K) -> Result<(), Error> {
+        if self.get(key)?.is_some() {
+            return Ok(());
+        }
+        let mut values = vec![0; Self::stride() * self.cpus];
+        for value in values.chunks_mut(Self::stride()) {
+            value[..size_of::<V>()].copy_from_slice(bytes_of(&V::default()));
+        }
+        sys::map_update(&self.fd, bytes_of(key), &values).map_err(self.refused("write"))
+    }
+
+    /// Removes `key`; says whether it was there.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&self, key: &K) -> Result<bool, Error> {
+        sys::map_delete(&self.fd, bytes_of(key)).map_err(self.refused("remove from"))
+    }
+
+    /// All entries with the values of all CPUs.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn entries(&self) -> Result<BTreeMap<K, Vec<V>>, Error> {
+        let mut entries = BTreeMap::new();
+        each(&self.fd, size_of::<K>(), Self::stride() * self.cpus, |key, values| {
+            entries.insert(read::<K>(key), Self::split(values));
+        })
+        .map_err(self.refused("list"))?;
+        Ok(entries)
+    }
+
+    fn split(values: &[u8]) -> Vec<V> {
+        values.chunks(Self::stride()).map(|value| read::<V>(&value[..size_of::<V>()])).collect()
+    }
+
+    fn refused(&self, verb: &str) -> impl FnOnce(io::Error) -> Error {
+        Error::refused(format!("{verb} the map {}", self.name))
+    }
+}
+
+/// Calls `take` with the bytes of every entry.
+pub(crate) fn each(
+    map: &OwnedFd,
+    key_size: usize,
+    value_size: usize,
+    mut take: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    let mut count = CHUNK;
+    // Hash maps keep a bucket number as position, others the last key.
+    let mut position = vec![0; key_size.max(4)];
+    let mut before: Option<Vec<u8>> = None;
+    loop {
+        let mut keys = vec![0; key_size * count as usize];
+        let mut values = vec![0; value_size * count as usize];
+        let read =
+            sys::map_lookup_batch(map, before.as_deref(), &mut position, &mut keys, &mut values, count);
+        let (found, ended) = match read {
+            Ok(read) => read,
+            // A bucket of the hash has more entries than there was room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && count < u32::MAX / 2 => {
+                count *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let pairs = keys.chunks(key_size).zip(values.chunks(value_size));
+        pairs.take(found as usize).for_each(|(key, value)| take(key, value));
+        if ended {
+            return Ok(());
+        }
+        before = Some(position.clone());
+    }
+}
+
+/// The bytes of a key or value.
+pub(crate) fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` in this crate is implemented for integers and for the structs of `epic-abi`, which are repr(C)
+    // without padding (asserted there), so every byte is initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The value that has these bytes.
+pub(crate) fn read<T: Pod>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>(), "bytes of another type");
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the lengths are equal, and `Pod` says that any bytes are a value.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), value.as_mut_ptr().cast(), bytes.len());
+        value.assume_init()
+    }
+}
