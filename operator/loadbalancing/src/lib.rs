@@ -14,6 +14,8 @@
 pub mod ids;
 pub mod maglev;
 pub mod maps;
+pub mod reconciler;
+pub mod render;
 pub mod rows;
 pub mod selection;
 pub mod store;

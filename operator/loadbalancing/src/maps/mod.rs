@@ -10,6 +10,7 @@ mod fake;
 mod faulty;
 
 pub use dump::dump;
+pub(crate) use entry::family as entry_family;
 pub use entry::{MapId, MapKey, MapValue};
 pub use fake::FakeMaps;
 pub use faulty::{Faults, FaultyMaps};

@@ -16,4 +16,5 @@ pub use snapshot::{Snapshot, Tables};
 pub use status::{Status, StatusKind};
 pub use table::{Entry, Row, Table, TableId};
 
+pub(crate) use changes::diff;
 pub(crate) use snapshot::Guard;

@@ -1,0 +1,189 @@
+//! Maps of an EPIC node: from a VIP to a proxy, from a proxy to an endpoint, and back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use epic_abi::maps::{self, MAGLEV_SLOTS, PROXY_DRAINING, VIP_OWNED};
+use epic_abi::{Ip, Lb};
+
+use super::{Entries, Render, Unready, keys_of, lb_of, service_of, tunnel_entries};
+use crate::maglev::{self, Member};
+use crate::maps::{MapKey, MapValue, entry_family};
+use crate::rows::{Alias, Frontend, Pass, Proxy, ProxyState, Veth};
+use crate::store::Snapshot;
+use crate::writer::RowKey;
+
+/// Renders for an EPIC node.
+#[derive(Clone, Debug)]
+pub struct NodeSide {
+    node: Arc<str>,
+    seed: u32,
+    /// The last table of each LoadBalancer with the members it was made of.
+    tables: HashMap<Lb, (Vec<Member>, Arc<[u32]>)>,
+}
+
+impl NodeSide {
+    /// For the node of this name; `seed` is the one of `Config::maglev_seed`, the same on all nodes.
+    pub fn new(node: impl Into<Arc<str>>, seed: u32) -> Self {
+        Self { node: node.into(), seed, tables: HashMap::new() }
+    }
+
+    fn service(&mut self, snapshot: &Snapshot, name: &crate::ServiceName) -> Result<Entries, Unready> {
+        let Some(service) = snapshot.services.get(name) else { return Ok(Vec::new()) };
+        Ok(vec![(MapKey::Keys(lb_of(service)), MapValue::Keys(keys_of(service, true)?))])
+    }
+
+    fn frontend(&mut self, snapshot: &Snapshot, frontend: &Frontend) -> Result<Entries, Unready> {
+        let params = &frontend.params;
+        let lb = lb_of(service_of(snapshot, &params.service)?);
+        let vip: Ip = params.key.address.into();
+        let protocol = params.key.protocol.number();
+        let listener =
+            maps::ListenerKey { lb, port: params.listener_port, protocol, family: entry_family(&vip) };
+        let public = maps::Listener { address: vip, port: params.key.port, flags: 0 };
+        let key = maps::ServiceKey { address: vip, port: params.key.port, protocol, _reserved: 0 };
+        let service = maps::Service {
+            lb,
+            listener_port: params.listener_port,
+            flags: 0,
+            source_ranges: 0,
+            affinity_seconds: 0,
+        };
+        let flags = if params.vip_owner { VIP_OWNED } else { 0 };
+        let mut entries = vec![
+            (MapKey::Listener(listener), MapValue::Listener(public)),
+            (MapKey::Service(key), MapValue::Service(service)),
+            (MapKey::Vip(vip), MapValue::Vip(maps::Vip { flags })),
+        ];
+        if let Some(table) = self.maglev(snapshot, lb, frontend) {
+            entries.push((MapKey::Maglev(lb), MapValue::Maglev(table)));
+        }
+        Ok(entries)
+    }
+
+    /// The table of the proxies that take new flows; no entry if there is none, and new flows are dropped.
+    fn maglev(&mut self, snapshot: &Snapshot, lb: Lb, frontend: &Frontend) -> Option<Arc<[u32]>> {
+        let mut members: Vec<Member> = frontend
+            .serving()
+            .filter_map(|b| Some((b.proxy?, b.weight)))
+            // One that cannot be reached yet (or any more) must not keep the others from taking its place.
+            .filter(|(id, _)| snapshot.proxies.get(id).is_some_and(|p| self.place(p).is_ok()))
+            .map(|(id, weight)| Member { id: id.get(), weight })
+            .collect();
+        members.sort_unstable();
+        if members.is_empty() {
+            self.tables.remove(&lb);
+            return None;
+        }
+        if let Some((of, table)) = self.tables.get(&lb)
+            && *of == members
+        {
+            return Some(Arc::clone(table));
+        }
+        let table: Arc<[u32]> = maglev::table(&members, MAGLEV_SLOTS, u64::from(self.seed)).into();
+        self.tables.insert(lb, (members, Arc::clone(&table)));
+        Some(table)
+    }
+
+    /// Where a proxy is: its veth here, or `None` for another node.
+    fn place<'a>(&self, proxy: &'a Proxy) -> Result<Option<&'a Veth>, Unready> {
+        match &proxy.local {
+            Some(veth) => Ok(Some(veth)),
+            None if proxy.node == self.node => Err(Unready("its veth was not found yet".to_owned())),
+            None => Ok(None),
+        }
+    }
+
+    fn proxy(&self, snapshot: &Snapshot, proxy: &Proxy) -> Result<Entries, Unready> {
+        let lb = lb_of(service_of(snapshot, &proxy.service)?);
+        let veth = self.place(proxy)?;
+        let id = proxy.id.get();
+        let flags = if proxy.state == ProxyState::Draining { PROXY_DRAINING } else { 0 };
+        let Some(veth) = veth else {
+            let value = maps::Proxy { lb, flags, node: proxy.node_address.into(), ..maps::Proxy::default() };
+            return Ok(vec![(MapKey::Proxy(id), MapValue::Proxy(value))]);
+        };
+        let (pod_v4, pod_v6) = by_family(veth.pod_ip.into());
+        let (address_v4, address_v6) = by_family(proxy.address.into());
+        let value = maps::Proxy { lb, ifindex: veth.ifindex, flags, node: Ip::UNSPECIFIED, pod_v4, pod_v6 };
+        let local = maps::LocalProxy { proxy: id, lb, flags: 0, pod_v4, pod_v6, address_v4, address_v6 };
+        Ok(vec![
+            (MapKey::Proxy(id), MapValue::Proxy(value)),
+            (MapKey::LocalProxy(veth.ifindex), MapValue::LocalProxy(local)),
+        ])
+    }
+}
+
+impl Render for NodeSide {
+    fn render(&mut self, snapshot: &Snapshot, row: &RowKey) -> Result<Entries, Unready> {
+        match row {
+            RowKey::Service(name) => self.service(snapshot, name),
+            RowKey::Tunnel(id) => match snapshot.tunnels.get(id) {
+                Some(tunnel) => tunnel_entries(snapshot, tunnel),
+                None => Ok(Vec::new()),
+            },
+            RowKey::Proxy(id) => match snapshot.proxies.get(id) {
+                Some(proxy) => self.proxy(snapshot, proxy),
+                None => Ok(Vec::new()),
+            },
+            RowKey::Alias(key) => match snapshot.aliases.get(key) {
+                Some(a) => alias(snapshot, a),
+                None => Ok(Vec::new()),
+            },
+            RowKey::Pass(key) => match snapshot.passes.get(key) {
+                Some(p) => pass(snapshot, p),
+                None => Ok(Vec::new()),
+            },
+            RowKey::Node(address) => Ok(match snapshot.nodes.get(address) {
+                Some(_) => vec![(MapKey::Node((*address).into()), MapValue::Node(maps::Node { flags: 0 }))],
+                None => Vec::new(),
+            }),
+            RowKey::Frontend(key) => match snapshot.frontends.get(key) {
+                Some(frontend) => self.frontend(snapshot, frontend),
+                None => Ok(Vec::new()),
+            },
+        }
+    }
+}
+
+fn by_family(address: Ip) -> (Ip, Ip) {
+    if address.is_v4() { (address, Ip::UNSPECIFIED) } else { (Ip::UNSPECIFIED, address) }
+}
+
+fn alias(snapshot: &Snapshot, alias: &Alias) -> Result<Entries, Unready> {
+    let lb = lb_of(service_of(snapshot, &alias.key.service)?);
+    let tunnel = alias.tunnel.ok_or_else(|| Unready("it has no tunnel yet".to_owned()))?;
+    if snapshot.tunnels.get(&tunnel).is_none() {
+        return Err(Unready(format!("tunnel {tunnel} is not there yet")));
+    }
+    let address: Ip = alias.key.address.into();
+    let real: Ip = alias.real_address.into();
+    let protocol = alias.protocol.number();
+    let back = maps::EndpointAliasKey {
+        tunnel: tunnel.get(),
+        address: real,
+        port: alias.port,
+        protocol,
+        _reserved: 0,
+    };
+    let value = maps::Alias { tunnel: tunnel.get(), port: alias.port, protocol, flags: 0, address: real };
+    Ok(vec![
+        (MapKey::EndpointAlias(back), MapValue::EndpointAlias(address)),
+        (MapKey::Alias(maps::AliasKey { lb, address }), MapValue::Alias(value)),
+    ])
+}
+
+fn pass(snapshot: &Snapshot, pass: &Pass) -> Result<Entries, Unready> {
+    let lb = match &pass.key.service {
+        Some(name) => lb_of(service_of(snapshot, name)?),
+        None => Lb::default(),
+    };
+    let key = maps::PassKey {
+        lb,
+        address: pass.key.address.into(),
+        port: pass.key.port,
+        protocol: pass.key.protocol.number(),
+        _reserved: 0,
+    };
+    Ok(vec![(MapKey::Pass(key), MapValue::Pass(maps::Pass { flags: 0 }))])
+}
