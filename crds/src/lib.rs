@@ -18,6 +18,7 @@
 
 pub mod condition;
 pub mod duration;
+pub mod manifest;
 pub mod port;
 pub mod reason;
 pub mod reservation;
