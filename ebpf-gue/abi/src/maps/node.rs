@@ -9,8 +9,8 @@ pub const VIPS: MapSpec = MapSpec::new::<Ip, Vip>("vips", MapKind::Hash, MAX_LBS
 /// `services`: [`ServiceKey`] → [`Service`]. Written by the agent.
 pub const SERVICES: MapSpec =
     MapSpec::new::<ServiceKey, Service>("services", MapKind::Hash, MAX_SERVICES, Side::Node);
-/// `source_ranges`: [`SourceRangeKey`] → [`SourceRange`], longest prefix first. Read for services that name a set.
-pub const SOURCE_RANGES: MapSpec = MapSpec::new::<SourceRangeKey, SourceRange>(
+/// `source_ranges`: prefix length u32 and [`SourceRangeKey`] → [`SourceRange`]. Read for services that name a set.
+pub const SOURCE_RANGES: MapSpec = MapSpec::new::<[u8; 4 + size_of::<SourceRangeKey>()], SourceRange>(
     "source_ranges",
     MapKind::LpmTrie,
     MAX_SOURCE_RANGES,
@@ -94,10 +94,9 @@ layout! {
         pub affinity_seconds: u32,
     }
 
-    /// A network in a set of source ranges.
+    /// A network in a set of source ranges: what follows the prefix length in the key of the trie. The prefix
+    /// counts 32 bits for the set, then those of the network (96 more for IPv4).
     pub struct SourceRangeKey {
-        /// Bits that count: 32 for the set, and those of the network (96 more for IPv4).
-        pub prefix_len: u32,
         /// The set, as it stands in [`Service::source_ranges`].
         pub set: u32,
         /// The network.
