@@ -36,3 +36,6 @@ pub mod programmed;
 pub mod proxy;
 pub mod revision;
 pub mod tunnel;
+
+#[cfg(test)]
+mod explore;

@@ -37,6 +37,8 @@ mod plan;
 mod model_tests;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -30,10 +30,8 @@ pub(super) struct Rules {
     pub finalizer: bool,
     /// Live reservations are kept until their write is done.
     pub keep_live: bool,
-    /// An owner is its uid, not its name.
-    pub by_uid: bool,
-    /// A draw skips what others ask for.
-    pub skip_requested: bool,
+    /// Nothing new is reserved while the parent goes.
+    pub refuse_when_deleting: bool,
 }
 
 impl Rules {
@@ -46,8 +44,7 @@ impl Rules {
         fence: true,
         finalizer: true,
         keep_live: true,
-        by_uid: true,
-        skip_requested: true,
+        refuse_when_deleting: true,
     };
 }
 
@@ -165,14 +162,7 @@ impl<'a> View<'a> {
     fn index_reservations(&mut self, children: &'a [Child]) {
         let by_uid: HashMap<&Uid, &Child> = children.iter().map(|child| (&child.object.uid, child)).collect();
         for reservation in &self.parent.reservations {
-            let owner = if self.rules.by_uid {
-                by_uid.get(&reservation.owner.uid).copied()
-            } else {
-                children.iter().find(|child| {
-                    child.object.namespace == reservation.owner.namespace
-                        && child.object.name == reservation.owner.name
-                })
-            };
+            let owner = by_uid.get(&reservation.owner.uid).copied();
             let Some(child) = owner.filter(|child| self.is_live(reservation, child)) else { continue };
             let twice = self.live.get(&child.object.uid).is_some_and(|own| {
                 own.iter()
@@ -262,7 +252,7 @@ impl<'a> View<'a> {
             if child.deleting {
                 break;
             }
-            if self.parent.deleting {
+            if self.parent.deleting && self.rules.refuse_when_deleting {
                 self.refuse(child, slot, Reason::ParentDeleting);
                 continue;
             }
@@ -305,7 +295,7 @@ impl<'a> View<'a> {
             }
             return Ok(request.value);
         }
-        let requested = self.requested.get(&slot.counter).filter(|_| self.rules.skip_requested);
+        let requested = self.requested.get(&slot.counter);
         let is_free = |value: u32| {
             !taken.contains(&value) && !requested.is_some_and(|requested| requested.contains_key(&value))
         };
@@ -352,11 +342,12 @@ impl<'a> View<'a> {
         let kept: Vec<Reservation> =
             self.parent.reservations.iter().filter(|reservation| self.keeps(reservation)).cloned().collect();
         let drops = kept.len() < self.parent.reservations.len();
+        let reserves = !self.new.is_empty();
         let counters = self.moved.iter().map(|counter| (*counter, self.last[counter])).collect();
-        if !self.new.is_empty() && self.rules.reserve {
+        if reserves && self.rules.reserve {
             let reservations = kept.into_iter().chain(self.new).collect();
             self.plan.writes.push(Write::Parent(ParentWrite { at: at.clone(), reservations, counters }));
-        } else if !self.new.is_empty() {
+        } else if reserves {
             self.plan.writes.push(Write::Parent(ParentWrite {
                 at: at.clone(),
                 reservations: kept,
@@ -372,7 +363,7 @@ impl<'a> View<'a> {
             .iter()
             .flat_map(|child| child.slots.iter())
             .any(|slot| slot.granted.is_some() && self.parent.counters.contains_key(&slot.counter));
-        if self.parent.deleting && self.parent.finalizer && !granted && self.live_count == 0 {
+        if self.parent.deleting && self.parent.finalizer && !granted && !reserves && self.live_count == 0 {
             // The reservations go with the object; a flush would only make the version move.
             self.plan.flush = None;
             self.plan.writes.push(Write::FinalizerOff { at });
