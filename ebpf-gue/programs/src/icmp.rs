@@ -57,6 +57,8 @@ pub fn answer(ctx: &TcContext, message: Message, reason: DropReason, flags: u64)
 }
 
 /// Turns the frame into the answer. A function of its own for the verifier: it is used from four places.
+// A fixed symbol: mangled ones depend on where the source lies, and the object shall not.
+#[unsafe(export_name = "epic_icmp_build")]
 #[inline(never)]
 fn build(skb: *mut aya_ebpf::bindings::__sk_buff, kind: u32, rest: u32) -> i32 {
     let ctx = TcContext::new(skb);

@@ -45,6 +45,8 @@ pub fn clamp(ctx: &TcContext, tcp: &Tcp, mtu: u32) -> Step<()> {
 }
 
 /// A function of its own for the verifier and the stack: only SYNs come here. 0 = done or nothing to do.
+// A fixed symbol: mangled ones depend on where the source lies, and the object shall not.
+#[unsafe(export_name = "epic_mss_lower")]
 #[inline(never)]
 fn lower(skb: *mut __sk_buff, options: usize, limit: u16) -> i32 {
     // As words: zeroing bytes would become a call of memset, byte by byte.
