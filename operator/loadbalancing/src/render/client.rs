@@ -2,7 +2,7 @@
 
 use epic_abi::maps::{Endpoint, EndpointKey, Node, Route};
 
-use super::{Entries, Render, Unready, keys_of, lb_of, service_of, tunnel_entries};
+use super::{Entries, Render, Unready, keys_of, lb_of, service_of, tunnel_entries, tunnel_of};
 use crate::maps::{MapKey, MapValue};
 use crate::rows::{Alias, Proxy};
 use crate::store::Snapshot;
@@ -47,7 +47,7 @@ fn route(snapshot: &Snapshot, proxy: &Proxy) -> Result<Entries, Unready> {
     let tunnel = tunnels
         .find(|t| t.epic_node == proxy.node)
         .ok_or_else(|| Unready(format!("there is no tunnel to {} yet", proxy.node)))?;
-    let value = Route { tunnel: tunnel.id.get(), lb: lb_of(service) };
+    let value = Route { tunnel: tunnel_of(snapshot, tunnel.id, &proxy.service)?, lb: lb_of(service) };
     Ok(vec![(MapKey::Route(proxy.address.into()), MapValue::Route(value))])
 }
 

@@ -30,6 +30,9 @@ pub struct Unready(pub String);
 pub type Entries = Vec<(MapKey, MapValue)>;
 
 /// Turns rows into map entries.
+///
+/// Whatever an entry names must be rendered from the same snapshot by this or another row, else the row is [`Unready`]:
+/// an entry whose target nobody wants could never be written.
 pub trait Render: Send {
     /// Entries that this row wants; none if it is of no concern to this side or not in the snapshot.
     ///
@@ -61,12 +64,23 @@ fn slots(keys: &[DataKey; 3], generation: u32) -> [KeySlot; 3] {
 const CURRENT: usize = 1;
 
 fn keys_of(service: &Service, with_node_keys: bool) -> Result<LbKeys, Unready> {
-    let keys = service.keys.ok_or_else(|| Unready("its keys are not known yet".to_owned()))?;
+    let keys =
+        service.keys.ok_or_else(|| Unready(format!("the keys of {} are not known yet", service.name)))?;
     let node = match keys.node {
         Some(node) if with_node_keys => slots(&node, service.key_generation),
         _ => <[KeySlot; 3]>::default(),
     };
     Ok(LbKeys { data: slots(&keys.data, service.key_generation), node, node_current: CURRENT as u32 })
+}
+
+/// The tunnel of this id if it is one of this service and can be rendered.
+fn tunnel_of(snapshot: &Snapshot, id: crate::TunnelId, service: &ServiceName) -> Result<u32, Unready> {
+    let tunnel = snapshot.tunnels.get(&id).ok_or_else(|| Unready(format!("tunnel {id} is not there yet")))?;
+    if tunnel.service != *service {
+        return Err(Unready(format!("tunnel {id} belongs to {}", tunnel.service)));
+    }
+    tunnel_entries(snapshot, tunnel)?;
+    Ok(id.get())
 }
 
 fn tunnel_entries(snapshot: &Snapshot, tunnel: &crate::rows::Tunnel) -> Result<Entries, Unready> {

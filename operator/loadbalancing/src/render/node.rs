@@ -6,7 +6,7 @@ use std::sync::Arc;
 use epic_abi::maps::{self, MAGLEV_SLOTS, PROXY_DRAINING, VIP_OWNED};
 use epic_abi::{Ip, Lb};
 
-use super::{Entries, Render, Unready, keys_of, lb_of, service_of, tunnel_entries};
+use super::{Entries, Render, Unready, keys_of, lb_of, service_of, tunnel_entries, tunnel_of};
 use crate::maglev::{self, Member};
 use crate::maps::{MapKey, MapValue, entry_family};
 use crate::rows::{Alias, Frontend, Pass, Proxy, ProxyState, Veth};
@@ -63,12 +63,15 @@ impl NodeSide {
 
     /// The table of the proxies that take new flows; no entry if there is none, and new flows are dropped.
     fn maglev(&mut self, snapshot: &Snapshot, lb: Lb, frontend: &Frontend) -> Option<Arc<[u32]>> {
-        let mut members: Vec<Member> = frontend
-            .serving()
-            .filter_map(|b| Some((b.proxy?, b.weight)))
-            // One that cannot be reached yet (or any more) must not keep the others from taking its place.
-            .filter(|(id, _)| snapshot.proxies.get(id).is_some_and(|p| self.place(p).is_ok()))
-            .map(|(id, weight)| Member { id: id.get(), weight })
+        let service = &frontend.params.service;
+        // One that cannot be reached yet (or any more) must not keep the others from taking its place.
+        let reachable = |id| {
+            let proxy = snapshot.proxies.get(id)?;
+            (proxy.service == *service && self.place(snapshot, proxy).is_ok()).then_some(id.get())
+        };
+        let serving = frontend.serving();
+        let mut members: Vec<Member> = serving
+            .filter_map(|b| Some(Member { id: reachable(b.proxy.as_ref()?)?, weight: b.weight }))
             .collect();
         members.sort_unstable();
         if members.is_empty() {
@@ -85,18 +88,18 @@ impl NodeSide {
         Some(table)
     }
 
-    /// Where a proxy is: its veth here, or `None` for another node.
-    fn place<'a>(&self, proxy: &'a Proxy) -> Result<Option<&'a Veth>, Unready> {
-        match &proxy.local {
-            Some(veth) => Ok(Some(veth)),
-            None if proxy.node == self.node => Err(Unready("its veth was not found yet".to_owned())),
-            None => Ok(None),
+    /// The LoadBalancer of a proxy and where it is: its veth here, or `None` for another node.
+    fn place<'a>(&self, snapshot: &Snapshot, proxy: &'a Proxy) -> Result<(Lb, Option<&'a Veth>), Unready> {
+        let service = service_of(snapshot, &proxy.service)?;
+        keys_of(service, true)?;
+        if proxy.local.is_none() && proxy.node == self.node {
+            return Err(Unready("its veth was not found yet".to_owned()));
         }
+        Ok((lb_of(service), proxy.local.as_ref()))
     }
 
     fn proxy(&self, snapshot: &Snapshot, proxy: &Proxy) -> Result<Entries, Unready> {
-        let lb = lb_of(service_of(snapshot, &proxy.service)?);
-        let veth = self.place(proxy)?;
+        let (lb, veth) = self.place(snapshot, proxy)?;
         let id = proxy.id.get();
         let flags = if proxy.state == ProxyState::Draining { PROXY_DRAINING } else { 0 };
         let Some(veth) = veth else {
@@ -153,20 +156,12 @@ fn by_family(address: Ip) -> (Ip, Ip) {
 fn alias(snapshot: &Snapshot, alias: &Alias) -> Result<Entries, Unready> {
     let lb = lb_of(service_of(snapshot, &alias.key.service)?);
     let tunnel = alias.tunnel.ok_or_else(|| Unready("it has no tunnel yet".to_owned()))?;
-    if snapshot.tunnels.get(&tunnel).is_none() {
-        return Err(Unready(format!("tunnel {tunnel} is not there yet")));
-    }
+    let tunnel = tunnel_of(snapshot, tunnel, &alias.key.service)?;
     let address: Ip = alias.key.address.into();
     let real: Ip = alias.real_address.into();
     let protocol = alias.protocol.number();
-    let back = maps::EndpointAliasKey {
-        tunnel: tunnel.get(),
-        address: real,
-        port: alias.port,
-        protocol,
-        _reserved: 0,
-    };
-    let value = maps::Alias { tunnel: tunnel.get(), port: alias.port, protocol, flags: 0, address: real };
+    let back = maps::EndpointAliasKey { tunnel, address: real, port: alias.port, protocol, _reserved: 0 };
+    let value = maps::Alias { tunnel, port: alias.port, protocol, flags: 0, address: real };
     Ok(vec![
         (MapKey::EndpointAlias(back), MapValue::EndpointAlias(address)),
         (MapKey::Alias(maps::AliasKey { lb, address }), MapValue::Alias(value)),
