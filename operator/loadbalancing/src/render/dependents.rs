@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::rows::{Service, ServiceName, Tunnel};
+use crate::rows::{Proxy, Service, ServiceName, Tunnel};
 use crate::store::{Change, Row, Snapshot, diff};
 use crate::writer::RowKey;
 
@@ -20,21 +20,27 @@ pub(crate) fn affected(old: &Snapshot, new: &Snapshot) -> BTreeSet<RowKey> {
         let aliases = new.aliases.group(&Some(tunnel.id));
         rows.extend(aliases.map(|a| RowKey::Alias(a.key.clone())));
         // On a client a proxy is reached through the tunnel to its node.
-        rows.extend(new.proxies_of(&tunnel.service).map(|p| RowKey::Proxy(p.id)));
-        if let Change::Updated { old, .. } = &change {
-            rows.extend(new.proxies_of(&old.service).map(|p| RowKey::Proxy(p.id)));
+        for service in services(&change, |t| &t.service) {
+            rows.extend(new.proxies_of(service).map(|p| RowKey::Proxy(p.id)));
         }
     }
-    for change in diff(&old.proxies, &new.proxies) {
-        let proxy = change.row();
-        rows.insert(RowKey::Proxy(proxy.id));
-        rows.extend(new.frontends_of(&proxy.service).map(|f| RowKey::Frontend(f.params.key)));
+    for change in diff::<Proxy>(&old.proxies, &new.proxies) {
+        rows.insert(RowKey::Proxy(change.row().id));
+        for service in services(&change, |p| &p.service) {
+            rows.extend(new.frontends_of(service).map(|f| RowKey::Frontend(f.params.key)));
+        }
     }
     rows.extend(diff(&old.frontends, &new.frontends).iter().map(|c| RowKey::Frontend(c.row().key())));
     rows.extend(diff(&old.aliases, &new.aliases).iter().map(|c| RowKey::Alias(c.row().key())));
     rows.extend(diff(&old.passes, &new.passes).iter().map(|c| RowKey::Pass(c.row().key())));
     rows.extend(diff(&old.nodes, &new.nodes).iter().map(|c| RowKey::Node(c.row().key())));
     rows
+}
+
+/// The service a row belongs to, and the one it left.
+fn services<R>(change: &Change<R>, of: fn(&R) -> &ServiceName) -> impl Iterator<Item = &ServiceName> {
+    let (old, row) = (change.old(), change.row());
+    old.into_iter().chain([row]).map(move |row| of(row))
 }
 
 /// Everything that carries the identity or the keys of a service.

@@ -28,6 +28,14 @@ pub enum Change<R> {
 }
 
 impl<R> Change<R> {
+    /// The row as it was at the last look, unless it is new.
+    pub fn old(&self) -> Option<&Arc<R>> {
+        match self {
+            Change::Added(_) => None,
+            Change::Removed(old) | Change::Updated { old, .. } => Some(old),
+        }
+    }
+
     /// The row as it is, or as it was before it went.
     pub fn row(&self) -> &Arc<R> {
         match self {
