@@ -7,6 +7,8 @@
 
 mod child;
 mod deployment;
+mod pods;
 
 pub use child::{covers, owned_by};
 pub use deployment::{Objects, Proxies, CONTAINER, MIN_READY_SECONDS, objects};
+pub use pods::{gue_address, objects_of, pods_of};

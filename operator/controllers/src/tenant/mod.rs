@@ -4,13 +4,13 @@
 //! its tunnels use. Pure builders; the Account's controller applies them. Keys are derived, never stored anywhere but
 //! in the Secret a client reads.
 
-mod client;
-mod keys;
-mod namespace;
+pub mod client;
+pub mod keys;
+pub mod namespace;
 
-pub use client::{ClientConfig, client_config};
-pub use keys::{LoadBalancerKeys, MasterKey, gue_keys, uid_bytes};
-pub use namespace::{Tenant, namespace, rights};
+
+
+
 
 use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT};
 use serde_json::{Value, json};

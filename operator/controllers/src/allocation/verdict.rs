@@ -1,0 +1,104 @@
+//! What the allocators could not give, for the controllers that tell the owner.
+//!
+//! A verdict is not state: it follows from objects and is made anew by every round. It lives in memory so that a
+//! refused child is told why in its own condition, by its own controller.
+
+use std::collections::BTreeMap;
+
+use epic_model::id::{ObjectVersion, Uid};
+use kates::Key;
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+/// Why a child waits for a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the value it holds belongs to somebody else, too.
+    pub duplicate: bool,
+    /// Whether nothing is left to hand out.
+    pub exhausted: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// The verdicts of all parents' latest rounds.
+#[derive(Debug)]
+pub struct Verdicts {
+    by_parent: Mutex<BTreeMap<Uid, BTreeMap<Uid, (Key, Verdict)>>>,
+    changed: broadcast::Sender<Key>,
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        let (changed, _) = broadcast::channel(4_096);
+        Self { by_parent: Mutex::default(), changed }
+    }
+}
+
+impl Verdicts {
+    /// Why the child with this uid waits, if it does.
+    pub fn of(&self, child: &str) -> Option<Verdict> {
+        let child = Uid::from(child);
+        let by_parent = self.by_parent.lock();
+        by_parent.values().find_map(|children| children.get(&child)).map(|(_, verdict)| verdict.clone())
+    }
+
+    /// Keys of children whose verdict changed, of whatever kind.
+    pub fn changes(&self) -> broadcast::Receiver<Key> {
+        self.changed.subscribe()
+    }
+
+    /// Replaces what `parent`'s rounds said. A child with several refusals keeps the first.
+    pub fn publish(&self, parent: &Uid, verdicts: impl IntoIterator<Item = (ObjectVersion, Verdict)>) {
+        let mut fresh: BTreeMap<Uid, (Key, Verdict)> = BTreeMap::new();
+        for (object, verdict) in verdicts {
+            let key = Key::namespaced(object.namespace.as_str(), object.name.as_str());
+            fresh.entry(object.uid).or_insert((key, verdict));
+        }
+        let before = self.by_parent.lock().insert(parent.clone(), fresh.clone()).unwrap_or_default();
+        let differs = |uid: &&Uid| before.get(*uid) != fresh.get(*uid);
+        for uid in before.keys().chain(fresh.keys()).filter(differs) {
+            if let Some((key, _)) = fresh.get(uid).or_else(|| before.get(uid)) {
+                // Nobody listening is no error.
+                let _ = self.changed.send(key.clone());
+            }
+        }
+    }
+
+    /// Forgets a parent that is gone.
+    pub fn forget(&self, parent: &Uid) {
+        self.by_parent.lock().remove(parent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epic_model::id::Kind;
+
+    fn object(uid: &str) -> ObjectVersion {
+        ObjectVersion {
+            kind: Kind::LoadBalancer,
+            namespace: "epic-red".into(),
+            name: uid.into(),
+            uid: uid.into(),
+            resource_version: "1".into(),
+        }
+    }
+
+    #[test]
+    fn only_changed_verdicts_are_told() {
+        let verdicts = Verdicts::default();
+        let mut changes = verdicts.changes();
+        let verdict = Verdict { duplicate: false, exhausted: true, message: "full".into() };
+        let parent = Uid::from("p");
+        verdicts.publish(&parent, [(object("a"), verdict.clone())]);
+        verdicts.publish(&parent, [(object("a"), verdict.clone())]);
+        assert_eq!(changes.try_recv().unwrap().name(), "a");
+        assert!(changes.try_recv().is_err());
+        assert_eq!(verdicts.of("a"), Some(verdict));
+        verdicts.publish(&parent, []);
+        assert_eq!(changes.try_recv().unwrap().name(), "a");
+        assert_eq!(verdicts.of("a"), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! What every controller shares: the one client, the one set of watches, and how to report.
+//!
+//! One watch per kind and process feeds controllers, allocators and the xDS tables alike. Nothing is decided before
+//! all of them have listed; a kind that cannot be listed is named by `/readyz`.
+
+use std::sync::Arc;
+
+use epic_crds::{
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ServiceGroup,
+};
+use epic_crds::well_known::{FIELD_MANAGER, LABEL_ACCOUNT, LABEL_LOAD_BALANCER};
+use epic_ops::Metrics;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kates::{Accumulator, Client, Query, Snapshot};
+use kube::core::Expression;
+use tokio::sync::Notify;
+
+use crate::allocation::verdict::Verdicts;
+use crate::event::Events;
+use crate::leader::Leadership;
+use crate::metrics::Counters;
+use crate::settings::Settings;
+
+/// What every controller shares.
+pub struct Context {
+    /// Reads, writes, and shows what it wrote.
+    pub client: Client,
+    /// All watches.
+    pub watches: Accumulator,
+    /// Whether this replica writes.
+    pub leadership: Leadership,
+    /// Flags.
+    pub settings: Settings,
+    /// Events on objects.
+    pub events: Events,
+    /// What this process counts.
+    pub counters: Counters,
+    /// What the allocators could not give.
+    pub verdicts: Verdicts,
+    /// Rings when the allocators should look again although no object changed.
+    pub allocate: Notify,
+}
+
+/// The context, shared.
+pub type Shared = Arc<Context>;
+
+impl Context {
+    /// A context over `kube`, watching from now on.
+    pub fn new(kube: kube::Client, settings: Settings, leadership: Leadership, metrics: &Metrics) -> Shared {
+        let limits =
+            kates::Settings { field_manager: Some(FIELD_MANAGER.to_owned()), ..kates::Settings::default() };
+        let client = Client::with_settings(kube.clone(), limits);
+        let watches = watch(&client, &settings);
+        Arc::new(Self {
+            events: Events::new(kube, &settings.identity),
+            counters: Counters::register(metrics),
+            client,
+            watches,
+            leadership,
+            settings,
+            verdicts: Verdicts::default(),
+            allocate: Notify::new(),
+        })
+    }
+
+    /// The state of now. Controllers are only called once there is one.
+    ///
+    /// # Errors
+    /// [`NotSynced`] before every kind has listed.
+    pub fn snapshot(&self) -> Result<Snapshot, NotSynced> {
+        self.watches.snapshot().ok_or(NotSynced)
+    }
+}
+
+/// Some kind has not been listed yet; `/readyz` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not every kind has been listed yet; see /readyz")]
+pub struct NotSynced;
+
+fn watch(client: &Client, settings: &Settings) -> Accumulator {
+    let ours = |label: &str| Query::all().labels(Expression::Exists(label.to_owned()));
+    let system = || Query::namespace(settings.namespace.as_str());
+    client
+        .accumulate()
+        .watch::<EPIC>(system())
+        .watch::<EPICNode>(system())
+        .watch::<Account>(Query::all())
+        .watch::<AddressPool>(system())
+        .watch::<AddressClaim>(system())
+        .watch::<ServiceGroup>(Query::all())
+        .watch::<LoadBalancer>(Query::all())
+        .watch::<Endpoint>(Query::all())
+        .watch::<Namespace>(Query::all())
+        .watch::<Node>(Query::all())
+        .watch::<ServiceCIDR>(Query::all())
+        .watch::<Lease>(system())
+        .watch::<Service>(system().field("metadata.name", settings.xds_service.as_str()))
+        .watch::<Pod>(ours(LABEL_LOAD_BALANCER))
+        .watch::<ReplicaSet>(ours(LABEL_LOAD_BALANCER))
+        .watch::<Deployment>(ours(LABEL_LOAD_BALANCER))
+        .watch::<PodDisruptionBudget>(ours(LABEL_LOAD_BALANCER))
+        .watch::<ConfigMap>(ours(LABEL_ACCOUNT))
+        .watch::<ServiceAccount>(ours(LABEL_ACCOUNT))
+        .watch::<RoleBinding>(ours(LABEL_ACCOUNT))
+        .start()
+}

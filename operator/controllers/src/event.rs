@@ -1,0 +1,109 @@
+//! Events on objects: what changed for them, told once.
+//!
+//! The reason of an Event is the reason of the condition that changed, out of the kind's closed list. An Event is
+//! published when a condition takes another status or reason, not with every pass, so it needs no memory of its own.
+
+use epic_crds::reason::Reason;
+use epic_crds::{Condition, ConditionStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+/// Longest note the API server takes, in bytes.
+const NOTE: usize = 1_024;
+
+/// Publishes Events.
+#[derive(Clone)]
+pub struct Events {
+    recorder: Recorder,
+}
+
+impl Events {
+    /// Events reported by this replica.
+    pub fn new(client: Client, instance: &str) -> Self {
+        let reporter = Reporter { controller: "epic-operator".into(), instance: Some(instance.into()) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Tells which conditions of `object` changed. Losing an Event loses nothing but a notice.
+    pub async fn conditions(&self, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
+        for change in changed(before, after) {
+            let event = Event {
+                type_: if change.status == ConditionStatus::False { EventType::Warning } else { EventType::Normal },
+                reason: change.reason.clone(),
+                note: Some(note(&format!("{}: {}", change.type_, change.message))),
+                action: change.type_.clone(),
+                secondary: None,
+            };
+            if let Err(error) = self.recorder.publish(&event, object).await {
+                tracing::debug!(%error, "event not published");
+            }
+        }
+    }
+
+    /// Tells of something that is no condition: an object that cannot be read.
+    pub async fn warn<R: Reason>(&self, object: &ObjectReference, reason: R, action: &str, text: &str) {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.as_str().to_owned(),
+            note: Some(note(text)),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, object).await {
+            tracing::debug!(%error, "event not published");
+        }
+    }
+}
+
+/// The conditions that have another status or reason than before. `Unknown` at birth says nothing worth an Event.
+fn changed<'c>(before: &'c [Condition], after: &'c [Condition]) -> impl Iterator<Item = &'c Condition> {
+    after.iter().filter(|condition| {
+        match before.iter().find(|known| known.type_ == condition.type_) {
+            Some(known) => known.status != condition.status || known.reason != condition.reason,
+            None => condition.status != ConditionStatus::Unknown,
+        }
+    })
+}
+
+fn note(text: &str) -> String {
+    let mut end = text.len().min(NOTE);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn condition(status: ConditionStatus, reason: &str, message: &str) -> Condition {
+        Condition {
+            type_: "Ready".into(),
+            status,
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            reason: reason.into(),
+            message: message.into(),
+        }
+    }
+
+    #[test]
+    fn another_message_is_no_event_and_another_reason_is() {
+        let before = [condition(ConditionStatus::False, "Pending", "a")];
+        let message = [condition(ConditionStatus::False, "Pending", "b")];
+        let reason = [condition(ConditionStatus::False, "Rejected", "b")];
+        assert_eq!(changed(&before, &message).count(), 0);
+        assert_eq!(changed(&before, &reason).count(), 1);
+        assert_eq!(changed(&[], &[condition(ConditionStatus::Unknown, "Pending", "")]).count(), 0);
+    }
+
+    #[test]
+    fn a_note_is_cut_between_characters() {
+        assert_eq!(note(&"ä".repeat(600)).len(), 1_024);
+        assert_eq!(note(&format!("x{}", "ä".repeat(600))).len(), 1_023);
+    }
+}

@@ -1,0 +1,78 @@
+//! What the operator counts. Labels come from closed sets; object names are in logs and Events only.
+
+use epic_ops::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+/// The kind something happened to.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct KindLabel {
+    /// Kind, in CamelCase.
+    pub kind: &'static str,
+}
+
+/// The outcome of a reconcile.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// Kind, in CamelCase.
+    pub kind: &'static str,
+    /// Category of the error, or `ok`.
+    pub outcome: &'static str,
+}
+
+/// A kind and one of its reasons.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// Kind, in CamelCase.
+    pub kind: &'static str,
+    /// Reason out of the kind's closed list.
+    pub reason: &'static str,
+}
+
+/// The operator's counters and gauges.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Reconciles by kind and outcome.
+    pub reconciles: Family<OutcomeLabel, Counter>,
+    /// Writes to the API server by kind of the object written.
+    pub writes: Family<KindLabel, Counter>,
+    /// Rounds of allocation by kind of the parent and outcome.
+    pub allocations: Family<OutcomeLabel, Counter>,
+    /// Events published by kind and reason.
+    pub events: Family<ReasonLabel, Counter>,
+    /// Objects that could not be read, by kind.
+    pub poisoned: Family<KindLabel, Counter>,
+    /// 1 while this replica writes.
+    pub leads: Gauge,
+}
+
+impl Counters {
+    /// Registers all of them.
+    pub fn register(metrics: &Metrics) -> Self {
+        let counters = Self::default();
+        metrics.register(|registry| {
+            registry.register("reconciles", "Reconciles by kind and outcome", counters.reconciles.clone());
+            registry.register("writes", "Writes to the API server by kind", counters.writes.clone());
+            registry.register(
+                "allocation_rounds",
+                "Rounds of allocation by kind of the parent and outcome",
+                counters.allocations.clone(),
+            );
+            registry.register("events", "Events published by kind and reason", counters.events.clone());
+            registry.register(
+                "unreadable_objects",
+                "Objects that could not be read, by kind",
+                counters.poisoned.clone(),
+            );
+            registry.register("leads", "1 while this replica writes", counters.leads.clone());
+        });
+        counters
+    }
+
+    /// One more write to an object of this kind.
+    pub fn wrote(&self, kind: &'static str) {
+        self.writes.get_or_create(&KindLabel { kind }).inc();
+    }
+}

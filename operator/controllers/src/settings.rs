@@ -1,0 +1,54 @@
+//! Flags and environment of the operator. Wiring only: behaviour belongs into the EPIC object.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The EPIC operator: allocates IDs and addresses, runs proxies, and serves them over xDS.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "epic-operator", version, about)]
+pub struct Settings {
+    /// Namespace of EPIC itself.
+    #[arg(long, env = "EPIC_NAMESPACE", default_value = "epic")]
+    pub namespace: String,
+
+    /// Name of this replica in the Lease: the pod's name.
+    #[arg(long, env = "POD_NAME", default_value = "epic-operator")]
+    pub identity: String,
+
+    /// Health and metrics over HTTP.
+    #[arg(long, env = "EPIC_OPS_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub ops_address: SocketAddr,
+
+    /// xDS over mutual TLS.
+    #[arg(long, env = "EPIC_XDS_ADDRESS", default_value = "0.0.0.0:18000")]
+    pub xds_address: SocketAddr,
+
+    /// Service in front of the xDS port; its ClusterIP is what proxies connect to.
+    #[arg(long, env = "EPIC_XDS_SERVICE", default_value = "epic-xds")]
+    pub xds_service: String,
+
+    /// Image of Envoy where neither EPIC nor the ServiceGroup names one.
+    #[arg(long, env = "EPIC_ENVOY_IMAGE", default_value = "epic/envoy:dev")]
+    pub envoy_image: String,
+
+    /// Time between two full passes, which make good what events missed.
+    #[arg(long, env = "EPIC_FULL_PASS", default_value = "300", value_parser = seconds)]
+    pub full_pass: Duration,
+
+    /// Writes without asking for the Lease. For a single process under test.
+    #[arg(long, env = "EPIC_NO_LEASE")]
+    pub no_lease: bool,
+
+    /// Serves no xDS; for tests of the control plane alone.
+    #[arg(long, env = "EPIC_NO_XDS")]
+    pub no_xds: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err("expected a number of seconds greater than 0".to_owned()),
+    }
+}
