@@ -31,7 +31,7 @@ use crate::schema;
         description = "Whether the tenant can be served."
     ),
     printcolumn(
-        name = "Namespace",
+        name = "Tenant-Namespace",
         type_ = "string",
         json_path = ".status.namespace",
         description = "Namespace of the tenant."

@@ -1,3 +1,5 @@
 //! End-to-end scenarios and test support.
 
 pub mod gue_decoder;
+
+pub use epic_control_plane as control_plane;

@@ -1,0 +1,78 @@
+//! EPIC's API on a real API server: definitions, rules, roles and admission policies. No operator runs.
+//!
+//! One control plane serves all tests of this binary; each test uses namespaces and names of its own.
+
+mod policies;
+mod roles;
+mod rules;
+mod seed;
+mod shape;
+
+use epic_control_plane::{ControlPlane, Identity, Request};
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+
+/// The control plane of this binary, with EPIC's definitions, roles and policies.
+async fn control_plane() -> &'static ControlPlane {
+    SHARED
+        .get_or_init(|| async {
+            let control_plane = ControlPlane::start().unwrap_or_else(|error| panic!("{error}"));
+            control_plane.install_definitions().await.expect("definitions are installed");
+            control_plane.install_access().await.expect("roles and policies are installed");
+            control_plane
+        })
+        .await
+}
+
+/// A client of the administrator.
+async fn admin() -> Client {
+    control_plane().await.admin().await.expect("an administrator's client")
+}
+
+/// A client with this identity.
+async fn client(identity: Identity) -> Client {
+    control_plane().await.client(&identity).await.expect("a client")
+}
+
+/// An object of one of EPIC's kinds.
+fn object(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "epic.acnodal.io/v1",
+        "kind": kind,
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": spec,
+    })
+}
+
+/// Creates a namespace, labelled as the tenant's of the Account of that name if `tenant`.
+async fn namespace(name: &str, tenant: bool) {
+    let mut namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+    if tenant {
+        namespace["metadata"]["labels"] =
+            json!({ "epic.acnodal.io/account": name.trim_start_matches("epic-") });
+    }
+    Request::apply(&namespace).send(&admin().await).await.expect_ok();
+}
+
+/// A LoadBalancer that is valid.
+fn load_balancer(namespace: &str, name: &str) -> Value {
+    object(
+        "LoadBalancer",
+        namespace,
+        name,
+        json!({ "public-ports": [{ "port": 80, "protocol": "TCP" }], "service-group": "shared" }),
+    )
+}
+
+/// An Endpoint that is valid.
+fn endpoint(namespace: &str, name: &str) -> Value {
+    object(
+        "Endpoint",
+        namespace,
+        name,
+        json!({ "load-balancer": "web", "address": "10.244.1.5", "port": { "port": 8080, "protocol": "TCP" } }),
+    )
+}
