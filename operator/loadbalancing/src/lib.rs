@@ -11,7 +11,6 @@
 //! point between two map writes does an entry name another that is not there.
 //! What it does not do: read Kubernetes, load programs, or decide what the rows should be.
 
-pub mod ids;
 pub mod maglev;
 pub mod maps;
 pub mod reconciler;
@@ -21,7 +20,7 @@ pub mod selection;
 pub mod store;
 pub mod writer;
 
-pub use ids::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
+pub use epic_model::id::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
 pub use maps::{FakeMaps, Faults, FaultyMaps, LbMaps, MapError, MapId, MapKey, MapValue};
 pub use rows::{
     Alias, AliasKey, Backend, BackendKey, BackendState, DataKey, EpicNode, Frontend, FrontendKey,

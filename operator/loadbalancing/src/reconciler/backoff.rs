@@ -52,7 +52,7 @@ impl Retries {
         let random = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let attempts = self.failures.get(key).map_or(0, |f| f.attempts) + 1;
         let due = now + backoff.delay(attempts, random);
-        self.failures.insert(key.clone(), Failure { attempts, due, error });
+        self.failures.insert(*key, Failure { attempts, due, error });
     }
 
     pub(super) fn clear(&mut self, key: &MapKey) {

@@ -23,7 +23,7 @@ impl Claims {
         entries: Vec<(MapKey, MapValue)>,
         mut changed: impl FnMut(&MapKey),
     ) {
-        let mut keys: Vec<MapKey> = entries.iter().map(|(k, _)| k.clone()).collect();
+        let mut keys: Vec<MapKey> = entries.iter().map(|(k, _)| *k).collect();
         keys.sort();
         keys.dedup();
         for key in self.rows.remove(row).unwrap_or_default() {
@@ -38,7 +38,7 @@ impl Claims {
             }
         }
         for (key, value) in entries {
-            let claims = self.entries.entry(key.clone()).or_default();
+            let claims = self.entries.entry(key).or_default();
             match claims.binary_search_by(|(r, _)| r.cmp(row)) {
                 Ok(i) if claims[i].1 == value => continue,
                 Ok(i) => claims[i].1 = value,

@@ -36,7 +36,7 @@ impl Held {
         for target in key.targets(&value) {
             *self.pointers.entry(target).or_default() += 1;
         }
-        if let Some(old) = self.entries.insert(key.clone(), value) {
+        if let Some(old) = self.entries.insert(key, value) {
             self.unpoint(&key, &old);
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::frontend::Protocol;
 use super::service::ServiceName;
-use crate::ids::TunnelId;
+use crate::TunnelId;
 use crate::store::{Row, Snapshot, Table, TableId};
 
 /// Primary key of an alias: the LoadBalancer and the address that its proxies dial.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::frontend::Protocol;
 use super::service::{ServiceName, Source};
-use crate::ids::{EndpointId, ProxyId};
 use crate::store::{Row, Snapshot, Table, TableId};
+use crate::{EndpointId, ProxyId};
 
 /// Primary key of a backend: service, address, source.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::service::ServiceName;
-use crate::ids::ProxyId;
+use crate::ProxyId;
 use crate::store::{Row, Snapshot, Table, TableId};
 
 /// `proxies[].state` of a LoadBalancer's status.

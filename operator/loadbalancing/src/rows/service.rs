@@ -6,8 +6,8 @@ use std::time::Duration;
 
 pub use epic_abi::gue::Key as DataKey;
 
-use crate::ids::{GroupId, ServiceId};
 use crate::store::{Row, Snapshot, Table, TableId};
+use crate::{GroupId, ServiceId};
 
 /// Name of a service: namespace and name of the LoadBalancer it was made of.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

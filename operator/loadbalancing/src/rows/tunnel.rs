@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::service::ServiceName;
-use crate::ids::TunnelId;
+use crate::TunnelId;
 use crate::store::{Row, Snapshot, Table, TableId};
 
 /// One tunnel. Group, service and keys are those of its service; the remote's address is learned, not written here.

@@ -1,7 +1,14 @@
 //! Tests of tables, Writer, reconciler and maps together.
 
+#[cfg(test)]
+mod client;
+#[cfg(test)]
 mod properties;
+#[cfg(test)]
 mod running;
+#[cfg(test)]
 mod scripts;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
 mod tables;
