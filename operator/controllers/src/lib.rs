@@ -2,14 +2,16 @@
 //!
 //! Each kind has a folder whose files are the steps of a reconcile: dereference (one coherent snapshot), validate
 //! (every invariant becomes a type) and build (both pure), apply (the only writes), update_status. IDs are handed out
-//! by [`allocation`], addresses by `claim`; both carry out plans that `epic_model` makes.
+//! by [`allocation`], addresses by [`claim`]; both carry out plans that `epic_model` makes.
 
 pub mod account;
 pub mod allocation;
+pub mod claim;
 pub mod context;
 pub mod event;
 pub mod leader;
 pub mod metrics;
 pub mod proxy;
+pub mod service_group;
 pub mod settings;
 pub mod tenant;

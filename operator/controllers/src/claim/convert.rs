@@ -1,0 +1,126 @@
+//! Claims, pools and nodes as the model sees them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use epic_crds::well_known::node_lease_name;
+use epic_crds::{AddressClaim, AddressPool, ClaimPhase, EPICNode, LoadBalancer};
+use epic_model::address::{self, AddressError};
+use epic_model::claim::{Claim, Phase, Pool};
+use epic_model::id::{AccountName, Kind, ObjectVersion, Seconds};
+use epic_model::revision::NodeRevision;
+use k8s_openapi::api::coordination::v1::Lease;
+use kates::{Key, Snapshot};
+use kube::ResourceExt;
+
+/// A pool whose addresses do not parse; its condition says so, and it hands out nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAPool(#[from] AddressError);
+
+/// A claim; `None` for one whose spec does not parse, which holds its name all the same.
+pub fn claim(object: &AddressClaim) -> Option<Claim> {
+    let owner = &object.spec.owner;
+    let status = object.status.clone().unwrap_or_default();
+    let phase = match status.phase {
+        None => Phase::Bound,
+        Some(ClaimPhase::Releasing) => Phase::Releasing {
+            release_revision: status.release_revision.and_then(|revision| revision.parse().ok()),
+        },
+    };
+    Some(Claim {
+        name: object.name_any().into(),
+        uid: object.uid()?.into(),
+        resource_version: object.resource_version()?.into(),
+        address: address::parse(&object.spec.address).ok()?,
+        pool: object.spec.pool.as_str().into(),
+        owner: ObjectVersion {
+            kind: owner.kind.parse().unwrap_or(Kind::LoadBalancer),
+            namespace: owner.namespace.as_str().into(),
+            name: owner.name.as_str().into(),
+            uid: owner.uid.as_str().into(),
+            resource_version: owner.resource_version.as_str().into(),
+        },
+        phase,
+    })
+}
+
+/// The claims of a snapshot.
+pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
+    snapshot.list::<AddressClaim>().filter_map(|object| claim(object)).collect()
+}
+
+/// A pool.
+///
+/// # Errors
+/// [`NotAPool`] with what is wrong with its addresses.
+pub fn pool(object: &AddressPool) -> Result<Pool, NotAPool> {
+    let mut pool = Pool::parse(object.name_any(), object.spec.addresses.iter().map(String::as_str))?;
+    pool.created = Seconds(object.creation_timestamp().map_or(0, |time| time.0.as_second()));
+    // A name that is none admits nobody: better too few than too many.
+    pool.accounts = object.spec.accounts.as_ref().map(|accounts| {
+        accounts.iter().filter_map(|name| AccountName::parse(name).ok()).collect::<BTreeSet<_>>()
+    });
+    pool.disabled = object.spec.disabled.unwrap_or(false);
+    Ok(pool)
+}
+
+/// The pools of a snapshot that can be used.
+pub fn pools(snapshot: &Snapshot) -> Vec<Pool> {
+    let alive = |pool: &&std::sync::Arc<AddressPool>| pool.metadata.deletion_timestamp.is_none();
+    snapshot.list::<AddressPool>().filter(alive).filter_map(|object| pool(object).ok()).collect()
+}
+
+/// A LoadBalancer at the version that was read.
+pub fn balancer_version(balancer: &LoadBalancer) -> Option<ObjectVersion> {
+    Some(ObjectVersion {
+        kind: Kind::LoadBalancer,
+        namespace: balancer.namespace()?.into(),
+        name: balancer.name_any().into(),
+        uid: balancer.uid()?.into(),
+        resource_version: balancer.resource_version()?.into(),
+    })
+}
+
+/// The addresses that a LoadBalancer's status shows.
+pub fn shown(balancer: &LoadBalancer) -> BTreeSet<IpAddr> {
+    let status = balancer.status.iter();
+    let addresses = status.flat_map(|status| status.public_address.iter().chain(&status.alt_address));
+    addresses.filter_map(|text| address::parse(text).ok()).collect()
+}
+
+/// How far every EPICNode has come, dead ones included.
+pub fn node_revisions(snapshot: &Snapshot, now: Seconds) -> Vec<NodeRevision> {
+    let live = live_nodes(snapshot, now);
+    snapshot
+        .list::<EPICNode>()
+        .map(|node| NodeRevision {
+            node: node.name_any().into(),
+            revision: node
+                .status
+                .as_ref()
+                .and_then(|status| status.load_balancers_revision.as_deref())
+                .and_then(|revision| revision.parse().ok()),
+            live: live.contains(&node.name_any()),
+        })
+        .collect()
+}
+
+/// Names of the EPIC nodes whose agents renewed their Lease lately.
+pub fn live_nodes(snapshot: &Snapshot, now: Seconds) -> BTreeSet<String> {
+    snapshot
+        .list::<EPICNode>()
+        .filter(|node| {
+            let key = Key::namespaced(node.namespace().unwrap_or_default(), node_lease_name(&node.name_any()));
+            snapshot.get::<Lease>(&key).is_some_and(|lease| is_fresh(lease, now))
+        })
+        .map(|node| node.name_any())
+        .collect()
+}
+
+/// Whether a Lease was renewed within its duration. A holder whose clock is ahead of ours counts as fresh.
+fn is_fresh(lease: &Lease, now: Seconds) -> bool {
+    let Some(spec) = &lease.spec else { return false };
+    let duration = i64::from(spec.lease_duration_seconds.unwrap_or(40));
+    spec.renew_time.as_ref().is_some_and(|time| now.since(Seconds(time.0.as_second())) <= duration)
+}
