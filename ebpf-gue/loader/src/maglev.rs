@@ -38,7 +38,7 @@ impl Maglev {
             return Err(refused()(std::io::ErrorKind::InvalidInput.into()));
         }
         let table =
-            sys::map_create("maglev-table", sys::MAP_TYPE_ARRAY, 4, 4, MAGLEV_SLOTS).map_err(refused())?;
+            sys::map_create("maglev_table", sys::MAP_TYPE_ARRAY, 4, 4, MAGLEV_SLOTS).map_err(refused())?;
         for (index, proxy) in (0u32..).zip(slots) {
             sys::map_update(&table, &index.to_ne_bytes(), &proxy.to_ne_bytes()).map_err(refused())?;
         }

@@ -4,11 +4,13 @@
 //! Everything here panics with a sentence when it cannot do its work: a test that cannot have its network fails,
 //! it is never skipped.
 
+mod bpffs;
 mod capture;
 pub mod gue;
 mod netns;
 mod offload;
 
+pub use bpffs::Bpffs;
 pub use capture::{Capture, Frame};
 pub use netns::{Netns, require_root, veth};
 pub use offload::{Offloads, set_offloads};

@@ -1,0 +1,150 @@
+//! Restart, crash and upgrade of the agent: maps and links are adopted, traffic does not notice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use epic_abi::Lb;
+use epic_abi::maps::{LAYOUT_VERSION, Side};
+use epic_datapath::dump::{Extent, dump};
+use epic_datapath::{Datapath, Error, Maps, Options};
+use epic_testnet::Bpffs;
+
+use crate::support::program::Epic;
+use crate::support::scene::{Plan, Scene};
+use crate::support::traffic::{Conversation, requests};
+
+fn small(bpffs: &Bpffs, side: Side) -> Options {
+    let mut options = Options::new(bpffs.path("epic"), side);
+    options.max_entries = [("flows", 64), ("learned_proxies", 64)].map(|(k, v)| (k.to_owned(), v)).into();
+    options
+}
+
+#[test]
+fn twenty_restarts_under_traffic_lose_no_connection_and_no_counter() {
+    let mut epic = Epic::new();
+    let scene = Scene::start(&mut epic, &Plan::simple().with_proxies(&[(1, 0, 7), (3, 1, 9)]));
+    let standing = Conversation::open(&epic.site.internet, scene.tenant.public()).unwrap();
+    let before = dump(epic.nodes[0].maps(), Extent::default()).unwrap();
+    let (internet, public) = (epic.site.internet.clone(), scene.tenant.public());
+    let done = AtomicBool::new(false);
+    let failed = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut failed = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                failed.extend(requests(&internet, public, 20, 4, 20_000).into_iter().filter_map(Result::err));
+            }
+            failed
+        });
+        let netns = epic.site.nodes[0].netns.clone();
+        let options = epic.node_options(0);
+        for _ in 0..20 {
+            let counted = epic.nodes[0].maps().tunnel_counts().unwrap();
+            // A crash: the handle goes, everything pinned stays.
+            drop(epic.nodes.remove(0));
+            let adopted = netns.run(|| Datapath::open(&options)).expect("adopt");
+            assert!(adopted.adopted().maps);
+            assert_eq!(adopted.adopted().links.len(), 2, "the interface's and the proxy's");
+            assert!(adopted.maps().tunnel_counts().unwrap()[&1].tx_packets >= counted[&1].tx_packets);
+            epic.nodes.insert(0, adopted);
+        }
+        done.store(true, Ordering::Relaxed);
+        traffic.join().expect("the client")
+    });
+    assert!(failed.is_empty(), "{} requests failed, first: {}", failed.len(), failed[0]);
+    assert_eq!(standing.finish(10, 10_000).expect("the old connection stands").name, "1e1");
+    assert_eq!(dump(epic.nodes[0].maps(), Extent::default()).unwrap(), before, "maps are as they were");
+}
+
+#[test]
+fn traffic_goes_on_while_no_agent_runs() {
+    let mut epic = Epic::new();
+    let scene = Scene::start(&mut epic, &Plan::simple());
+    drop(epic.nodes.drain(..));
+    drop(epic.clients.drain(..));
+    for answer in requests(&epic.site.internet, scene.tenant.public(), 20, 4, 5_000) {
+        answer.expect("an answer");
+    }
+}
+
+#[test]
+fn removal_leaves_no_pin_and_no_program() {
+    let bpffs = Bpffs::new();
+    let netns = epic_testnet::Netns::new("host");
+    let options = small(&bpffs, Side::Client);
+    netns.run(|| {
+        let datapath = Datapath::open(&options).unwrap();
+        let lo = epic_datapath::Attachment { program: epic_datapath::Program::ClientIngress, ifindex: 1 };
+        datapath.attach(lo).unwrap();
+        datapath.remove().unwrap();
+        assert!(!options.dir.exists());
+        assert_eq!(epic_datapath::links(&options.dir).unwrap(), []);
+        epic_datapath::remove(&options.dir).expect("removing nothing is fine");
+        // Nothing hangs there any more: a new one is the first and only.
+        let datapath = Datapath::open(&options).unwrap();
+        assert!(!datapath.adopted().maps);
+        assert_eq!(datapath.attach(lo).unwrap(), epic_datapath::Attached::Made);
+    });
+}
+
+#[test]
+fn only_one_agent_may_hold_the_pins() {
+    let bpffs = Bpffs::new();
+    let options = small(&bpffs, Side::Node);
+    let first = Datapath::open(&options).unwrap();
+    assert!(matches!(Datapath::open(&options).unwrap_err(), Error::Held(_)));
+    assert!(matches!(epic_datapath::remove(&options.dir).unwrap_err(), Error::Held(_)));
+    Maps::open(&options.dir).expect("commands read beside it");
+    drop(first);
+    Datapath::open(&options).expect("the next one");
+}
+
+#[test]
+fn maps_of_another_layout_are_refused_and_left_alone() {
+    let bpffs = Bpffs::new();
+    let options = small(&bpffs, Side::Node);
+    drop(Datapath::open(&options).unwrap());
+    let layout = aya::maps::MapData::from_pin(options.dir.join("layout")).unwrap();
+    let mut layout = aya::maps::Array::<_, u32>::try_from(aya::maps::Map::Array(layout)).unwrap();
+    layout.set(0, LAYOUT_VERSION + 1, 0).unwrap();
+    let refused = Datapath::open(&options).unwrap_err().to_string();
+    let expected = format!("maps of layout {} are pinned", LAYOUT_VERSION + 1);
+    assert!(refused.contains(&expected) && refused.contains("rm -r"), "{refused}");
+    layout.set(0, LAYOUT_VERSION, 0).unwrap();
+    assert!(Datapath::open(&options).unwrap().adopted().maps, "nothing was harmed");
+}
+
+#[test]
+fn pins_without_a_layout_are_refused() {
+    let bpffs = Bpffs::new();
+    let options = small(&bpffs, Side::Node);
+    drop(Datapath::open(&options).unwrap());
+    std::fs::remove_file(options.dir.join("layout")).unwrap();
+    assert!(matches!(Datapath::open(&options).unwrap_err(), Error::Foreign { .. }));
+    epic_datapath::remove(&options.dir).unwrap();
+    Datapath::open(&options).expect("a fresh start");
+}
+
+#[test]
+fn a_directory_that_is_no_bpffs_is_refused_with_the_remedy() {
+    let options = Options::new("/tmp/epic-is-not-here", Side::Node);
+    let refused = Datapath::open(&options).unwrap_err().to_string();
+    assert!(refused.contains("mount -t bpf bpf /sys/fs/bpf"), "{refused}");
+    assert!(!options.dir.exists());
+}
+
+#[test]
+fn a_maglev_table_whose_pin_was_lost_reads_as_unknown_and_is_swept() {
+    let bpffs = Bpffs::new();
+    let options = small(&bpffs, Side::Node);
+    let datapath = Datapath::open(&options).unwrap();
+    let (kept, lost) = (Lb::new(1, 1), Lb::new(1, 2));
+    datapath.maps().maglev.set(kept, &[5; 10]).unwrap();
+    datapath.maps().maglev.set(lost, &[6; 10]).unwrap();
+    std::fs::remove_file(options.dir.join("maglev-tables/1-2")).unwrap();
+    assert_eq!(datapath.maps().maglev.get(lost).unwrap(), None);
+    assert_eq!(datapath.maps().maglev.keys().unwrap(), [kept, lost]);
+    drop(datapath);
+    let datapath = Datapath::open(&options).unwrap();
+    assert_eq!(datapath.maps().maglev.get(kept).unwrap().unwrap()[9], 5);
+    assert!(datapath.maps().maglev.remove(kept).unwrap());
+    assert!(!options.dir.join("maglev-tables/1-1").exists());
+}
