@@ -66,25 +66,30 @@ where
     let task = tokio::spawn(async move {
         let mut changed = tables.watch_any();
         let mut next_refresh = Instant::now() + limits.refresh;
+        let mut next_question = Instant::now();
         while !*stop.borrow() {
             changed.mark_unchanged();
             let mut round = reconciler.round(Instant::now());
             publish(&progress, reconciler.progress());
             if let Some(request) = round.ask {
-                let answer = tokio::select! {
-                    answer = confirm.confirm_prune(request) => answer,
-                    _ = stop.wait_for(|stop| *stop) => break,
-                };
-                if answer {
-                    reconciler.confirm_prune(request);
-                    continue;
+                if Instant::now() >= next_question {
+                    let answer = tokio::select! {
+                        answer = confirm.confirm_prune(request) => answer,
+                        _ = stop.wait_for(|stop| *stop) => break,
+                    };
+                    if answer {
+                        reconciler.confirm_prune(request);
+                        continue;
+                    }
+                    tracing::warn!(
+                        removals = request.removals,
+                        entries = request.entries,
+                        "a removal of more than half of all map entries was not confirmed"
+                    );
+                    next_question = Instant::now() + limits.ask_again;
                 }
-                tracing::warn!(
-                    removals = request.removals,
-                    entries = request.entries,
-                    "a removal of more than half of all map entries was not confirmed"
-                );
-                round.retry_at = earlier(round.retry_at, Instant::now() + limits.ask_again);
+                // However busy the tables are, the source is not asked more often than that.
+                round.retry_at = earlier(round.retry_at, next_question);
             }
             let wake = earlier(round.retry_at, next_refresh).unwrap_or(next_refresh);
             let read_back = tokio::select! {
