@@ -112,7 +112,7 @@ impl Query {
             match found {
                 Some(serde_json::Value::String(text)) => text == wanted,
                 Some(serde_json::Value::Null) | None => wanted.is_empty(),
-                Some(value) => value.to_string() == *wanted,
+                Some(value) => value.to_string().as_str() == wanted.as_str(),
             }
         })
     }

@@ -66,7 +66,7 @@ impl<K: Object> State<K> {
     ) {
         let mut touched: Vec<Key> = self.overlay.keys().cloned().collect();
         let mut missing = self.watched.clone();
-        let mut poisoned = std::mem::take(&mut self.poisoned);
+        let before = std::mem::take(&mut self.poisoned);
         for item in items {
             let key = Key::of(&item);
             missing.remove(&key);
@@ -79,9 +79,8 @@ impl<K: Object> State<K> {
                     }
                 }
                 Err(invalid) => {
-                    let known = poisoned.remove(&key);
                     let report = self.poison(kind, &key, invalid.metadata, invalid.error);
-                    if known.as_ref() != Some(&report) {
+                    if before.get(&key) != Some(&report) {
                         reports.push(report.clone());
                     }
                     self.poisoned.insert(key.clone(), report);
@@ -98,7 +97,7 @@ impl<K: Object> State<K> {
         self.revision = None;
         self.reach(revision);
         let first = !std::mem::replace(&mut self.complete, true);
-        if first || !poisoned.is_empty() {
+        if first || before != self.poisoned {
             self.epoch.content += 1;
         }
         self.turn(Condition::Synced);
@@ -168,7 +167,13 @@ impl<K: Object> State<K> {
                 let selected = query.selects(key.namespace(), &written.labels)
                     && (!query.reads_fields()
                         || written.json().is_some_and(|json| query.selects_fields(json)));
-                let object = if selected { written.as_kind::<K>().map(Held) } else { None };
+                let object = if selected {
+                    // Written as another type and not readable as this one: the watch will report it.
+                    let Some(readable) = written.as_kind::<K>() else { return };
+                    Some(Held(readable))
+                } else {
+                    None
+                };
                 let (uid, revision) = (written.uid.as_deref(), self.revision.as_ref());
                 self.overlay.wrote(key, uid, version.clone(), object, revision);
             }
