@@ -6,11 +6,13 @@
 
 mod bpffs;
 mod capture;
+mod conntrack;
 pub mod gue;
 mod netns;
 mod offload;
 
 pub use bpffs::Bpffs;
 pub use capture::{Capture, Frame};
+pub use conntrack::forget_connections;
 pub use netns::{Netns, require_root, veth};
 pub use offload::{Offloads, set_offloads};

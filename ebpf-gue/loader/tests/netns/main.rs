@@ -11,3 +11,4 @@ mod refusals;
 mod service_path;
 mod support;
 mod wire;
+mod written_maps;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use epic_abi::drop::DropReason;
 use epic_abi::stats::Event;
 
-use crate::support::lab::INTERNET;
+use crate::support::lab::{INTERNET, NIC};
 use crate::support::program::{Epic, Tenant, all_drops, drops, proxy_address};
 use crate::support::scene::{Plan, Scene};
 use crate::support::traffic::{Conversation, Dialling, request, requests};
@@ -34,6 +34,21 @@ fn a_request_to_the_vip_reaches_the_endpoint_through_a_local_proxy() {
     assert_eq!(answer.peer.ip(), IpAddr::V4(proxy_address(1)), "the endpoint sees the proxy's own address");
     assert_eq!(all_drops(&epic.nodes[0]), []);
     assert_eq!(all_drops(&epic.clients[0]), []);
+}
+
+#[test]
+fn only_the_owner_of_a_vip_answers_who_has_it() {
+    let mut epic = Epic::new();
+    let mut plan = Plan::simple();
+    plan.owner = 1;
+    let scene = Scene::start(&mut epic, &plan);
+    ask_one(&epic, &scene.tenant);
+    let answered = |n: usize| epic.nodes[n].maps().event_counts().unwrap()[&Event::ArpAnswered];
+    assert_eq!(answered(0), 0);
+    assert!(answered(1) > 0);
+    let known = epic.site.internet.ip(&format!("neigh show {}", scene.tenant.vip));
+    let [a, b, c, d, e, f] = epic.site.nodes[1].mac(NIC);
+    assert!(known.contains(&format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")), "{known}");
 }
 
 #[test]

@@ -14,6 +14,8 @@ use std::time::Duration;
 use epic_testnet::Netns;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::eventually;
+
 const CONNECT: Duration = Duration::from_secs(3);
 const STALL: Duration = Duration::from_secs(4);
 /// Servers bear with an idle connection for longer than any test keeps one.
@@ -54,8 +56,51 @@ pub(crate) struct Answer {
 
 /// An endpoint called `name`.
 pub(crate) fn endpoint(netns: &Netns, port: u16, name: &str) -> Server {
+    endpoint_with_gate(netns, port, name, Gate::open())
+}
+
+/// An endpoint that answers once the gate is open.
+pub(crate) fn endpoint_with_gate(netns: &Netns, port: u16, name: &str, gate: Gate) -> Server {
     let name = name.to_owned();
-    listen(netns, port, move |stream| answer(stream, &name))
+    listen(netns, port, move |stream| answer(stream, &name, &gate))
+}
+
+/// Holds answers back, so that a test decides when an endpoint speaks first.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    open: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    fn open() -> Self {
+        let gate = Self::closed();
+        gate.release();
+        gate
+    }
+
+    /// A closed gate.
+    pub(crate) fn closed() -> Self {
+        Self { open: Arc::new(AtomicBool::new(false)), waiting: Arc::new(AtomicUsize::new(0)) }
+    }
+
+    /// Answers that have been held back so far.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Lets all answers go.
+    pub(crate) fn release(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+
+    fn pass(&self) {
+        if self.open.load(Ordering::Relaxed) {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        eventually("the gate opens", || self.open.load(Ordering::Relaxed));
+    }
 }
 
 /// What a forwarder is told beside its targets.
@@ -168,7 +213,7 @@ fn ask(mut stream: TcpStream, upload: usize, total: usize) -> io::Result<Answer>
     Ok(Answer { name: name.to_owned(), peer: peer.parse().map_err(|_| broken(line.clone()))? })
 }
 
-fn answer(stream: TcpStream, name: &str) -> io::Result<()> {
+fn answer(stream: TcpStream, name: &str, gate: &Gate) -> io::Result<()> {
     let peer = stream.peer_addr()?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
@@ -179,6 +224,7 @@ fn answer(stream: TcpStream, name: &str) -> io::Result<()> {
     };
     let mut uploaded = vec![0; upload];
     reader.read_exact(&mut uploaded)?;
+    gate.pass();
     let mut answer = if uploaded == pattern(0, upload) {
         format!("{name} {peer}\n").into_bytes()
     } else {
