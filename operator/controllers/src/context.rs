@@ -21,6 +21,7 @@ use kube::core::Expression;
 use tokio::sync::Notify;
 
 use crate::allocation::verdict::Verdicts;
+use crate::certificate::Certificates;
 use crate::event::Events;
 use crate::leader::Leadership;
 use crate::metrics::Counters;
@@ -40,6 +41,8 @@ pub struct Context {
     pub events: Events,
     /// What this process counts.
     pub counters: Counters,
+    /// The proxies' certificates.
+    pub certificates: Certificates,
     /// What the allocators could not give.
     pub verdicts: Verdicts,
     /// Rings when the allocators should look again although no object changed.
@@ -63,6 +66,7 @@ impl Context {
             watches,
             leadership,
             settings,
+            certificates: Certificates::default(),
             verdicts: Verdicts::default(),
             allocate: Notify::new(),
         })

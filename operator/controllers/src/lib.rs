@@ -6,12 +6,16 @@
 
 pub mod account;
 pub mod allocation;
+pub mod certificate;
 pub mod claim;
 pub mod context;
 pub mod event;
 pub mod leader;
+pub mod load_balancer;
 pub mod metrics;
 pub mod proxy;
+pub mod reconcile;
 pub mod service_group;
 pub mod settings;
 pub mod tenant;
+pub mod xds;

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use epic_crds::condition::{PROGRAMMED, set};
 use epic_crds::well_known::EPIC_NAMESPACE;
-use epic_crds::{AddressClaim, AddressClaimSpec, ClaimOwner, LoadBalancer};
+use epic_crds::{AddressClaim, AddressClaimSpec, ClaimOwner, LoadBalancer, LoadBalancerReason as Reason};
 use epic_model::address::{self, Family};
 use epic_model::claim::{self as model, Asker, Plan, Refusal, Write};
 use epic_model::id::{AccountName, ObjectVersion, PoolName};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kates::{Client, Error, Key, Query, Snapshot};
 use kube::ResourceExt;
 
@@ -119,6 +122,15 @@ async fn carry_out(
                 let Some(mut claim) = found.cloned() else { continue };
                 claim.spec.owner = claim_owner(owner);
                 client.update(&mut claim).await?;
+            }
+            Write::Touch { mark, .. } => {
+                let mut touched = balancer.clone();
+                let status = touched.status.get_or_insert_default();
+                let message = format!("waiting for an address ({mark})");
+                let now = Time(Timestamp::now());
+                let generation = balancer.metadata.generation;
+                set(&mut status.conditions, PROGRAMMED, false, Reason::Pending, message, generation, &now);
+                client.update_status(&mut touched).await?;
             }
             Write::Grant { address, .. } => {
                 let mut granted = balancer.clone();

@@ -19,6 +19,15 @@ pub fn group_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Arc<Serv
     snapshot.get::<ServiceGroup>(&private).or_else(|| snapshot.get(&shared)).cloned()
 }
 
+/// Whether a group admits the LoadBalancers of an Account: a private group its own namespace's, a shared one whom it
+/// names, or everybody.
+pub fn admits(group: &ServiceGroup, account: &str, namespace: &str) -> bool {
+    if group.namespace().as_deref() == Some(namespace) {
+        return true;
+    }
+    group.spec.accounts.as_ref().is_none_or(|accounts| accounts.iter().any(|name| name == account))
+}
+
 /// The pools of a LoadBalancer's group, in their order.
 pub fn pool_names(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Vec<PoolName>> {
     let group = group_of(snapshot, balancer)?;

@@ -1,0 +1,130 @@
+//! The writes for a LoadBalancer, other than its status: address claim, certificate, ConfigMap, budget, Deployment.
+
+use epic_crds::LoadBalancer;
+use epic_model::claim::Refusal;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kates::{Key, Object, Snapshot};
+use kube::Resource;
+use serde_json::Value;
+
+use super::Found;
+use super::build::Wanted;
+use crate::claim::grant::{self, Granted};
+use crate::context::Shared;
+use crate::proxy::{self, covers, owned_by};
+use crate::reconcile::Error;
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Why there is no address.
+    pub refusal: Option<Refusal>,
+    /// Whether something was written that this pass's inputs do not show yet.
+    pub moved: bool,
+    /// What could not be written, in words.
+    pub failed: Option<String>,
+}
+
+/// Writes what is missing or differs.
+///
+/// # Errors
+/// What the API server answers, but for objects of ours that it refuses as such ([`Done::failed`]).
+pub(super) async fn run(
+    context: &Shared,
+    snapshot: &Snapshot,
+    found: &Found,
+    wanted: &Wanted,
+) -> Result<Done, Error> {
+    let mut done = Done::default();
+    let key = Key::of(found.balancer.as_ref());
+    let valid = &wanted.valid;
+    if !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools) {
+        match grant::round(&context.client, snapshot, &key, &valid.account, &valid.pools).await? {
+            Granted::Settled => {}
+            Granted::Refused(refusal) => done.refusal = Some(refusal),
+            Granted::Written | Granted::Changed => {
+                context.counters.wrote("AddressClaim");
+                done.moved = true;
+            }
+        }
+    }
+    if let Ok(proxies) = &wanted.proxies {
+        context.certificates.ensure(context, proxies).await?;
+        let mut proxies = proxies.clone();
+        if proxies.image.is_empty() {
+            proxies.image.clone_from(&context.settings.envoy_image);
+        }
+        let objects = proxy::objects(&proxies);
+        let uid = &proxies.uid;
+        for outcome in [
+            child::<ConfigMap>(context, snapshot, objects.config_map, uid).await,
+            child::<PodDisruptionBudget>(context, snapshot, objects.disruption_budget, uid).await,
+            child::<Deployment>(context, snapshot, objects.deployment, uid).await,
+        ] {
+            if let Err(error) = outcome {
+                done.failed = Some(reason(&error));
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Applies one object, unless what is there covers it. An object of that name that is not ours is left alone.
+async fn child<K>(context: &Shared, snapshot: &Snapshot, wanted: Value, uid: &str) -> Result<(), Error>
+where
+    K: Object + Resource<DynamicType = ()>,
+{
+    let Ok(mut object) = serde_json::from_value::<K>(wanted.clone()) else {
+        return Err(Error::Missing("an object of the proxies does not have the form of its kind; this is a bug"));
+    };
+    let key = Key::of(&object);
+    if let Some(live) = snapshot.get::<K>(&key) {
+        if !owned_by(live.meta(), uid) {
+            return Err(Error::Missing("an object of the proxies' name exists and is not theirs; delete it"));
+        }
+        let live = serde_json::to_value(live.as_ref()).unwrap_or_default();
+        let mut wanted = wanted;
+        // Typed objects carry no kind.
+        if let Some(wanted) = wanted.as_object_mut() {
+            wanted.remove("apiVersion");
+            wanted.remove("kind");
+        }
+        if covers(&live, &wanted) {
+            return Ok(());
+        }
+        // Made for a predecessor of the same name between snapshot and write: refused by the version.
+        object.meta_mut().resource_version = live
+            .pointer("/metadata/resourceVersion")
+            .and_then(Value::as_str)
+            .map(str::to_owned);
+    }
+    context.counters.wrote("Proxies");
+    Ok(context.client.apply(&mut object).await?)
+}
+
+fn reason(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Fills in the spec fields of what was granted, at the version at which the grants were read.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn complete_spec(context: &Shared, balancer: &LoadBalancer) -> Result<bool, Error> {
+    let Some(status) = &balancer.status else { return Ok(false) };
+    let mut completed = balancer.clone();
+    completed.spec.service_id = status.service_id.or(completed.spec.service_id);
+    completed.spec.public_address = status.public_address.clone().or(completed.spec.public_address);
+    if completed.spec == balancer.spec {
+        return Ok(false);
+    }
+    context.counters.wrote("LoadBalancer");
+    context.client.update(&mut completed).await?;
+    Ok(true)
+}
+

@@ -1,0 +1,230 @@
+//! What should be there for a LoadBalancer. Pure, and cannot fail.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use epic_crds::{
+    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, LoadBalancerStatus, PortSlot as WrittenSlot, Protocol,
+    Proxy as WrittenProxy, ProxyState as WrittenState,
+};
+use epic_model::address;
+use epic_model::id::{TunnelId, Uid};
+use epic_model::port::{PortSlot, assign_slots};
+use epic_model::programmed::{Configured, all_acknowledged};
+use epic_model::proxy::{self, Known, Proxy, ProxyState};
+use epic_model::tunnel::{self, Pair, TunnelEnd};
+use epic_model::{key, name};
+use kube::ResourceExt;
+
+use super::validate::protocol;
+use super::{Found, Valid};
+use crate::proxy::Proxies;
+
+/// What should be there.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// Pools to take an address from, and for whom.
+    pub valid: Valid,
+    /// The proxies' objects; `None` while something they need is missing, which the text names.
+    pub proxies: Result<Proxies, &'static str>,
+    /// The status, as far as it follows from what was read; conditions are set later.
+    pub status: LoadBalancerStatus,
+    /// The proxies, for the decision whether everything is in force.
+    pub configured: Vec<Configured>,
+    /// Pods that are ready by their own word.
+    pub ready: usize,
+}
+
+/// The plan for `found`.
+pub(super) fn plan(found: &Found, valid: &Valid) -> Wanted {
+    let before = found.balancer.status.clone().unwrap_or_default();
+    let range = found.epic.as_ref().and_then(|epic| address::parse_network(epic.spec.proxy_ipv4()).ok());
+    let known = known(&before);
+    let list = range.map(|range| proxy::list(&found.pods, &known, range)).unwrap_or_default();
+    let configured = acknowledgements(found, &list);
+    let primary = proxy::primary(&list);
+    let port = found.epic.as_ref().map_or(epic_abi::gue::DEFAULT_PORT, |epic| epic.spec.gue_port());
+    let generation = found.balancer.metadata.generation.unwrap_or(0);
+    let slots = assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
+    // Rows whose pod is gone are taken out by the allocator, which frees their IDs in the same write.
+    let gone = before.proxies.iter().filter(|row| !list.iter().any(|proxy| proxy.pod_uid.as_str() == row.pod_uid));
+    let status = LoadBalancerStatus {
+        group_id: Some(i64::from(valid.group.get())),
+        gue_tunnel_endpoints: tunnels(&before, primary.and_then(|proxy| proxy.epic_address), port),
+        proxies: list.iter().map(written).chain(gone.cloned()).collect(),
+        ports: slots.iter().map(written_slot).collect(),
+        proxy_ifindex: primary.and_then(|proxy| proxy.ifindex).map(i64::from),
+        proxy_ifname: primary.and_then(|proxy| proxy.ifname.clone()),
+        key_generation: Some(before.key_generation.unwrap_or(i64::from(key::FIRST_GENERATION))),
+        ..before
+    };
+    Wanted {
+        valid: valid.clone(),
+        proxies: proxies(found, valid),
+        status,
+        configured,
+        ready: proxy::ready_pods(&found.pods),
+    }
+}
+
+fn proxies(found: &Found, valid: &Valid) -> Result<Proxies, &'static str> {
+    let status = found.balancer.status.as_ref();
+    if status.and_then(|status| status.service_id).is_none() {
+        return Err("waiting for its service ID");
+    }
+    let Some(xds_address) = found.xds_address else {
+        return Err("waiting for the ClusterIP of the xDS Service in namespace epic");
+    };
+    let namespace = found.balancer.namespace().unwrap_or_default();
+    let load_balancer = found.balancer.name_any();
+    let name = name::child(&namespace.as_str().into(), &load_balancer.as_str().into());
+    Ok(Proxies {
+        uid: found.balancer.uid().unwrap_or_default(),
+        account: valid.account.as_str().to_owned(),
+        certificate: name.clone(),
+        image: valid.image.clone().unwrap_or_default(),
+        replicas: valid.replicas,
+        drain: valid.drain,
+        namespace,
+        load_balancer,
+        name,
+        xds_address,
+    })
+}
+
+/// What a status holds of its proxies.
+pub(super) fn known(status: &LoadBalancerStatus) -> BTreeMap<Uid, Known> {
+    status
+        .proxies
+        .iter()
+        .filter_map(|row| {
+            let proxy_id = row.proxy_id?.try_into().ok()?;
+            let state = match row.state {
+                WrittenState::Pending => ProxyState::Pending,
+                WrittenState::Ready => ProxyState::Ready,
+                WrittenState::Draining => ProxyState::Draining,
+            };
+            Some((row.pod_uid.as_str().into(), Known { proxy_id, state }))
+        })
+        .collect()
+}
+
+fn acknowledgements(found: &Found, list: &[Proxy]) -> Vec<Configured> {
+    list.iter()
+        .map(|proxy| {
+            let said = found.configured.iter().find(|(pod, ..)| *pod == proxy.pod);
+            Configured {
+                pod: proxy.pod.clone(),
+                state: proxy.state,
+                generation: said.and_then(|(_, generation, _)| *generation),
+                rejection: said.and_then(|(_, _, rejection)| rejection.clone()),
+            }
+        })
+        .collect()
+}
+
+fn slots(status: &LoadBalancerStatus) -> Vec<PortSlot> {
+    status
+        .ports
+        .iter()
+        .filter_map(|slot| {
+            Some(PortSlot {
+                port: u16::try_from(slot.port).ok()?,
+                protocol: protocol(slot.protocol),
+                slot: u16::try_from(slot.slot).ok()?,
+            })
+        })
+        .collect()
+}
+
+fn written_slot(slot: &PortSlot) -> WrittenSlot {
+    use epic_model::port::Protocol as Plain;
+    WrittenSlot {
+        port: i64::from(slot.port),
+        protocol: match slot.protocol {
+            Plain::Tcp => Protocol::Tcp,
+            Plain::Udp => Protocol::Udp,
+            Plain::Sctp => Protocol::Sctp,
+        },
+        slot: i64::from(slot.slot),
+    }
+}
+
+fn written(proxy: &Proxy) -> WrittenProxy {
+    WrittenProxy {
+        pod: proxy.pod.to_string(),
+        pod_uid: proxy.pod_uid.to_string(),
+        node: Some(proxy.node.to_string()),
+        epic_address: proxy.epic_address.map(|address| address.to_string()),
+        proxy_id: Some(i64::from(proxy.proxy_id.get())),
+        proxy_address: proxy.proxy_address.map(|address| address.to_string()),
+        state: match proxy.state {
+            ProxyState::Pending => WrittenState::Pending,
+            ProxyState::Ready => WrittenState::Ready,
+            ProxyState::Draining => WrittenState::Draining,
+        },
+        ifindex: proxy.ifindex.map(i64::from),
+        ifname: proxy.ifname.clone(),
+    }
+}
+
+/// The granted tunnels of a status.
+pub(super) fn granted(status: &LoadBalancerStatus) -> BTreeMap<Pair, TunnelId> {
+    let mut granted = BTreeMap::new();
+    for (client, entry) in &status.gue_tunnel_endpoints {
+        let Ok(client) = address::parse(client) else { continue };
+        for leg in entry.legs() {
+            if let (Ok(epic), Ok(id)) = (address::parse(&leg.epic_address), TunnelId::try_from(leg.tunnel_id)) {
+                granted.insert(Pair { client, epic }, id);
+            }
+        }
+    }
+    granted
+}
+
+fn tunnels(
+    status: &LoadBalancerStatus,
+    primary: Option<IpAddr>,
+    port: u16,
+) -> BTreeMap<String, GueTunnelEndpoint> {
+    let leg = |end: &TunnelEnd| GueTunnelLeg {
+        epic_address: end.epic_address.to_string(),
+        epic_port: EndpointPort::gue(end.port),
+        tunnel_id: i64::from(end.tunnel_id.get()),
+    };
+    tunnel::render(&granted(status), primary, port)
+        .iter()
+        .map(|(client, entry)| {
+            let main = leg(&entry.main);
+            let entry = GueTunnelEndpoint {
+                epic_address: main.epic_address,
+                epic_port: main.epic_port,
+                tunnel_id: main.tunnel_id,
+                alternates: entry.alternates.iter().map(leg).collect(),
+            };
+            (client.to_string(), entry)
+        })
+        .collect()
+}
+
+/// Whether two statuses differ in what nodes and proxies program. Such a change begins a new wait for `Programmed`.
+pub(super) fn differs_in_content(before: &LoadBalancerStatus, after: &LoadBalancerStatus) -> bool {
+    let content = |status: &LoadBalancerStatus| {
+        let proxies: Vec<_> = status
+            .proxies
+            .iter()
+            .map(|row| (row.pod_uid.clone(), row.proxy_id, row.epic_address.clone(), row.state, row.ifindex))
+            .collect();
+        let tunnels: Vec<_> = granted(status).into_iter().collect();
+        (
+            status.public_address.clone(),
+            status.service_id,
+            status.ports.clone(),
+            proxies,
+            tunnels,
+            status.key_generation,
+        )
+    };
+    content(before) != content(after)
+}
+

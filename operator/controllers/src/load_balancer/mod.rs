@@ -1,0 +1,57 @@
+//! The LoadBalancer's controller: address, proxies, slots, and whether all of it is in force.
+//!
+//! Who writes what of a LoadBalancer's status: the allocators put `service-id`, new rows of `proxies` and new
+//! tunnels, and take out what is no longer needed; [`crate::claim::grant`] puts `public-address`; everything else is
+//! put here, in one PUT at the version that was read, and only when something differs.
+
+mod apply;
+mod build;
+mod dereference;
+mod update_status;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use epic_crds::LoadBalancer;
+use kates::{Key, Subject};
+use kube::runtime::controller::Action;
+
+pub use dereference::{Found, load};
+pub use validate::{Refused, Valid, check};
+
+use crate::context::Shared;
+use crate::reconcile::Error;
+
+/// Another look while the LoadBalancer waits for something that rings no bell.
+const SOON: Duration = Duration::from_secs(5);
+
+/// One pass over one LoadBalancer.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> Result<Action, Error> {
+    let key: Key = subject.key();
+    let snapshot = context.snapshot()?;
+    let Some(found) = dereference::load(&snapshot, &context, &key) else {
+        context.certificates.forget(&key);
+        return Ok(Action::await_change());
+    };
+    if found.balancer.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let valid = validate::check(&found);
+    if update_status::accepted(&context, &found, &valid).await? {
+        // The write rings this controller's own bell; what follows wants the object as it is now.
+        return Ok(Action::await_change());
+    }
+    let Ok(valid) = valid else { return Ok(full_pass(&context)) };
+    let wanted = build::plan(&found, &valid);
+    let done = apply::run(&context, &snapshot, &found, &wanted).await?;
+    let settled = update_status::publish(&context, &found, &wanted, &done).await?;
+    Ok(if settled { full_pass(&context) } else { Action::requeue(SOON) })
+}
+
+fn full_pass(context: &Shared) -> Action {
+    Action::requeue(context.settings.full_pass)
+}

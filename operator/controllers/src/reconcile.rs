@@ -1,0 +1,177 @@
+//! What all controllers share: the error, how long to wait after one, and how a controller is run.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kates::{Object, Subject};
+use kube::ResourceExt;
+use kube::runtime::Controller;
+use kube::runtime::controller::{Action, Config};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{NotSynced, Shared};
+use crate::metrics::OutcomeLabel;
+
+/// Why a reconcile ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Some kind has not been listed yet.
+    #[error(transparent)]
+    NotSynced(#[from] NotSynced),
+    /// The API server refused a read or a write, or did not answer.
+    #[error("the API server did not take a call")]
+    Api(#[from] kates::Error),
+    /// A certificate could not be made.
+    #[error("no certificate can be issued")]
+    Certificate(#[from] epic_xds::pki::PkiError),
+    /// The operator lacks something that it needs from namespace `epic`.
+    #[error("{0}")]
+    Missing(&'static str),
+}
+
+/// What kind of error it is: decides how long to wait, and is the label of the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Category {
+    /// Somebody wrote first: at once, from a newer snapshot.
+    Conflict,
+    /// May pass by itself.
+    Transient,
+    /// Waits for something else to exist.
+    Waiting,
+}
+
+impl Category {
+    /// The label of the metric.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Transient => "transient",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
+impl Error {
+    /// What kind of error it is.
+    pub fn category(&self) -> Category {
+        match self {
+            Self::Api(error) if error.is_conflict() || error.is_already_exists() || error.is_not_found() => {
+                Category::Conflict
+            }
+            Self::Api(_) | Self::Certificate(_) => Category::Transient,
+            Self::NotSynced(_) | Self::Missing(_) => Category::Waiting,
+        }
+    }
+}
+
+/// Failures in a row by object.
+#[derive(Debug, Default)]
+struct Failures {
+    by_object: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Failures {
+    fn another(&self, object: &str) -> u32 {
+        let mut by_object = self.by_object.lock();
+        let failures = by_object.entry(object.to_owned()).or_insert(0);
+        *failures = failures.saturating_add(1);
+        *failures
+    }
+
+    fn clear(&self, object: &str) {
+        self.by_object.lock().remove(object);
+    }
+}
+
+/// Runs a controller until `shutdown`. It reconciles only while this replica leads; what happened meanwhile is seen
+/// when it begins to, since every object is triggered then.
+pub async fn run<K, R, F>(controller: Controller<Subject<K>>, context: Shared, shutdown: CancellationToken, reconcile: R)
+where
+    K: Object<DynamicType = ()>,
+    R: Fn(Arc<Subject<K>>, Shared) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    let kind: &'static str = kind_name::<K>();
+    let failures = Arc::new(Failures::default());
+    let cleared = Arc::clone(&failures);
+    let mut leadership = context.leadership.clone();
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = leadership.acquired() => {}
+    }
+    let guarded = move |subject: Arc<Subject<K>>, context: Shared| {
+        let reconcile = reconcile.clone();
+        let cleared = Arc::clone(&cleared);
+        async move {
+            if !context.leadership.leads() {
+                return Ok(Action::requeue(Duration::from_secs(2)));
+            }
+            let name = subject.key().to_string();
+            let outcome = reconcile(subject, Arc::clone(&context)).await;
+            let label = outcome.as_ref().map_or_else(|error| error.category().label(), |_| "ok");
+            context.counters.reconciles.get_or_create(&OutcomeLabel { kind, outcome: label }).inc();
+            if outcome.is_ok() {
+                cleared.clear(&name);
+            }
+            outcome
+        }
+    };
+    let policy = move |subject: Arc<Subject<K>>, error: &Error, _: Shared| {
+        let count = failures.another(&subject.key().to_string());
+        let wait = delay(error.category(), count);
+        if error.category() == Category::Transient {
+            let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(kind, object = %subject.key(), %error, source, ?wait, "reconcile failed");
+        }
+        Action::requeue(wait)
+    };
+    controller
+        .with_config(Config::default().concurrency(8))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(guarded, policy, context)
+        .for_each(|_| futures::future::ready(()))
+        .await;
+}
+
+fn delay(category: Category, failures: u32) -> Duration {
+    let (first, longest) = match category {
+        Category::Conflict => (Duration::from_millis(20), Duration::from_secs(2)),
+        Category::Transient => (Duration::from_millis(500), Duration::from_secs(60)),
+        Category::Waiting => (Duration::from_secs(1), Duration::from_secs(10)),
+    };
+    let base = first.saturating_mul(1 << failures.saturating_sub(1).min(12)).min(longest);
+    base + base.mul_f64(rand::rng().random_range(0.0..0.3))
+}
+
+/// Name of a kind for labels, from its type.
+fn kind_name<K>() -> &'static str {
+    let path = std::any::type_name::<K>();
+    path.rsplit("::").next().unwrap_or(path)
+}
+
+/// The name of an object for logs.
+pub fn named<K: kube::Resource>(object: &K) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_with_failures_and_stay_bounded() {
+        assert!(delay(Category::Conflict, 1) < Duration::from_millis(30));
+        assert!(delay(Category::Transient, 40) <= Duration::from_secs(78));
+        assert!(delay(Category::Transient, 3) > delay(Category::Transient, 1));
+    }
+
+    #[test]
+    fn a_kind_is_named_without_its_path() {
+        assert_eq!(kind_name::<epic_crds::LoadBalancer>(), "LoadBalancer");
+    }
+}
