@@ -165,10 +165,14 @@ impl MapKey {
                 vec![MapKey::Tunnel(alias.tunnel), MapKey::EndpointAlias(back)]
             }
             (_, MapValue::Maglev(cells)) => {
-                let mut ids: Vec<u32> = cells.to_vec();
-                ids.sort_unstable();
-                ids.dedup();
-                ids.into_iter().filter(|id| *id != 0).map(MapKey::Proxy).collect()
+                // Few distinct ids in many cells: looking each up is cheaper than sorting the cells.
+                let mut ids: Vec<u32> = Vec::new();
+                for id in cells.iter().filter(|id| **id != 0) {
+                    if !ids.contains(id) {
+                        ids.push(*id);
+                    }
+                }
+                ids.into_iter().map(MapKey::Proxy).collect()
             }
             (MapKey::Service(key), MapValue::Service(service)) => {
                 vec![MapKey::Listener(ListenerKey {
