@@ -598,7 +598,7 @@ impl Protocol {
         let mut world =
             World { operators: [Operator::Idle, Operator::Idle], late: None, cache: None, ..world.clone() };
         for _ in 0..12 {
-            let Some(parent) = world.parent.clone() else { return None };
+            let parent = world.parent.clone()?;
             let (mut puts, settled) = self.plan(&parent, &world.children);
             if settled {
                 return self.wrong_at_rest(&parent, &world);
@@ -758,9 +758,9 @@ impl Model for Protocol {
         if !self.setup.fresh_list && world.cache.is_none() {
             out.push((Step::Cache, World { cache: Some(world.children.clone()), ..world.clone() }));
         }
-        for (_, next) in out.iter_mut() {
-            *next = self.normal(next.clone());
-        }
+        let normal: Vec<(Step, World)> =
+            out.drain(..).map(|(step, next)| (step, self.normal(next))).collect();
+        out.extend(normal);
     }
 
     fn wrong(&self, world: &World) -> Option<String> {

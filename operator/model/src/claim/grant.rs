@@ -54,6 +54,15 @@ pub enum Write {
         /// The LoadBalancer, at the version that was read.
         owner: ObjectVersion,
     },
+    /// Change the LoadBalancer's status in a way that grants nothing: put a condition with a message that holds
+    /// `mark`. Its own claim was made for this version and does not fit any more (a pool was edited); at the next
+    /// version it can be released, since no write of it can be on the way.
+    Touch {
+        /// The LoadBalancer; write at this version only.
+        owner: ObjectVersion,
+        /// A text that differs for each version; without a change the API server would not bump it.
+        mark: String,
+    },
     /// PUT the LoadBalancer's status with the address, at the version that was read.
     Grant {
         /// The LoadBalancer.
@@ -167,16 +176,24 @@ pub(super) struct Rules {
     pub adopt_what_fits: bool,
     /// An owner is its uid, not its name.
     pub by_uid: bool,
+    /// A claim for the present version that does not fit is let go.
+    pub touch: bool,
 }
 
 impl Rules {
-    pub(super) const ALL: Rules =
-        Rules { adopt: true, retag: true, releasing_is_final: true, adopt_what_fits: true, by_uid: true };
+    pub(super) const ALL: Rules = Rules {
+        adopt: true,
+        retag: true,
+        releasing_is_final: true,
+        adopt_what_fits: true,
+        by_uid: true,
+        touch: true,
+    };
 }
 
 /// What to do for the address of one LoadBalancer and one family.
 ///
-/// `pools` are those that exist, in any order; `claims` are all claims, listed after the LoadBalancer was read.
+/// `pools` are those that exist, in any order; `claims` are all claims, listed before the LoadBalancer was read.
 /// `avoid` are addresses not to be drawn: those that other LoadBalancers show in their status (an import without
 /// claims) or ask for.
 pub fn plan(asker: &Asker, pools: &[Pool], claims: &[Claim], avoid: &BTreeSet<IpAddr>) -> Plan {
@@ -199,6 +216,15 @@ pub(super) fn plan_with(
     let (usable, unusable) = usable_pools(asker, pools);
     if let Some(plan) = rules.adopt.then(|| adopt(asker, &usable, claims, rules)).flatten() {
         return plan;
+    }
+    let own_version = |claim: &&Claim| {
+        claim.phase == Phase::Bound
+            && claim.owner.is_same_version(&asker.object)
+            && Family::of(claim.address) == asker.family
+    };
+    if let Some(claim) = claims.iter().find(own_version).filter(|_| rules.touch) {
+        let mark = format!("{}@{}", claim.name, asker.object.resource_version);
+        return Plan::of([Write::Touch { owner: asker.object.clone(), mark }]);
     }
     if usable.is_empty() {
         return Plan::refused(Refusal::NoPool { pools: unusable });
@@ -427,6 +453,16 @@ mod tests {
         let asker = Asker { requested: Some(ip("192.0.2.5")), ..asker("web", "2") };
         let plan = planned(&asker, &[claim("192.0.2.1", object("web", "1"))]);
         assert!(matches!(&plan.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.5")));
+    }
+
+    #[test]
+    fn an_own_claim_that_stopped_fitting_at_this_version_is_let_go_by_moving_the_version() {
+        let stranded = claim("198.51.100.9", object("web", "2"));
+        let plan = planned(&asker("web", "2"), &[stranded]);
+        assert!(
+            matches!(&plan.writes[..], [Write::Touch { mark, .. }] if mark == "198.51.100.9@2"),
+            "{plan:?}"
+        );
     }
 
     #[test]

@@ -7,9 +7,10 @@
 //! address is claimed anew only when no node programs its old owner any more.
 //!
 //! # Expected flow
-//! Granting, for one LoadBalancer and one family: GET the LoadBalancer (quorum), *then* LIST the claims, [`plan`],
-//! execute the writes in order. On any 409, 404, AlreadyExists or lost answer start again; never delete a claim on
-//! this path.
+//! Granting, for one LoadBalancer and one family: LIST the claims (a cache will do, staleness only costs a retry),
+//! *then* GET the LoadBalancer (quorum), [`plan`], execute the writes in order. On any 409, 404, AlreadyExists or
+//! lost answer start again; never delete a claim on this path. The other order is wrong where pools are edited: a
+//! claim could be written back to an older version of its owner, and be released under the write of the newer one.
 //!
 //! Releasing, for one claim: GET the claim, *then* GET or LIST its owner (quorum), [`release`], execute. To be run at
 //! start, when a LoadBalancer goes, on every claim event and in the full pass; so a LoadBalancer needs no finalizer
@@ -25,6 +26,8 @@ mod release;
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod world;
 
 use std::net::IpAddr;
 
