@@ -112,6 +112,13 @@ impl Metrics {
     /// Counters that are registered under `xds_…`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
+        metrics.show(registry);
+        metrics
+    }
+
+    /// Shows these counters in a registry, under `xds_…`.
+    pub fn show(&self, registry: &mut Registry) {
+        let metrics = self;
         let registry = registry.sub_registry_with_prefix("xds");
         registry.register("streams", "Open streams", metrics.streams.clone());
         registry.register("responses", "Responses sent, by resource type", metrics.responses.clone());
@@ -131,7 +138,6 @@ impl Metrics {
             "From the publication of a view to the acknowledgement of all its clusters and listeners by one proxy",
             metrics.convergence.clone(),
         );
-        metrics
     }
 
     pub(crate) fn sent(&self, response: &engine::DeltaResponse) {
@@ -152,10 +158,5 @@ impl Metrics {
 
     pub(crate) fn converged(&self, after: Duration) {
         self.convergence.observe(after.as_secs_f64());
-    }
-
-    #[cfg(test)]
-    pub(crate) fn resources_sent(&self, kind: engine::Kind) -> u64 {
-        self.resources.get_or_create(&ByKind { kind: kind.into() }).get()
     }
 }

@@ -11,13 +11,15 @@
 //!   assignment only later (a new cluster, a reconnect), it is answered then, whatever version it claims to have.
 //! - *Every name asked for is answered*, missing ones as removed, and they stay armed. One exception: a first request
 //!   that also states a matching version is not answered for that name (a reconnect sends nothing that is the same).
+//! - *A wildcard is answered even if there is nothing*, because a starting Envoy waits for the first answer; but not
+//!   to a client that states what it has kept.
 //! - *Stale nonces* never make a request's subscriptions ignored.
 //! - *An answer settles all earlier ones of its type*: clients answer in order, and Envoy withholds cluster
 //!   acknowledgements while anything warms.
 //! - *A rejection of several resources* does not say which of them is at fault nor whether any was applied. They are
 //!   sent again in two halves, and so on, until single ones are refused: at most twice as many responses as resources.
 //!   A single one that was refused is not sent again until it changes, and then by itself; its last good form counts
-//!   as held. A client that asks for the name again gets it, as every name asked for.
+//!   as held. A client that asks about the name again gets it, as always.
 //!
 //! What it does not do: take a view away. When a LoadBalancer goes, its proxies keep what they have until they end.
 
@@ -49,6 +51,8 @@ pub struct DeltaSession {
 #[derive(Debug, Default)]
 struct Lane {
     subscription: Subscription,
+    /// Everything was asked for, and nothing has been answered yet.
+    greet: bool,
     /// What the client holds, as far as we know. No entry: nothing was ever said about the name.
     held: BTreeMap<Arc<str>, Belief>,
     /// Names to look at when the next response is made.
@@ -64,6 +68,8 @@ struct Belief {
     last: Last,
     /// The version that was acknowledged last, if the client still holds it.
     good: Option<Version>,
+    /// What it may hold instead, because it was refused together with others.
+    doubt: Doubt,
     /// Endpoints of the assignment that was acknowledged last.
     endpoints: Arc<[EndpointRef]>,
 }
@@ -75,6 +81,30 @@ enum Last {
     Missing,
     /// It was in a refused response and may or may not have been applied.
     Unclear,
+}
+
+/// Refused forms that may have been applied all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    None,
+    One(Version),
+    Several,
+}
+
+impl Doubt {
+    fn add(&mut self, version: Version) {
+        *self = match *self {
+            Doubt::None => Doubt::One(version),
+            Doubt::One(one) if one == version => Doubt::One(one),
+            _ => Doubt::Several,
+        };
+    }
+}
+
+impl Belief {
+    fn unheard(last: Last) -> Self {
+        Self { last, good: None, doubt: Doubt::None, endpoints: Arc::default() }
+    }
 }
 
 /// Why a name is looked at.
@@ -146,6 +176,7 @@ impl Lane {
     /// Whether the client has acknowledged all of the current view.
     fn is_settled(&self) -> bool {
         self.subscription.is_wildcard()
+            && !self.greet
             && self.due.is_empty()
             && self.unanswered.is_empty()
             && self.rejected.is_empty()
@@ -295,8 +326,7 @@ impl DeltaSession {
                 let version = version.parse::<Version>().ok();
                 let last = version.map_or(Last::Unclear, Last::Sent);
                 let name: Arc<str> = name.as_str().into();
-                lane.held
-                    .insert(Arc::clone(&name), Belief { last, good: version, endpoints: Arc::default() });
+                lane.held.insert(Arc::clone(&name), Belief { good: version, ..Belief::unheard(last) });
                 lane.look_at(name, Cause::Changed);
             }
         }
@@ -304,12 +334,26 @@ impl DeltaSession {
             lane.forget(name);
         }
         if shift.wildcard_dropped {
-            let unnamed = |name: &&Arc<str>| !lane.subscription.is_named(name);
-            let gone: Vec<Arc<str>> = lane.held.keys().filter(unnamed).map(Arc::clone).collect();
-            gone.iter().for_each(|name| lane.forget(name));
+            // A name that only the same request asks for was given up first.
+            let Lane { subscription, held, rejected, .. } = lane;
+            let kept = |name: &Arc<str>| subscription.is_named(name) && !shift.newly_named.contains(name);
+            held.retain(|name, _| kept(name));
+            rejected.retain(|name, _| kept(name));
         }
         for name in shift.still_covered {
+            lane.rejected.remove(&name);
             lane.look_at(name, Cause::Owed);
+        }
+        lane.greet |= shift.wildcard && !(shift.first && !initial.is_empty());
+        lane.greet &= lane.subscription.is_wildcard();
+        if shift.wildcard {
+            // A name that was given up while a response with it was under way may have been taken from there.
+            for resource in lane.unanswered.iter().flat_map(|response| &response.resources) {
+                let entry = lane.held.entry(Arc::clone(&resource.name));
+                entry.or_insert_with(|| Belief::unheard(Last::Unclear));
+            }
+            let held: Vec<Arc<str>> = lane.held.keys().map(Arc::clone).collect();
+            held.into_iter().for_each(|name| lane.look_at(name, Cause::Changed));
         }
         if shift.wildcard
             && let Some(view) = view
@@ -351,7 +395,7 @@ impl DeltaSession {
                 return Some(group);
             }
         }
-        None
+        lane.greet.then(Vec::new)
     }
 
     fn removals(&mut self, kind: Kind, view: &View) -> Option<Vec<Arc<str>>> {
@@ -380,6 +424,7 @@ impl DeltaSession {
             }
         }
         let lane = &mut self.lanes[kind.index()];
+        lane.greet = false;
         for resource in &resources {
             lane.due.remove(&resource.name);
             say(lane, &resource.name, Last::Sent(resource.version));
@@ -444,8 +489,7 @@ impl DeltaSession {
 }
 
 fn say(lane: &mut Lane, name: &Arc<str>, last: Last) {
-    let unheard = || Belief { last, good: None, endpoints: Arc::default() };
-    lane.held.entry(Arc::clone(name)).or_insert_with(unheard).last = last;
+    lane.held.entry(Arc::clone(name)).or_insert_with(|| Belief::unheard(last)).last = last;
 }
 
 fn accept(lane: &mut Lane, response: &Unanswered) {
@@ -453,17 +497,14 @@ fn accept(lane: &mut Lane, response: &Unanswered) {
         // Without an entry the client has given the name up since.
         if let Some(belief) = lane.held.get_mut(&resource.name) {
             belief.good = Some(resource.version);
+            belief.doubt = Doubt::None;
             belief.endpoints = Arc::clone(&resource.endpoints);
         }
     }
     for name in &response.removed {
         if lane.held.get(name).is_some_and(|belief| belief.last == Last::Missing) {
             if lane.subscription.is_named(name) {
-                say(lane, name, Last::Missing);
-                if let Some(belief) = lane.held.get_mut(name) {
-                    belief.good = None;
-                    belief.endpoints = Arc::default();
-                }
+                lane.held.insert(Arc::clone(name), Belief::unheard(Last::Missing));
             } else {
                 lane.held.remove(name);
             }
@@ -480,6 +521,7 @@ fn reject(lane: &mut Lane, response: &Unanswered, message: &str) {
     let mut again = Vec::new();
     for resource in &response.resources {
         let Some(belief) = lane.held.get_mut(&resource.name) else { continue };
+        belief.doubt.add(resource.version);
         if belief.last == Last::Sent(resource.version) {
             belief.last = Last::Unclear;
             lane.look_at(Arc::clone(&resource.name), Cause::Changed);
@@ -499,11 +541,13 @@ fn refuse(lane: &mut Lane, culprit: &Arc<Resource>, message: Arc<str>) {
     if belief.last != Last::Sent(culprit.version) {
         return;
     }
+    let certain = belief.doubt == Doubt::None || belief.doubt == Doubt::One(culprit.version);
     match belief.good {
-        Some(good) => belief.last = Last::Sent(good),
-        None => {
+        Some(good) if certain => belief.last = Last::Sent(good),
+        None if certain => {
             lane.held.remove(&culprit.name);
         }
+        _ => belief.last = Last::Unclear,
     }
     lane.rejected.insert(Arc::clone(&culprit.name), Rejection { version: culprit.version, message });
 }

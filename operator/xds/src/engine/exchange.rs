@@ -28,7 +28,8 @@ pub struct DeltaRequest {
     pub initial_versions: BTreeMap<String, String>,
 }
 
-/// `DeltaDiscoveryResponse`: either additions and changes, or removals, never both, so no name is in it twice.
+/// `DeltaDiscoveryResponse`: either additions and changes, or removals, never both, so no name is in it twice. Neither
+/// when everything was asked for and there is nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaResponse {
     /// Type.

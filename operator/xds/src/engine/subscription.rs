@@ -31,6 +31,8 @@ pub(crate) struct Shift {
     pub(crate) wildcard: bool,
     /// Names asked for.
     pub(crate) wanted: Vec<Arc<str>>,
+    /// Those of them that were not named before.
+    pub(crate) newly_named: BTreeSet<Arc<str>>,
     /// Names given up that `*` still covers: to be answered.
     pub(crate) still_covered: Vec<Arc<str>>,
     /// Names given up.
@@ -81,7 +83,9 @@ impl Subscription {
                 shift.wildcard = true;
             } else {
                 let name: Arc<str> = name.as_str().into();
-                self.names.insert(Arc::clone(&name));
+                if self.names.insert(Arc::clone(&name)) {
+                    shift.newly_named.insert(Arc::clone(&name));
+                }
                 shift.wanted.push(name);
             }
         }

@@ -1,0 +1,13 @@
+//! The crate from outside: protocol rules, a model of the protocol, resources, the server over real TLS, and a real
+//! Envoy.
+//!
+//! One binary, so that it is linked once. `envoy` needs the pinned Envoy: `hack/tools/build` provides it, or
+//! `EPIC_ENVOY` names it; without it those tests fail.
+
+mod delta_model;
+mod delta_rules;
+mod envoy;
+mod harness;
+mod resources;
+mod rows;
+mod server;

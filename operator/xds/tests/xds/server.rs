@@ -1,0 +1,312 @@
+//! The server over real TLS on loopback.
+
+use std::time::{Duration, SystemTime};
+
+use epic_lb::LbPolicy;
+use epic_xds::engine::Kind;
+use epic_xds::{Identity, Limits, pki, sync};
+use tonic::Code;
+
+use crate::harness::{Client, DEADLINE, Site, channel, credentials, node, request};
+use crate::rows::{Ep, UID, World, identity, service};
+
+fn endpoint(n: u8) -> Ep {
+    Ep::new(&format!("web-{n}"), [100, 127, 0, n], [192, 168, 10, n], 8080)
+}
+
+/// A world with LoadBalancer `web`, synced into the views of `site`.
+fn world(site: &Site) -> World {
+    let world = World::new();
+    world.load_balancer(&service("web"), &[(80, 0, 8080)]);
+    world.endpoints("web", &[endpoint(1)]);
+    tokio::spawn(sync::run(world.tables.clone(), site.views.clone()));
+    world
+}
+
+async fn open(site: &Site, address: std::net::SocketAddr, load_balancer: &str) -> Client {
+    let certificate = site.client_certificate(&identity(load_balancer));
+    let channel = channel(address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    Client::open(channel, node("epic-red/pod-1", &format!("epic-red/{load_balancer}"))).await.unwrap()
+}
+
+async fn configure(client: &mut Client) {
+    client.ask(Kind::Cluster, &[]).await;
+    assert_eq!(client.take().await, "cluster +web-tcp-80");
+    client.ask(Kind::Assignment, &["web-tcp-80"]).await;
+    assert_eq!(client.take().await, "assignment +web-tcp-80");
+    client.ask(Kind::Listener, &[]).await;
+    assert_eq!(client.take().await, "listener +web-tcp-80");
+}
+
+#[tokio::test]
+async fn a_proxy_is_configured_and_reported() {
+    let site = Site::new();
+    let world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    let report = site.report("generation 1", |r| r.progress.configured.is_some()).await;
+    assert_eq!(report.identity, identity("web"));
+    assert_eq!(&*report.node.pod, "pod-1");
+    assert_eq!(report.progress.configured.map(|r| r.generation), Some(1));
+    site.report("the endpoint", |r| r.progress.endpoints.iter().any(|e| &*e.object == "epic-red/web-1"))
+        .await;
+    world.policy("web", LbPolicy::Maglev);
+    assert_eq!(client.take().await, "cluster +web-tcp-80");
+    assert_eq!(client.take().await, "assignment +web-tcp-80");
+    assert_eq!(client.take().await, "listener +web-tcp-80");
+    site.report("generation 2", |r| r.progress.configured.is_some_and(|r| r.generation == 2)).await;
+    let end = site.report("the end", |r| !r.connected);
+    let ((), end) = tokio::join!(server.stop(), end);
+    assert_eq!(end.stream, report.stream);
+}
+
+#[tokio::test]
+async fn nothing_is_served_before_the_tables_are_initialized() {
+    let site = Site::new();
+    let world = World::new();
+    let initializer = world.writer.register_initializer("load-balancers");
+    tokio::spawn(sync::run(world.tables.clone(), site.views.clone()));
+    world.load_balancer(&service("web"), &[(80, 0, 8080)]);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    client.ask(Kind::Cluster, &[]).await;
+    client.ask(Kind::Assignment, &["web-tcp-80", "ghost"]).await;
+    site.report("the stream", |r| r.connected).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(100), client.responses.message()).await;
+    assert!(quiet.is_err(), "served too early: {quiet:?}");
+    let mut txn = world.writer.write();
+    initializer.complete(&mut txn);
+    txn.commit();
+    assert_eq!(client.take().await, "cluster +web-tcp-80");
+    assert_eq!(client.take().await, "assignment +web-tcp-80");
+    assert_eq!(client.take().await, "assignment -ghost");
+}
+
+#[tokio::test]
+async fn a_proxy_sees_its_own_load_balancer_and_nothing_of_others() {
+    let site = Site::new();
+    let world = world(&site);
+    world.load_balancer(&service("other"), &[(80, 0, 8080)]);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    // Asked for by name, what is somebody else's is missing like what does not exist.
+    client.ask(Kind::Assignment, &["other-tcp-80", "ghost"]).await;
+    assert_eq!(client.take().await, "assignment -ghost -other-tcp-80");
+    world.endpoints("other", &[endpoint(9)]);
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_recreated_load_balancer_is_another_identity() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let old = Identity::new("epic-red", "web", "00000000-0000-0000-0000-000000000000");
+    let certificate = site.client_certificate(&old);
+    let channel = channel(server.address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    let mut client = Client::open(channel, node("epic-red/pod-1", "epic-red/web")).await.unwrap();
+    client.ask(Kind::Cluster, &[]).await;
+    site.report("the stream", |r| r.identity == old).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(100), client.responses.message()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_agree_with_its_certificate_is_refused() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let certificate = site.client_certificate(&identity("web"));
+    let channel = channel(server.address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    for (id, cluster) in [
+        ("epic-blue/pod-1", "epic-red/web"),
+        ("epic-red/pod-1", "epic-red/other"),
+        ("", ""),
+        ("pod-1", "web"),
+    ] {
+        let mut client = Client::open(channel.clone(), node(id, cluster)).await.unwrap();
+        client.ask(Kind::Cluster, &[]).await;
+        assert_eq!(client.read().await.unwrap_err().code(), Code::PermissionDenied, "{id} {cluster}");
+    }
+    assert!(site.reports.rows().is_empty());
+}
+
+#[tokio::test]
+async fn a_bad_request_ends_its_own_stream_and_no_other() {
+    let site = Site::new();
+    let world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let certificate = site.client_certificate(&identity("web"));
+    let channel = channel(server.address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    let us = || node("epic-red/pod-1", "epic-red/web");
+    let mut good = Client::open(channel.clone(), us()).await.unwrap();
+    configure(&mut good).await;
+
+    let mut without_node = Client::open(channel.clone(), us()).await.unwrap();
+    without_node.send(request(Kind::Cluster, &[])).await;
+    without_node.take().await;
+    let mut other_node = request(Kind::Cluster, &[]);
+    other_node.type_url = "type.googleapis.com/google.protobuf.Any".into();
+    without_node.send(other_node).await;
+    assert_eq!(without_node.read().await.unwrap_err().code(), Code::InvalidArgument);
+
+    world.endpoints("web", &[endpoint(1), endpoint(2)]);
+    assert_eq!(good.take().await, "assignment +web-tcp-80");
+}
+
+#[tokio::test]
+async fn certificates_of_others_get_no_stream() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let stranger = pki::create_authority(SystemTime::now()).unwrap();
+    let forged = pki::issue_client(&stranger, &identity("web"), SystemTime::now()).unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(48 * 3600);
+    let expired = pki::issue_client(&site.authority, &identity("web"), long_ago).unwrap();
+    let no_identity = pki::issue_server(&site.authority, SystemTime::now()).unwrap();
+    for certificate in [None, Some(&forged), Some(&expired), Some(&no_identity)] {
+        // With TLS 1.3 the client learns of it only when it uses the connection.
+        let refused = match channel(server.address, &site.authority.certificate, certificate).await {
+            Err(_) => true,
+            Ok(channel) => match Client::open(channel, node("epic-red/pod-1", "epic-red/web")).await {
+                Err(_) => true,
+                Ok(mut client) => {
+                    client.ask(Kind::Cluster, &[]).await;
+                    client.read().await.is_err()
+                }
+            },
+        };
+        assert!(refused);
+    }
+    assert!(site.reports.rows().is_empty());
+}
+
+#[tokio::test]
+async fn certificates_are_exchanged_while_serving() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut before = open(&site, server.address, "web").await;
+    configure(&mut before).await;
+    // A new authority: trusted beside the old one, then it signs the server's certificate too.
+    let next = pki::create_authority(SystemTime::now()).unwrap();
+    let both = pki::bundle([site.authority.certificate.as_str(), next.certificate.as_str()]);
+    site.tls.replace(&credentials(&next, &both)).unwrap();
+    let certificate = pki::issue_client(&next, &identity("web"), SystemTime::now()).unwrap();
+    let channel = channel(server.address, &next.certificate, Some(&certificate)).await.unwrap();
+    let mut after = Client::open(channel, node("epic-red/pod-2", "epic-red/web")).await.unwrap();
+    configure(&mut after).await;
+    before.expect_nothing().await;
+    // What cannot be used leaves what is there.
+    let mut broken = credentials(&next, &both);
+    broken.key = credentials(&site.authority, &both).key;
+    assert!(site.tls.replace(&broken).is_err());
+    let certificate = site.client_certificate(&identity("web"));
+    let channel = crate::harness::channel(server.address, &both, Some(&certificate)).await.unwrap();
+    let mut still = Client::open(channel, node("epic-red/pod-3", "epic-red/web")).await.unwrap();
+    configure(&mut still).await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_by_its_age_and_the_client_comes_back_to_nothing_new() {
+    let site = Site::new();
+    let _world = world(&site);
+    let limits = Limits { max_connection_age: Duration::from_millis(300), ..Limits::default() };
+    let server = site.serve(limits, 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    assert!(matches!(client.read().await, Ok(None) | Err(_)), "the stream ends");
+    let mut again = open(&site, server.address, "web").await;
+    for kind in [Kind::Cluster, Kind::Listener] {
+        let view = site.views.current(&identity("web")).unwrap();
+        let mut first = request(kind, &[]);
+        let versions = view.of(kind).map(|r| (r.name.to_string(), r.version.to_string()));
+        first.initial_resource_versions = versions.collect();
+        again.send(first).await;
+    }
+    again.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_connection_does_not_outlive_its_certificate() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    // Two seconds are left of this one.
+    let then = SystemTime::now() - pki::LEAF_LIFETIME + Duration::from_secs(2);
+    let certificate = pki::issue_client(&site.authority, &identity("web"), then).unwrap();
+    let channel = channel(server.address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    let mut client = Client::open(channel, node("epic-red/pod-1", "epic-red/web")).await.unwrap();
+    configure(&mut client).await;
+    assert!(matches!(client.read().await, Ok(None) | Err(_)), "the stream ends");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_gets_the_latest_when_it_does_and_delays_nobody() {
+    let site = Site::new();
+    let world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut slow = open(&site, server.address, "web").await;
+    configure(&mut slow).await;
+    let mut quick = open(&site, server.address, "web").await;
+    configure(&mut quick).await;
+    let many = |round: u8| -> Vec<Ep> {
+        (0..200)
+            .map(|n| Ep::new(&format!("e{round}-{n}"), [100, 127, round, n], [10, 0, round, n], 8080))
+            .collect()
+    };
+    for round in 1..=200 {
+        world.endpoints("web", &many(round));
+        assert_eq!(quick.take().await, "assignment +web-tcp-80");
+    }
+    let last = site.views.current(&identity("web")).unwrap();
+    let last = last.get(Kind::Assignment, "web-tcp-80").unwrap().version.to_string();
+    let mut read = 0;
+    let newest = async {
+        loop {
+            let response = slow.responses.message().await.unwrap().unwrap();
+            read += 1;
+            if response.resources[0].version == last {
+                break;
+            }
+            let mut answer = request(Kind::Assignment, &[]);
+            answer.response_nonce = response.nonce;
+            slow.send(answer).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, newest).await.expect("the latest arrives");
+    assert!(read < 100, "{read} of 200 were kept for a client that did not read");
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_names_at_reconnect_fit_into_a_request() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    let mut first = request(Kind::Cluster, &[]);
+    first.initial_resource_versions = (0..100_000)
+        .map(|n| (format!("a-cluster-with-a-name-of-usual-length-{n}"), "0123456789abcdef".to_owned()))
+        .collect();
+    client.send(first).await;
+    assert_eq!(client.take().await, "cluster +web-tcp-80");
+    let gone = client.read().await.unwrap().unwrap();
+    assert_eq!(gone.removed_resources.len(), 100_000);
+}
+
+#[tokio::test]
+async fn the_other_variant_is_refused_with_a_reason() {
+    use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+    let site = Site::new();
+    let server = site.serve(Limits::default(), 0).await;
+    let certificate = site.client_certificate(&Identity::new("epic-red", "web", UID));
+    let channel = channel(server.address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    let refused = AggregatedDiscoveryServiceClient::new(channel)
+        .stream_aggregated_resources(tokio_stream::pending())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("DELTA_GRPC"));
+}
