@@ -111,7 +111,8 @@ impl Certificates {
                     proxies.uid.as_str(),
                 );
                 let made = pki::issue_client(&authority, &identity, now)?;
-                let mut secret = secret(&proxies.namespace, &proxies.certificate, &made, &authority.certificate);
+                let mut secret =
+                    secret(&proxies.namespace, &proxies.certificate, &made, &authority.certificate);
                 secret.metadata.labels = Some(BTreeMap::from([
                     (LABEL_ACCOUNT.to_owned(), proxies.account.clone()),
                     (LABEL_LOAD_BALANCER.to_owned(), proxies.name.clone()),

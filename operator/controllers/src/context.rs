@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use epic_crds::{
-    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ServiceGroup,
-};
 use epic_crds::well_known::{FIELD_MANAGER, LABEL_ACCOUNT, LABEL_LOAD_BALANCER};
+use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ServiceGroup};
 use epic_ops::Metrics;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -26,6 +24,7 @@ use crate::event::Events;
 use crate::leader::Leadership;
 use crate::metrics::Counters;
 use crate::settings::Settings;
+use crate::xds::Assigned;
 
 /// What every controller shares.
 pub struct Context {
@@ -43,6 +42,8 @@ pub struct Context {
     pub counters: Counters,
     /// The proxies' certificates.
     pub certificates: Certificates,
+    /// What ready proxies have acknowledged.
+    pub assigned: Assigned,
     /// What the allocators could not give.
     pub verdicts: Verdicts,
     /// Rings when the allocators should look again although no object changed.
@@ -67,6 +68,7 @@ impl Context {
             leadership,
             settings,
             certificates: Certificates::default(),
+            assigned: Assigned::default(),
             verdicts: Verdicts::default(),
             allocate: Notify::new(),
         })

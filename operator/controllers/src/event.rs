@@ -29,7 +29,11 @@ impl Events {
     pub async fn conditions(&self, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
         for change in changed(before, after) {
             let event = Event {
-                type_: if change.status == ConditionStatus::False { EventType::Warning } else { EventType::Normal },
+                type_: if change.status == ConditionStatus::False {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
                 reason: change.reason.clone(),
                 note: Some(note(&format!("{}: {}", change.type_, change.message))),
                 action: change.type_.clone(),
@@ -58,11 +62,9 @@ impl Events {
 
 /// The conditions that have another status or reason than before. `Unknown` at birth says nothing worth an Event.
 fn changed<'c>(before: &'c [Condition], after: &'c [Condition]) -> impl Iterator<Item = &'c Condition> {
-    after.iter().filter(|condition| {
-        match before.iter().find(|known| known.type_ == condition.type_) {
-            Some(known) => known.status != condition.status || known.reason != condition.reason,
-            None => condition.status != ConditionStatus::Unknown,
-        }
+    after.iter().filter(|condition| match before.iter().find(|known| known.type_ == condition.type_) {
+        Some(known) => known.status != condition.status || known.reason != condition.reason,
+        None => condition.status != ConditionStatus::Unknown,
     })
 }
 

@@ -9,6 +9,7 @@ pub mod allocation;
 pub mod certificate;
 pub mod claim;
 pub mod context;
+pub mod endpoint;
 pub mod event;
 pub mod leader;
 pub mod load_balancer;

@@ -5,7 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use epic_crds::HasConditions;
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kates::{Object, Subject};
 use kube::ResourceExt;
 use kube::runtime::Controller;
@@ -90,8 +93,12 @@ impl Failures {
 
 /// Runs a controller until `shutdown`. It reconciles only while this replica leads; what happened meanwhile is seen
 /// when it begins to, since every object is triggered then.
-pub async fn run<K, R, F>(controller: Controller<Subject<K>>, context: Shared, shutdown: CancellationToken, reconcile: R)
-where
+pub async fn run<K, R, F>(
+    controller: Controller<Subject<K>>,
+    context: Shared,
+    shutdown: CancellationToken,
+    reconcile: R,
+) where
     K: Object<DynamicType = ()>,
     R: Fn(Arc<Subject<K>>, Shared) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Action, Error>> + Send + 'static,
@@ -146,6 +153,29 @@ fn delay(category: Category, failures: u32) -> Duration {
     };
     let base = first.saturating_mul(1 << failures.saturating_sub(1).min(12)).min(longest);
     base + base.mul_f64(rand::rng().random_range(0.0..0.3))
+}
+
+/// PUTs the status of `after` at the version of `before`, and tells which conditions changed. Says whether it wrote:
+/// nothing is written when nothing differs.
+///
+/// # Errors
+/// What the API server answers.
+pub async fn publish_status<K>(context: &Shared, before: &K, mut after: K) -> Result<bool, Error>
+where
+    K: Object<DynamicType = ()> + HasConditions + PartialEq,
+{
+    if after == *before {
+        return Ok(false);
+    }
+    context.counters.wrote(kind_name::<K>());
+    context.client.update_status(&mut after).await?;
+    context.events.conditions(&before.object_ref(&()), before.conditions(), after.conditions()).await;
+    Ok(true)
+}
+
+/// The time that conditions change at.
+pub fn now() -> Time {
+    Time(Timestamp::now())
 }
 
 /// Name of a kind for labels, from its type.

@@ -70,9 +70,9 @@ pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits
     let replicas = |balancer: &LoadBalancer| {
         group_of(snapshot, balancer).map_or(0, |group| group.spec.envoy_replicas().max(0).unsigned_abs())
     };
-    let fitting = balancers.iter().filter(|balancer| {
-        !load_balancers.refused.contains(&balancer.uid().unwrap_or_default().into())
-    });
+    let fitting = balancers
+        .iter()
+        .filter(|balancer| !load_balancers.refused.contains(&balancer.uid().unwrap_or_default().into()));
     let proxies = fit(
         &fitting.map(|balancer| counted(*balancer, replicas(balancer))).collect::<Vec<_>>(),
         of(spec.proxy_limit, Limit::Proxies),

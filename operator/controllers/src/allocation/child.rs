@@ -55,7 +55,8 @@ pub fn granted_tunnels(object: &DynamicObject) -> BTreeMap<Pair, TunnelId> {
         let Ok(client) = address::parse(client) else { continue };
         let alternates = entry.get("alternates").and_then(Value::as_array).into_iter().flatten();
         for leg in std::iter::once(entry).chain(alternates) {
-            let epic = leg.get("epic-address").and_then(Value::as_str).and_then(|text| address::parse(text).ok());
+            let epic =
+                leg.get("epic-address").and_then(Value::as_str).and_then(|text| address::parse(text).ok());
             let id = leg.get("tunnel-id").and_then(Value::as_i64).and_then(|id| TunnelId::new(id).ok());
             if let (Some(epic), Some(id)) = (epic, id) {
                 granted.insert(Pair { client, epic }, id);
@@ -90,9 +91,9 @@ pub fn held(object: &DynamicObject) -> Vec<Slot> {
         Slot::keyed(Counter::Tunnel, tunnel_subkey(pair.client, pair.epic), Some(id.get()), true)
     });
     let proxies = known_proxies(object);
-    let proxies = proxies.iter().map(|(uid, known)| {
-        Slot::keyed(Counter::Proxy, uid.as_str(), Some(known.proxy_id.get()), true)
-    });
+    let proxies = proxies
+        .iter()
+        .map(|(uid, known)| Slot::keyed(Counter::Proxy, uid.as_str(), Some(known.proxy_id.get()), true));
     tunnels.chain(proxies).collect()
 }
 
@@ -259,9 +260,10 @@ mod tests {
         assert_eq!(object.data["status"]["proxies"][0]["proxy-address"], "100.64.0.9");
         apply(&mut object, &write(&[], &[(Counter::Tunnel, first, 4), (Counter::Proxy, "p", 9)]), &rows());
         let left = granted_tunnels(&object);
-        assert_eq!(left.into_iter().map(|(pair, id)| (pair.epic.to_string(), id.get())).collect::<Vec<_>>(), [
-            ("192.168.77.12".to_owned(), 5)
-        ]);
+        assert_eq!(
+            left.into_iter().map(|(pair, id)| (pair.epic.to_string(), id.get())).collect::<Vec<_>>(),
+            [("192.168.77.12".to_owned(), 5)]
+        );
         assert!(known_proxies(&object).is_empty());
         apply(&mut object, &write(&[], &[(Counter::Tunnel, second, 5)]), &rows());
         assert_eq!(object.data["status"]["gue-tunnel-endpoints"], json!({}));

@@ -133,7 +133,12 @@ async fn write_child(client: &Client, listed: &Listed, write: &ChildWrite) -> Re
 }
 
 /// Changes a child without granting anything, so that a write planned under the parent's predecessor meets a 409.
-async fn fence(client: &Client, listed: &Listed, object: &ObjectVersion, mark: &str) -> Result<(), Interrupted> {
+async fn fence(
+    client: &Client,
+    listed: &Listed,
+    object: &ObjectVersion,
+    mark: &str,
+) -> Result<(), Interrupted> {
     let mut fenced = listed_object(listed, object)?.clone();
     let condition = json!({
         "type": "Accepted",

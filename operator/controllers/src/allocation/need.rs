@@ -186,12 +186,20 @@ pub fn services<'o>(
     let no_endpoint = over_limit(&endpoints, limit(account.spec.endpoint_limit, Limit::Endpoints));
     let services = balancers.into_iter().filter_map(|object| {
         let asks = accepted(object) && !no_balancer.contains(&uid(object));
-        child::child(Kind::LoadBalancer, object, vec![child::single(Counter::Service, object, "service-id", asks)])
+        child::child(
+            Kind::LoadBalancer,
+            object,
+            vec![child::single(Counter::Service, object, "service-id", asks)],
+        )
     });
     let aliases = endpoints.into_iter().filter_map(|object| {
         let tunnelled = object.data.pointer("/spec/node-address").is_some_and(Value::is_string);
         let asks = tunnelled && accepted(object) && !no_endpoint.contains(&uid(object));
-        child::child(Kind::Endpoint, object, vec![child::single(Counter::Endpoint, object, "endpoint-id", asks)])
+        child::child(
+            Kind::Endpoint,
+            object,
+            vec![child::single(Counter::Endpoint, object, "endpoint-id", asks)],
+        )
     });
     services.chain(aliases).collect()
 }
@@ -207,7 +215,9 @@ fn over_limit(objects: &[&DynamicObject], limit: u64) -> BTreeSet<Uid> {
         .iter()
         .map(|object| Counted {
             uid: uid(object),
-            created: Seconds(object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())),
+            created: Seconds(
+                object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+            ),
             amount: 1,
         })
         .collect();
@@ -221,8 +231,10 @@ fn uid(object: &DynamicObject) -> Uid {
 /// Whether the object's controller has accepted it. IDs are not spent on what cannot be served.
 fn accepted(object: &DynamicObject) -> bool {
     let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
-    let text = |condition: &Value, field: &str| condition.get(field).and_then(Value::as_str).map(str::to_owned);
+    let text =
+        |condition: &Value, field: &str| condition.get(field).and_then(Value::as_str).map(str::to_owned);
     conditions.into_iter().flatten().any(|condition| {
-        text(condition, "type").as_deref() == Some(ACCEPTED) && text(condition, "status").as_deref() == Some("True")
+        text(condition, "type").as_deref() == Some(ACCEPTED)
+            && text(condition, "status").as_deref() == Some("True")
     })
 }

@@ -119,8 +119,7 @@ pub fn read(
             (*counter, CounterState { last, range: range.clone() })
         })
         .collect();
-    let reservations =
-        object.reservations().iter().map(reservation).collect::<Result<Vec<_>, _>>()?;
+    let reservations = object.reservations().iter().map(reservation).collect::<Result<Vec<_>, _>>()?;
     Ok(Parent {
         uid: uid.into(),
         resource_version: version.into(),

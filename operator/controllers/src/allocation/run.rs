@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
+use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
 use epic_model::allocation::{Child, FollowUp, Plan, Reason, plan};
 use epic_model::id::{Kind, Seconds, Uid};
 use futures::{StreamExt, stream};
@@ -335,9 +335,7 @@ async fn list(context: &Shared, kind: Kind, query: &Query) -> Result<Vec<Dynamic
 
 /// Typed objects in the form the plan's inputs are read from.
 fn untyped<'k, K: serde::Serialize + 'k>(objects: impl Iterator<Item = &'k K>) -> Vec<DynamicObject> {
-    objects
-        .filter_map(|object| serde_json::to_value(object).and_then(serde_json::from_value).ok())
-        .collect()
+    objects.filter_map(|object| serde_json::to_value(object).and_then(serde_json::from_value).ok()).collect()
 }
 
 fn now() -> Seconds {

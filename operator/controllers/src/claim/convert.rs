@@ -111,7 +111,8 @@ pub fn live_nodes(snapshot: &Snapshot, now: Seconds) -> BTreeSet<String> {
     snapshot
         .list::<EPICNode>()
         .filter(|node| {
-            let key = Key::namespaced(node.namespace().unwrap_or_default(), node_lease_name(&node.name_any()));
+            let key =
+                Key::namespaced(node.namespace().unwrap_or_default(), node_lease_name(&node.name_any()));
             snapshot.get::<Lease>(&key).is_some_and(|lease| is_fresh(lease, now))
         })
         .map(|node| node.name_any())

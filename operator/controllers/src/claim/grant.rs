@@ -1,4 +1,4 @@
-//! One LoadBalancer's address: GET the LoadBalancer, *then* LIST the claims, plan, write.
+//! One LoadBalancer's address: LIST the claims, *then* GET the LoadBalancer, plan, write.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -40,8 +40,9 @@ pub async fn round(
     account: &AccountName,
     pool_names: &[PoolName],
 ) -> Result<Granted, Error> {
-    let Some(balancer) = client.get_opt::<LoadBalancer>(key).await? else { return Ok(Granted::Changed) };
+    // Claims first: an older LoadBalancer must never be written into a claim that a newer one is in.
     let listed = client.list::<AddressClaim>(&Query::namespace(EPIC_NAMESPACE)).await?;
+    let Some(balancer) = client.get_opt::<LoadBalancer>(key).await? else { return Ok(Granted::Changed) };
     let Some(object) = convert::balancer_version(&balancer) else { return Ok(Granted::Changed) };
     let claims: Vec<model::Claim> = listed.items.iter().filter_map(convert::claim).collect();
     let asker = asker(&balancer, object, account, pool_names);
@@ -57,7 +58,12 @@ pub async fn round(
 }
 
 /// Whether the snapshot shows that a round would find nothing to do.
-pub fn is_settled(snapshot: &Snapshot, balancer: &LoadBalancer, account: &AccountName, pools: &[PoolName]) -> bool {
+pub fn is_settled(
+    snapshot: &Snapshot,
+    balancer: &LoadBalancer,
+    account: &AccountName,
+    pools: &[PoolName],
+) -> bool {
     let Some(object) = convert::balancer_version(balancer) else { return true };
     let asker = asker(balancer, object, account, pools);
     let claims = convert::claims(snapshot);

@@ -2,10 +2,12 @@
 //!
 //! [`grant`] gets a LoadBalancer its address, [`release`] lets go of claims whose owner is gone or has moved on. Both
 //! carry out plans of [`epic_model::claim`] in the order of calls that the protocol asks for: the grant reads the
-//! LoadBalancer and then the claims, the release reads the claim and then the owner.
+//! claims and then the LoadBalancer, the release reads the claim and then the owner.
 
 mod convert;
 pub mod grant;
 pub mod release;
 
-pub use convert::{NotAPool, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown};
+pub use convert::{
+    NotAPool, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown,
+};

@@ -56,7 +56,8 @@ async fn pass(context: &Shared) -> Result<(), Error> {
         .filter(|object| {
             let Some(claim) = convert::claim(object) else { return false };
             let owner = seen_in(&snapshot, &claim);
-            let judged = model::release(&claim, &owner, Revision::new(0), &convert::node_revisions(&snapshot, now()));
+            let judged =
+                model::release(&claim, &owner, Revision::new(0), &convert::node_revisions(&snapshot, now()));
             matches!(judged, Release::Mark { .. } | Release::Delete { .. })
         })
         .map(|object| Key::of(object.as_ref()))
@@ -78,9 +79,8 @@ async fn round(context: &Shared, snapshot: &Snapshot, key: &Key) -> Result<(), E
     let listed = client.list::<LoadBalancer>(&Query::namespace(claim.owner.namespace.as_str())).await?;
     let Ok(revision) = listed.revision.as_str().parse::<Revision>() else { return Ok(()) };
     // An owner that cannot be read is not gone.
-    let unreadable = listed.poisoned.iter().any(|poison| {
-        poison.metadata.uid.as_deref() == Some(claim.owner.uid.as_str())
-    });
+    let unreadable =
+        listed.poisoned.iter().any(|poison| poison.metadata.uid.as_deref() == Some(claim.owner.uid.as_str()));
     if unreadable {
         return Ok(());
     }
@@ -124,7 +124,9 @@ fn owner_seen<'b>(
 fn fits(snapshot: &Snapshot, balancer: &LoadBalancer, address: IpAddr) -> bool {
     let asked = balancer.spec.public_address.as_deref().and_then(|text| address::parse(text).ok());
     // Of a group that is not there nothing can be said: the claim stays.
-    let Some(names) = pool_names(snapshot, balancer) else { return asked.is_none_or(|asked| asked == address) };
+    let Some(names) = pool_names(snapshot, balancer) else {
+        return asked.is_none_or(|asked| asked == address);
+    };
     let usable = |name: &PoolName| {
         convert::pools(snapshot).iter().any(|pool| pool.name == *name && pool.contains(address))
     };

@@ -77,7 +77,9 @@ where
     K: Object + Resource<DynamicType = ()>,
 {
     let Ok(mut object) = serde_json::from_value::<K>(wanted.clone()) else {
-        return Err(Error::Missing("an object of the proxies does not have the form of its kind; this is a bug"));
+        return Err(Error::Missing(
+            "an object of the proxies does not have the form of its kind; this is a bug",
+        ));
     };
     let key = Key::of(&object);
     if let Some(live) = snapshot.get::<K>(&key) {
@@ -95,10 +97,8 @@ where
             return Ok(());
         }
         // Made for a predecessor of the same name between snapshot and write: refused by the version.
-        object.meta_mut().resource_version = live
-            .pointer("/metadata/resourceVersion")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
+        object.meta_mut().resource_version =
+            live.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
     }
     context.counters.wrote("Proxies");
     Ok(context.client.apply(&mut object).await?)
@@ -127,4 +127,3 @@ pub(super) async fn complete_spec(context: &Shared, balancer: &LoadBalancer) -> 
     context.client.update(&mut completed).await?;
     Ok(true)
 }
-

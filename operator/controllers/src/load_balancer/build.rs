@@ -47,7 +47,8 @@ pub(super) fn plan(found: &Found, valid: &Valid) -> Wanted {
     let generation = found.balancer.metadata.generation.unwrap_or(0);
     let slots = assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
     // Rows whose pod is gone are taken out by the allocator, which frees their IDs in the same write.
-    let gone = before.proxies.iter().filter(|row| !list.iter().any(|proxy| proxy.pod_uid.as_str() == row.pod_uid));
+    let gone =
+        before.proxies.iter().filter(|row| !list.iter().any(|proxy| proxy.pod_uid.as_str() == row.pod_uid));
     let status = LoadBalancerStatus {
         group_id: Some(i64::from(valid.group.get())),
         gue_tunnel_endpoints: tunnels(&before, primary.and_then(|proxy| proxy.epic_address), port),
@@ -174,7 +175,8 @@ pub(super) fn granted(status: &LoadBalancerStatus) -> BTreeMap<Pair, TunnelId> {
     for (client, entry) in &status.gue_tunnel_endpoints {
         let Ok(client) = address::parse(client) else { continue };
         for leg in entry.legs() {
-            if let (Ok(epic), Ok(id)) = (address::parse(&leg.epic_address), TunnelId::try_from(leg.tunnel_id)) {
+            if let (Ok(epic), Ok(id)) = (address::parse(&leg.epic_address), TunnelId::try_from(leg.tunnel_id))
+            {
                 granted.insert(Pair { client, epic }, id);
             }
         }
@@ -227,4 +229,3 @@ pub(super) fn differs_in_content(before: &LoadBalancerStatus, after: &LoadBalanc
     };
     content(before) != content(after)
 }
-

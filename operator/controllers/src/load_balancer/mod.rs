@@ -18,7 +18,7 @@ use kates::{Key, Subject};
 use kube::runtime::controller::Action;
 
 pub use dereference::{Found, load};
-pub use validate::{Refused, Valid, check};
+pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_protocol};
 
 use crate::context::Shared;
 use crate::reconcile::Error;

@@ -1,24 +1,20 @@
 //! What a LoadBalancer's status says. One PUT, and only when something differs.
 
-use std::fmt::Write as _;
-
 use epic_crds::condition::{ACCEPTED, ADVERTISED, ENDPOINTS, PROGRAMMED, READY, set};
 use epic_crds::{
-    Condition, ConditionStatus, HasConditions, LoadBalancer, LoadBalancerReason as Reason, LoadBalancerStatus,
+    ConditionStatus, HasConditions, LoadBalancer, LoadBalancerReason as Reason, LoadBalancerStatus,
 };
 use epic_model::claim::Refusal;
 use epic_model::programmed::{Programmed, programmed};
 use epic_model::revision::Revision;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
+use super::Found;
 use super::apply::{Done, complete_spec};
 use super::build::{Wanted, differs_in_content};
 use super::validate::{Refused, Valid};
-use super::Found;
 use crate::context::Shared;
-use crate::reconcile::Error;
+use crate::reconcile::{Error, now, publish_status};
 
 /// Writes `Accepted` when it is another one than before, with `Ready` and `Programmed` when it is refused. Says
 /// whether it wrote.
@@ -45,7 +41,8 @@ pub(super) async fn accepted(
         }
     };
     if changed {
-        write(context, balancer, status).await?;
+        let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
+        publish_status(context, balancer.as_ref(), after).await?;
     }
     Ok(changed)
 }
@@ -54,7 +51,12 @@ pub(super) async fn accepted(
 ///
 /// # Errors
 /// What the API server answers.
-pub(super) async fn publish(context: &Shared, found: &Found, wanted: &Wanted, done: &Done) -> Result<bool, Error> {
+pub(super) async fn publish(
+    context: &Shared,
+    found: &Found,
+    wanted: &Wanted,
+    done: &Done,
+) -> Result<bool, Error> {
     if done.moved {
         return Ok(false);
     }
@@ -62,8 +64,8 @@ pub(super) async fn publish(context: &Shared, found: &Found, wanted: &Wanted, do
     let before = balancer.status.clone().unwrap_or_default();
     let mut status = wanted.status.clone();
     conditions(found, wanted, done, &before, &mut status);
-    if status != before {
-        write(context, balancer, status).await?;
+    let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
+    if publish_status(context, balancer.as_ref(), after).await? {
         return Ok(false);
     }
     if complete_spec(context, balancer).await? {
@@ -86,7 +88,11 @@ fn conditions(
 
     let (serving, count) = endpoints(found);
     let (reason, message) = if serving == 0 {
-        let text = if count == 0 { "no Endpoint names this LoadBalancer; create one" } else { "none of its Endpoints is programmed; see their conditions" };
+        let text = if count == 0 {
+            "no Endpoint names this LoadBalancer; create one"
+        } else {
+            "none of its Endpoints is programmed; see their conditions"
+        };
         (Reason::NoneReady, text.to_owned())
     } else {
         (Reason::EndpointsReady, format!("{serving} of {count} take traffic"))
@@ -106,7 +112,11 @@ fn conditions(
     } else if wanted.ready == 0 {
         (false, Reason::NoReadyProxy, "no proxy is ready; see the pods of this namespace".to_owned())
     } else if !found.in_pool {
-        (true, Reason::AddressOutOfPool, "its address lies in no pool of its group any more; it stays granted".to_owned())
+        (
+            true,
+            Reason::AddressOutOfPool,
+            "its address lies in no pool of its group any more; it stays granted".to_owned(),
+        )
     } else {
         (true, Reason::Ready, String::new())
     };
@@ -161,7 +171,9 @@ fn in_force(
             (false, Reason::ProxiesPending, "no proxy runs yet".to_owned())
         }
         Programmed::Yes { .. } => (true, Reason::Programmed, message),
-        Programmed::Waiting { proxies, .. } if !proxies.is_empty() => (false, Reason::ProxiesPending, message),
+        Programmed::Waiting { proxies, .. } if !proxies.is_empty() => {
+            (false, Reason::ProxiesPending, message)
+        }
         Programmed::Waiting { .. } => (false, Reason::NodesPending, message),
         Programmed::Rejected { .. } => (false, Reason::ProxyRejected, message),
     }
@@ -193,23 +205,4 @@ fn advertised(found: &Found, announced: bool) -> (ConditionStatus, Reason, Strin
         return (ConditionStatus::False, Reason::NoNodeToAnnounce, text.to_owned());
     }
     (ConditionStatus::True, Reason::Announced, "an EPIC node answers for it on layer 2".to_owned())
-}
-
-async fn write(context: &Shared, balancer: &LoadBalancer, status: LoadBalancerStatus) -> Result<(), Error> {
-    let before: Vec<Condition> = balancer.conditions().to_vec();
-    let mut object = balancer.clone();
-    let mut line = String::new();
-    for condition in &status.conditions {
-        let _ = write!(line, "{}={} ", condition.type_, condition.status.as_str());
-    }
-    tracing::debug!(object = crate::reconcile::named(balancer), conditions = line, "status");
-    object.status = Some(status);
-    context.counters.wrote("LoadBalancer");
-    context.client.update_status(&mut object).await?;
-    context.events.conditions(&balancer.object_ref(&()), &before, object.conditions()).await;
-    Ok(())
-}
-
-fn now() -> Time {
-    Time(Timestamp::now())
 }

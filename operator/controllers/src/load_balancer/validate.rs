@@ -75,7 +75,10 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         return refuse(Reason::GroupNotFound, text);
     };
     if !found.admitted {
-        let text = format!("ServiceGroup {:?} does not admit account {name}; add it to spec.accounts", spec.service_group);
+        let text = format!(
+            "ServiceGroup {:?} does not admit account {name}; add it to spec.accounts",
+            spec.service_group
+        );
         return refuse(Reason::GroupNotAdmitted, text);
     }
     if !group.is_condition_true(ACCEPTED) {
@@ -90,11 +93,16 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         return refuse(Reason::NotSupportedYet, duplicate.to_string());
     }
     if found.over_balancer_limit {
-        let text = format!("account {name} has as many LoadBalancers as it may have; delete one, or have load-balancer-limit raised");
+        let text = format!(
+            "account {name} has as many LoadBalancers as it may have; delete one, or have load-balancer-limit raised"
+        );
         return refuse(Reason::LimitExceeded, text);
     }
     if found.over_proxy_limit {
-        let text = format!("its {} proxies exceed what account {name} may have; lower envoy-replicas, or have proxy-limit raised", group.spec.envoy_replicas());
+        let text = format!(
+            "its {} proxies exceed what account {name} may have; lower envoy-replicas, or have proxy-limit raised",
+            group.spec.envoy_replicas()
+        );
         return refuse(Reason::ProxyLimitExceeded, text);
     }
     let shared = group.namespace().as_deref() == Some(epic_crds::well_known::EPIC_NAMESPACE);

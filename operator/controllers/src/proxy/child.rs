@@ -41,7 +41,8 @@ mod tests {
     #[test]
     fn defaults_of_the_api_server_are_no_difference() {
         let wanted = json!({"spec": {"replicas": 2, "list": [{"name": "a"}], "empty": {}}});
-        let live = json!({"spec": {"replicas": 2, "paused": false, "list": [{"name": "a", "x": 1}]}, "status": {}});
+        let live =
+            json!({"spec": {"replicas": 2, "paused": false, "list": [{"name": "a", "x": 1}]}, "status": {}});
         assert!(covers(&live, &wanted));
     }
 

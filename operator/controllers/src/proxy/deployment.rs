@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use epic_crds::well_known::{
-    API_VERSION, LABEL_ACCOUNT, LABEL_LOAD_BALANCER, POD_CONDITION_PROGRAMMED,
-};
+use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT, LABEL_LOAD_BALANCER, POD_CONDITION_PROGRAMMED};
 use epic_xds::bootstrap::{Bootstrap, OPS_PORT};
 use serde_json::{Value, json};
 

@@ -10,5 +10,5 @@ mod deployment;
 mod pods;
 
 pub use child::{covers, owned_by};
-pub use deployment::{Objects, Proxies, CONTAINER, MIN_READY_SECONDS, objects};
+pub use deployment::{CONTAINER, MIN_READY_SECONDS, Objects, Proxies, objects};
 pub use pods::{gue_address, objects_of, pods_of};

@@ -27,13 +27,15 @@ pub fn pods_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Vec<Proxy> {
 pub fn objects_of<'s>(snapshot: &'s Snapshot, balancer: &LoadBalancer) -> Vec<&'s Pod> {
     let (Some(namespace), Some(uid)) = (balancer.namespace(), balancer.uid()) else { return Vec::new() };
     let deployments = |owner: &str| {
-        snapshot
-            .in_namespace::<Deployment>(&namespace)
-            .any(|deployment| deployment.metadata.uid.as_deref() == Some(owner) && owned_by(&deployment.metadata, &uid))
+        snapshot.in_namespace::<Deployment>(&namespace).any(|deployment| {
+            deployment.metadata.uid.as_deref() == Some(owner) && owned_by(&deployment.metadata, &uid)
+        })
     };
     let replica_sets: BTreeMap<&str, bool> = snapshot
         .in_namespace::<ReplicaSet>(&namespace)
-        .filter_map(|set| Some((set.metadata.uid.as_deref()?, controller(&set.metadata).is_some_and(deployments))))
+        .filter_map(|set| {
+            Some((set.metadata.uid.as_deref()?, controller(&set.metadata).is_some_and(deployments)))
+        })
         .collect();
     snapshot
         .in_namespace::<Pod>(&namespace)

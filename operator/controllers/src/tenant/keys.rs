@@ -96,8 +96,7 @@ mod tests {
 
     #[test]
     fn a_secret_holds_the_neighbours_of_the_generation() {
-        let balancer =
-            LoadBalancerKeys { lb: Lb::new(1, 1), uid: UID.to_owned(), generation: 4 };
+        let balancer = LoadBalancerKeys { lb: Lb::new(1, 1), uid: UID.to_owned(), generation: 4 };
         let secret = gue_keys("red", "epic-red", &master(), &[balancer]);
         let entries: Vec<&String> = secret["data"].as_object().unwrap().keys().collect();
         assert_eq!(entries, [&format!("{UID}.3"), &format!("{UID}.4"), &format!("{UID}.5")]);
@@ -118,7 +117,9 @@ mod tests {
     #[test]
     fn a_uid_is_sixteen_bytes_or_nothing() {
         assert_eq!(uid_bytes(UID).map(|b| (b[0], b[15])), Some((0x1a, 0x0a)));
-        for wrong in ["", "1a8522b9", "zz8522b9-70a4-4a9c-bdd7-ba912a61170a", "é8522b9-70a4-4a9c-bdd7-ba912a6117"] {
+        for wrong in
+            ["", "1a8522b9", "zz8522b9-70a4-4a9c-bdd7-ba912a61170a", "é8522b9-70a4-4a9c-bdd7-ba912a6117"]
+        {
             assert_eq!(uid_bytes(wrong), None, "{wrong}");
         }
     }

@@ -8,10 +8,6 @@ pub mod client;
 pub mod keys;
 pub mod namespace;
 
-
-
-
-
 use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT};
 use serde_json::{Value, json};
 

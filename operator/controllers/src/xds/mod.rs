@@ -2,6 +2,7 @@
 //!
 //! Runs in every replica, with or without the Lease.
 
+mod assigned;
 mod condition;
 
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service;
 use kates::{Key, Snapshot};
 
+pub use assigned::Assigned;
 pub use condition::{Answer, configured, pod_condition, read};
 
 use crate::settings::Settings;

@@ -1,0 +1,91 @@
+//! The Endpoint's controller: whether it is accepted, its alias, its tunnel, and whether traffic can reach it.
+//!
+//! `endpoint-id` is put by the Account's allocator, everything else here.
+
+mod surroundings;
+mod update_status;
+mod validate;
+
+use std::sync::Arc;
+
+use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
+use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
+use kates::{Key, Snapshot, Subject};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+pub use surroundings::surroundings;
+pub use validate::{Refused, check};
+
+use crate::account::account_of;
+use crate::allocation::verdict::Verdict;
+use crate::context::Shared;
+use crate::reconcile::Error;
+
+/// Everything an Endpoint's reconcile looks at.
+pub struct Found {
+    /// The Endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The EPIC object.
+    pub epic: Option<Arc<EPIC>>,
+    /// The Account of its namespace.
+    pub account: Option<Arc<Account>>,
+    /// Its LoadBalancer.
+    pub balancer: Option<Arc<LoadBalancer>>,
+    /// The Endpoints of that LoadBalancer, itself included.
+    pub siblings: Vec<Arc<Endpoint>>,
+    /// Whether it is among those beyond the Account's limit.
+    pub over_limit: bool,
+    /// What no Endpoint may reach.
+    pub surroundings: epic_model::endpoint::Surroundings,
+    /// Why its ID is missing.
+    pub verdict: Option<Verdict>,
+    /// Tunnel states by tunnel ID, from the EPIC nodes.
+    pub tunnels: std::collections::BTreeMap<u32, bool>,
+    /// Whether a ready proxy has acknowledged an assignment that holds it.
+    pub acknowledged: bool,
+}
+
+/// One pass over one Endpoint.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<Endpoint>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let Some(found) = load(&snapshot, &context, &subject.key()) else { return Ok(Action::await_change()) };
+    if found.endpoint.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let judged = validate::check(&found);
+    update_status::publish(&context, &found, &judged).await?;
+    Ok(Action::requeue(context.settings.full_pass))
+}
+
+fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
+    let endpoint = Arc::clone(snapshot.get::<Endpoint>(key)?);
+    let namespace = endpoint.namespace().unwrap_or_default();
+    let account = account_of(snapshot, &namespace);
+    let balancer = snapshot
+        .get::<LoadBalancer>(&Key::namespaced(namespace.as_str(), endpoint.spec.load_balancer.as_str()));
+    let uid = endpoint.uid().unwrap_or_default();
+    let over_limit = account.as_ref().is_some_and(|account| {
+        let limits = crate::account::limits(snapshot, account, &namespace);
+        limits.endpoints.refused.contains(&uid.as_str().into())
+    });
+    Some(Found {
+        epic: snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned(),
+        balancer: balancer.cloned(),
+        siblings: snapshot
+            .in_namespace::<Endpoint>(&namespace)
+            .filter(|other| other.spec.load_balancer == endpoint.spec.load_balancer)
+            .cloned()
+            .collect(),
+        over_limit,
+        surroundings: surroundings(snapshot),
+        verdict: context.verdicts.of(&uid),
+        tunnels: surroundings::tunnel_states(snapshot),
+        acknowledged: context.assigned.holds(&namespace, &endpoint.spec.load_balancer, &endpoint.name_any()),
+        account,
+        endpoint,
+    })
+}

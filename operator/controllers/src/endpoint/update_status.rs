@@ -1,0 +1,122 @@
+//! What an Endpoint's status says. One PUT, and only when something differs.
+
+use std::collections::BTreeSet;
+
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, TUNNEL_UP, set};
+use epic_crds::{ConditionStatus, Endpoint, EndpointReason as Reason, EndpointStatus, ProxyState};
+use epic_model::address;
+use epic_model::endpoint::alias;
+use epic_model::id::EndpointId;
+
+use super::{Found, Refused};
+use crate::context::Shared;
+use crate::reconcile::{Error, now, publish_status};
+
+/// Writes the status.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn publish(
+    context: &Shared,
+    found: &Found,
+    judged: &Result<(), Refused>,
+) -> Result<bool, Error> {
+    let endpoint = &found.endpoint;
+    let before = endpoint.status.clone().unwrap_or_default();
+    let mut status = EndpointStatus { conditions: before.conditions.clone(), ..granted(found, &before) };
+    let (generation, now) = (endpoint.metadata.generation, now());
+    let conditions = &mut status.conditions;
+    match judged {
+        Ok(()) => set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now),
+        Err(Refused { reason, message }) => {
+            set(conditions, ACCEPTED, false, *reason, message, generation, &now)
+        }
+    };
+    let (value, reason, message) = match judged {
+        Ok(()) => programmed(found, &before),
+        Err(Refused { reason, message }) => (false, *reason, message.clone()),
+    };
+    set(conditions, PROGRAMMED, value, reason, message, generation, &now);
+    let (value, reason, message) = tunnel(found);
+    set(conditions, TUNNEL_UP, value, reason, message, generation, &now);
+    let after = Endpoint { status: Some(status), ..endpoint.as_ref().clone() };
+    publish_status(context, endpoint.as_ref(), after).await
+}
+
+/// The values that follow from what was granted.
+fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
+    let balancer = found.balancer.as_ref().and_then(|balancer| balancer.status.clone()).unwrap_or_default();
+    let aliases = found.epic.as_ref().and_then(|epic| address::parse_network(epic.spec.alias_ipv4()).ok());
+    let id = before.endpoint_id.and_then(|id| EndpointId::try_from(id).ok());
+    let legs: Vec<i64> = found
+        .endpoint
+        .spec
+        .node_address
+        .as_ref()
+        .and_then(|node| balancer.gue_tunnel_endpoints.get(node))
+        .map(|entry| entry.legs().map(|leg| leg.tunnel_id).collect())
+        .unwrap_or_default();
+    EndpointStatus {
+        group_id: balancer.group_id,
+        service_id: balancer.service_id,
+        endpoint_id: before.endpoint_id,
+        alias_address: aliases
+            .zip(id)
+            .and_then(|(range, id)| alias(range, id))
+            .map(|alias| alias.to_string()),
+        proxy_ifindex: balancer.proxy_ifindex,
+        // Sticky until that tunnel is freed; else the main one, which stands first.
+        tunnel_id: before.tunnel_id.filter(|id| legs.contains(id)).or(legs.first().copied()),
+        conditions: Vec::new(),
+    }
+}
+
+fn programmed(found: &Found, before: &EndpointStatus) -> (bool, Reason, String) {
+    if found.endpoint.spec.node_address.is_some() && before.endpoint_id.is_none() {
+        return (false, Reason::AliasPending, "waiting for its alias".to_owned());
+    }
+    if found.acknowledged {
+        return (true, Reason::Programmed, String::new());
+    }
+    // What one replica has heard of stays true for the others; only a change of the object asks anew.
+    let known = epic_crds::condition::find(&before.conditions, PROGRAMMED);
+    let generation = found.endpoint.metadata.generation;
+    if known
+        .is_some_and(|known| known.status == ConditionStatus::True && known.observed_generation == generation)
+    {
+        return (true, Reason::Programmed, String::new());
+    }
+    (false, Reason::ProxiesPending, "no ready proxy has acknowledged it yet".to_owned())
+}
+
+fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {
+    let Some(node) = &found.endpoint.spec.node_address else {
+        return (ConditionStatus::Unknown, Reason::NotTunnelled, "it has no node-address".to_owned());
+    };
+    let status = found.balancer.as_ref().and_then(|balancer| balancer.status.as_ref());
+    let Some((status, entry)) =
+        status.and_then(|status| Some((status, status.gue_tunnel_endpoints.get(node)?)))
+    else {
+        return (ConditionStatus::False, Reason::TunnelPending, "waiting for its tunnel".to_owned());
+    };
+    let serving: BTreeSet<&str> = status
+        .proxies
+        .iter()
+        .filter(|proxy| proxy.state == ProxyState::Ready)
+        .filter_map(|proxy| proxy.epic_address.as_deref())
+        .collect();
+    let down: Vec<String> = entry
+        .legs()
+        .filter(|leg| serving.is_empty() || serving.contains(leg.epic_address.as_str()))
+        .filter(|leg| {
+            let state = u32::try_from(leg.tunnel_id).ok().and_then(|id| found.tunnels.get(&id));
+            state != Some(&true)
+        })
+        .map(|leg| format!("{} (tunnel {})", leg.epic_address, leg.tunnel_id))
+        .collect();
+    if down.is_empty() {
+        return (ConditionStatus::True, Reason::TunnelUp, String::new());
+    }
+    let text = format!("client node {node} does not say hello to {}; is its agent running?", down.join(", "));
+    (ConditionStatus::False, Reason::TunnelDown, text)
+}

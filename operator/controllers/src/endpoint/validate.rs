@@ -1,0 +1,106 @@
+//! Whether an Endpoint can serve its LoadBalancer. Pure.
+
+use epic_crds::condition::ACCEPTED;
+use epic_crds::{Endpoint, EndpointReason as Reason, HasConditions};
+use epic_model::address;
+use epic_model::endpoint::{self as model, Forbidden, Refusal};
+use epic_model::id::Seconds;
+use epic_model::port::EndpointPort;
+use kube::ResourceExt;
+
+use super::Found;
+use crate::load_balancer::plain_port;
+
+/// Why it cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Reason of the condition.
+    pub reason: Reason,
+    /// What to do about it.
+    pub message: String,
+}
+
+fn refuse(reason: Reason, message: impl Into<String>) -> Result<(), Refused> {
+    Err(Refused { reason, message: message.into() })
+}
+
+/// Judges an Endpoint.
+///
+/// # Errors
+/// [`Refused`], with the first thing to mend.
+pub fn check(found: &Found) -> Result<(), Refused> {
+    let endpoint = &found.endpoint;
+    let unsupported = endpoint.spec.not_supported_yet();
+    if !unsupported.is_empty() {
+        let text = format!("{} has no effect in this version", unsupported.join(", "));
+        return refuse(Reason::NotSupportedYet, text);
+    }
+    if found.account.is_none() {
+        let text = "this namespace belongs to no Account; an administrator creates the Account first";
+        return refuse(Reason::AccountNotReady, text);
+    }
+    let Some(balancer) = &found.balancer else {
+        let text = format!(
+            "LoadBalancer {:?} does not exist in this namespace; create it",
+            endpoint.spec.load_balancer
+        );
+        return refuse(Reason::LoadBalancerNotFound, text);
+    };
+    if !balancer.is_condition_true(ACCEPTED) {
+        let text =
+            format!("LoadBalancer {:?} is not accepted; see its conditions", endpoint.spec.load_balancer);
+        return refuse(Reason::LoadBalancerNotAccepted, text);
+    }
+    if found.over_limit {
+        let text =
+            "the account has as many Endpoints as it may have; delete one, or have endpoint-limit raised";
+        return refuse(Reason::LimitExceeded, text);
+    }
+    let ports: Vec<_> = balancer.spec.public_ports.iter().filter_map(plain_port).collect();
+    let siblings: Vec<model::Endpoint> = found.siblings.iter().filter_map(|other| plain(other)).collect();
+    let uid = endpoint.uid().unwrap_or_default().into();
+    let judged = model::judge(&siblings, &ports, &found.surroundings);
+    match judged.get(&uid) {
+        Some(Ok(_)) => {}
+        Some(Err(refusal)) => return refuse(reason(refusal), refusal.to_string()),
+        None => return refuse(Reason::AddressRefused, "an address or port of it cannot be read"),
+    }
+    if let Some(verdict) = &found.verdict {
+        let reason = if verdict.duplicate { Reason::DuplicateGrant } else { Reason::IdsExhausted };
+        return refuse(reason, verdict.message.clone());
+    }
+    Ok(())
+}
+
+fn plain(endpoint: &Endpoint) -> Option<model::Endpoint> {
+    let port = &endpoint.spec.port;
+    Some(model::Endpoint {
+        name: endpoint.name_any().into(),
+        uid: endpoint.uid()?.into(),
+        created: Seconds(endpoint.creation_timestamp().map_or(0, |time| time.0.as_second())),
+        address: address::parse(&endpoint.spec.address).ok()?,
+        port: EndpointPort {
+            name: port.name.clone(),
+            port: u16::try_from(port.port).ok()?,
+            protocol: crate::load_balancer::plain_protocol(port.protocol),
+        },
+        node_address: match &endpoint.spec.node_address {
+            Some(text) => Some(address::parse(text).ok()?),
+            None => None,
+        },
+        cluster: endpoint.spec.cluster.clone(),
+    })
+}
+
+fn reason(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::Address {
+            why: Forbidden::NotUntunnelled | Forbidden::NodeAddress | Forbidden::ClusterNetwork,
+            ..
+        } => Reason::UntunnelledAddressRefused,
+        Refusal::Address { .. } | Refusal::NodeAddress(_) => Reason::AddressRefused,
+        Refusal::Port(_) => Reason::NoMatchingPort,
+        Refusal::Duplicate(_) => Reason::DuplicateEndpoint,
+        Refusal::OtherCluster { .. } => Reason::ClusterConflict,
+    }
+}
