@@ -1,5 +1,7 @@
 //! What kates promises, against a simulated API server that can misbehave on demand. Time is virtual.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 mod bootstrap;
 mod coalescing;
 mod coherence;
