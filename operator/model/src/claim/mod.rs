@@ -33,7 +33,7 @@ use std::net::IpAddr;
 
 pub use grant::{Asker, Plan, Refusal, Write, plan};
 pub use pool::{Interval, Overlap, Pool, overlaps};
-pub use release::{OwnerSeen, Release, release};
+pub use release::{OwnerSeen, Release, release, remembered_by};
 
 use crate::id::{ObjectName, ObjectVersion, PoolName, ResourceVersion, Uid};
 use crate::revision::Revision;

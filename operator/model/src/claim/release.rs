@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Claim, Phase};
 use crate::address::Family;
-use crate::id::{NodeName, ObjectName, ResourceVersion, Uid};
+use crate::id::{NodeName, ObjectName, ObjectVersion, ResourceVersion, Uid};
 use crate::revision::{NodeRevision, Revision, behind};
 
 /// The owner of a claim, read after the claim.
@@ -126,10 +126,37 @@ fn is_releasable(claim: &Claim, owner: &OwnerSeen, rules: Rules) -> bool {
     }
 }
 
+/// The nodes that may still program a load balancer that is gone, for IDs: a *requested* group or service ID may have
+/// been such a load balancer's, and is granted when nobody is named here
+/// ([`crate::allocation::Request::programmed_by`]).
+///
+/// Claims are the witnesses. A load balancer was only ever programmed with an address, and its claim lasts until
+/// every node has passed the revision that showed it gone; so no memory is needed, and a claim on its way out makes
+/// the agents report. `concerns` says whether a gone owner may have had the value: for a service ID those of the
+/// account's namespace, for a group ID all. `is_alive` says whether a load balancer of that uid is listed.
+pub fn remembered_by(
+    claims: &[Claim],
+    concerns: impl Fn(&ObjectVersion) -> bool,
+    is_alive: impl Fn(&Uid) -> bool,
+    nodes: &[NodeRevision],
+) -> Vec<NodeName> {
+    let mut remembering: BTreeSet<NodeName> = BTreeSet::new();
+    for claim in claims.iter().filter(|claim| concerns(&claim.owner) && !is_alive(&claim.owner.uid)) {
+        match claim.phase {
+            Phase::Releasing { release_revision: Some(revision) } => {
+                remembering.extend(behind(nodes, revision));
+            }
+            // Not marked yet: nothing is known of any node.
+            _ => remembering.extend(nodes.iter().map(|node| node.node.clone())),
+        }
+    }
+    remembering.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Kind, ObjectVersion};
+    use crate::id::Kind;
 
     fn claim(phase: Phase) -> Claim {
         Claim {
@@ -202,5 +229,22 @@ mod tests {
             judge(&[node("a", Some(40), true), node("b", Some(41), true)]),
             Release::Delete { name: "192.0.2.1".into(), uid: "claim-uid".into() }
         );
+    }
+
+    #[test]
+    fn a_gone_load_balancer_is_remembered_by_the_nodes_its_claim_waits_for() {
+        let nodes = [("a", 41), ("b", 39)].map(|(node, revision)| NodeRevision {
+            node: node.into(),
+            revision: Some(Revision::new(revision)),
+            live: true,
+        });
+        let releasing = claim(Phase::Releasing { release_revision: Some(Revision::new(40)) });
+        let remembered = |claim: &Claim, alive: bool, concerned: bool| {
+            remembered_by(std::slice::from_ref(claim), |_| concerned, |_| alive, &nodes)
+        };
+        assert_eq!(remembered(&releasing, false, true), ["b".into()]);
+        assert_eq!(remembered(&claim(Phase::Bound), false, true), ["a".into(), "b".into()], "not marked yet");
+        assert_eq!(remembered(&releasing, true, true), [], "its owner lives and keeps its IDs");
+        assert_eq!(remembered(&releasing, false, false), []);
     }
 }
