@@ -112,7 +112,7 @@ pub struct EndpointSpec {
     pub weight: Option<i64>,
     /// Name of the cluster that it runs in, for tenants with several. A node address belongs to one cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(with = "Option<schema::ForeignName>")]
     pub cluster: Option<String>,
 }
 

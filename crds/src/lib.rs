@@ -16,6 +16,8 @@
 //! It does not judge what crosses objects (that is the controllers' work), and it does not talk to an API server.
 //! Use [`definitions`] for the CustomResourceDefinitions, not `Kind::crd()`, which lacks the finishing touches.
 
+#![allow(clippy::duplicated_attributes, reason = "kube's derive takes one printcolumn(...) for each column")]
+
 pub mod condition;
 pub mod duration;
 pub mod manifest;

@@ -141,7 +141,7 @@ pub struct LoadBalancerSpec {
     pub source_ranges: Vec<String>,
     /// Name for people; it has no other effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(with = "Option<schema::Line>")]
     pub display_name: Option<String>,
 }
 
@@ -351,6 +351,10 @@ impl LoadBalancerSpec {
 
 /// Rules that see spec, status and name together.
 pub(crate) const RULES: &[(&str, &str)] = &[
+    (
+        "self.metadata.name.size() <= 63",
+        "the name of a LoadBalancer has at most 63 characters, because it becomes the value of a label",
+    ),
     (
         "!has(self.status) || !has(self.status.service__dash__id) || !has(self.spec.service__dash__id) || self.spec.service__dash__id == self.status.service__dash__id",
         "spec.service-id must be absent or equal to the granted status.service-id",

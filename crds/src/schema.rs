@@ -208,6 +208,38 @@ scalar!(
 );
 
 scalar!(
+    /// A duration of at most an hour: a tenant chooses it, and for so long it keeps something alive.
+    ShortDuration,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || duration(self) <= duration('1h')",
+            "message": "must be at most 1h"
+        }]
+    }
+);
+
+scalar!(
+    /// One line of text for people; no control characters, because terminals obey them.
+    Line,
+    { "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$" }
+);
+
+scalar!(
+    /// Name of something outside of EPIC, such as a cluster.
+    ForeignName,
+    { "type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$" }
+);
+
+scalar!(
+    /// Path of an HTTP request.
+    HttpPath,
+    { "type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^/[!-~]*$" }
+);
+
+scalar!(
     /// A count as text, because an IPv6 pool holds more addresses than a number can say.
     CountText,
     { "type": "string", "minLength": 1, "maxLength": 40, "pattern": "^[0-9]+$" }

@@ -159,11 +159,11 @@ pub struct HealthCheck {
 #[schemars(inline)]
 pub struct HttpHealthCheck {
     /// Path that is asked for.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(with = "schema::HttpPath")]
     pub path: String,
     /// Host header that is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(with = "Option<schema::ForeignName>")]
     pub host: Option<String>,
 }
 
@@ -178,8 +178,9 @@ pub struct Timeouts {
     /// For a connection on which nothing happens. Not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
-    /// For open connections when a proxy is taken away. Absent: 300s.
+    /// For open connections when a proxy is taken away, at most 1h. Absent: 300s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::ShortDuration>")]
     pub drain: Option<Duration>,
 }
 

@@ -188,7 +188,7 @@ fn node_pods() -> Policy {
         conditions: vec![("the-node-agent", is_user(SERVICE_ACCOUNT_NODE))],
         variables: vec![
             node_of_token(),
-            ("update", "request.operation == 'UPDATE' && request.subResource == 'status'".to_owned()),
+            ("update", "request.operation == 'UPDATE' && has(request.subResource) && request.subResource == 'status'".to_owned()),
             ("status", "variables.update && has(object.status) ? dyn(object.status) : dyn({})".to_owned()),
             (
                 "oldStatus",
@@ -255,7 +255,7 @@ fn node_objects() -> Policy {
         conditions: vec![("the-node-agent", is_user(SERVICE_ACCOUNT_NODE))],
         variables: vec![
             node_of_token(),
-            ("name", "request.operation == 'CREATE' ? object.metadata.name : request.name".to_owned()),
+            ("name", "request.operation == 'CREATE' ? object.metadata.name : (has(request.name) ? request.name : '')".to_owned()),
             ("lease", "request.resource.resource == 'leases'".to_owned()),
         ],
         validations: vec![

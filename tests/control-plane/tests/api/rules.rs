@@ -216,11 +216,48 @@ async fn numbers_keep_to_their_ranges() {
 #[tokio::test]
 async fn durations_are_those_of_the_gateway_api() {
     let group = object("ServiceGroup", "epic", "g", json!({}));
-    let good = [json!("5s"), json!("1h30m"), json!("300ms")];
+    let good = [json!("5s"), json!("29m30s"), json!("300ms")];
     let bad = [json!("5"), json!("1.5s"), json!("5d"), json!("-1s"), json!("")];
     for field in ["drain", "connect", "idle"] {
         judge_field(&group, &format!("/spec/timeouts/{field}"), &good, &bad, "should match").await;
     }
+}
+
+#[tokio::test]
+async fn nobody_drains_for_longer_than_an_hour() {
+    let group = object("ServiceGroup", "epic", "g", json!({}));
+    let good = [json!("0s"), json!("1h"), json!("59m60s"), json!("3600s")];
+    let bad = [json!("1h1ms"), json!("2h"), json!("99999h"), json!("30m31m")];
+    judge_field(&group, "/spec/timeouts/drain", &good, &bad, "at most 1h").await;
+}
+
+#[tokio::test]
+async fn texts_hold_nothing_that_a_terminal_or_a_proxy_obeys() {
+    namespace("epic-rules", true).await;
+    let of = load_balancer("epic-rules", "l");
+    let good = [json!("My site, Köln"), json!("x".repeat(256))];
+    let bad = [json!("a\u{1b}[2J"), json!("a\nb"), json!("a\u{9b}b"), json!(""), json!("x".repeat(257))];
+    judge_field(&of, "/spec/display-name", &good, &bad, "display-name").await;
+    let of = endpoint("epic-rules", "e");
+    judge_field(
+        &of,
+        "/spec/cluster",
+        &[json!("prod-1.eu_A")],
+        &[json!("a b"), json!("-a"), json!("")],
+        "cluster",
+    )
+    .await;
+    let group = object("ServiceGroup", "epic", "g", json!({}));
+    let bad = [json!("health"), json!("/a b"), json!("/a\r\nHost: x")];
+    judge_field(&group, "/spec/health-check/http/path", &[json!("/"), json!("/health?x=1")], &bad, "path")
+        .await;
+}
+
+#[tokio::test]
+async fn a_load_balancer_has_a_name_that_fits_a_label() {
+    namespace("epic-rules", true).await;
+    judge(&load_balancer("epic-rules", &"l".repeat(63)), None).await;
+    judge(&load_balancer("epic-rules", &"l".repeat(64)), Some("at most 63 characters")).await;
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ async fn columns(plural: &str) -> Vec<(String, i64)> {
     let table =
         Request::get(&format!("/apis/epic.acnodal.io/v1/{plural}")).as_table().send(&admin().await).await;
     let table = table.expect_ok();
-    table["columnDefinitions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|column| (column["name"].as_str().unwrap().to_owned(), column["priority"].as_i64().unwrap()))
+    let columns = table["columnDefinitions"].as_array().into_iter().flatten();
+    columns
+        .map(|column| {
+            let name = column["name"].as_str().unwrap_or_default();
+            (name.to_owned(), column["priority"].as_i64().unwrap_or_default())
+        })
         .collect()
 }
 
