@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Key;
+
 /// A call to the API server did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -61,9 +63,19 @@ impl Error {
         self.status().is_some_and(|status| status.is_conflict() && !status.is_already_exists())
     }
 
-    /// There is no such object (or no such kind).
+    /// There is no such object. The API server says so of some kinds that it does not know, too: where that makes a
+    /// difference, use [`Kinds::get_opt`](crate::Kinds::get_opt).
     pub fn is_not_found(&self) -> bool {
         self.status().is_some_and(kube::core::Status::is_not_found)
+    }
+
+    /// The API server knows the kind, and says that there is no object with this key.
+    pub(crate) fn denies(&self, key: &Key) -> bool {
+        // For a kind that it does not know, the answer is 404 as well, but names no object.
+        let named = |status: &kube::core::Status| {
+            status.details.as_ref().is_some_and(|details| details.name == key.name())
+        };
+        self.status().is_some_and(|status| status.is_not_found() && named(status))
     }
 
     /// An object of that name is there already. After a retry inside kube it may be the caller's own.

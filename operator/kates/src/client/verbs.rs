@@ -72,7 +72,8 @@ impl<K: Object> Kinds<K> {
         self.call("get", key, self.api(key.namespace()).get(key.name())).await.map(|Wire(object)| object)
     }
 
-    /// Reads one object that may not exist. `None` is only answered when the API server says so.
+    /// Reads one object that may not exist. `None` is only answered when the API server says that there is no
+    /// object of that name; a kind that it does not know is an error.
     ///
     /// # Errors
     ///
@@ -80,7 +81,7 @@ impl<K: Object> Kinds<K> {
     pub async fn get_opt(&self, key: &Key) -> Result<Option<K>, Error> {
         match self.get(key).await {
             Ok(object) => Ok(Some(object)),
-            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) if error.denies(key) => Ok(None),
             Err(error) => Err(error),
         }
     }

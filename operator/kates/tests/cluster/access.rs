@@ -76,6 +76,10 @@ async fn a_kind_that_does_not_exist_yet_is_pending_and_unreadable_objects_of_it_
         (pending.len() == 2 && pending.values().all(|reason| reason.contains("404"))).then_some(())
     })
     .await;
+    let boxes = client.kind_of::<DynamicObject>(kind.clone());
+    let nothing = key(&namespace, "nothing");
+    let unknown = boxes.get_opt(&nothing).await;
+    assert!(unknown.is_err(), "absent is not empty: {unknown:?}");
     let open = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     let mut definition: CustomResourceDefinition = parse(json!({
         "metadata": {"name": "boxes.kates.example.com"},
@@ -88,7 +92,7 @@ async fn a_kind_that_does_not_exist_yet_is_pending_and_unreadable_objects_of_it_
     let snapshot = watched.synced().await;
     assert!(snapshot.view::<Box>().is_empty());
 
-    let boxes = client.kind_of::<DynamicObject>(kind.clone());
+    assert!(boxes.get_opt(&nothing).await.unwrap().is_none());
     for (name, size) in [("good", json!(3)), ("bad", json!("three"))] {
         let mut object = DynamicObject::new(name, &kind).within(&namespace);
         object.data = json!({"spec": {"size": size}});

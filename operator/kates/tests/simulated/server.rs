@@ -286,6 +286,9 @@ impl Following {
     }
 }
 
+/// Stands for "NotFound", about an object whose name is the message.
+const NO_OBJECT: &str = "";
+
 type Refusal = (u16, &'static str, String);
 
 impl World {
@@ -369,10 +372,7 @@ impl World {
     }
 
     fn found(&self, asked: &Asked) -> Result<Value, Refusal> {
-        self.objects
-            .get(&asked.id())
-            .cloned()
-            .ok_or_else(|| (404, "NotFound", format!("{} not found", asked.id().2)))
+        self.objects.get(&asked.id()).cloned().ok_or_else(|| (404, NO_OBJECT, asked.id().2))
     }
 
     fn get(&self, asked: &Asked) -> Result<Value, Refusal> {
@@ -502,6 +502,12 @@ fn whole(code: u16, value: &Value) -> Answer {
 }
 
 fn failure(code: u16, reason: &str, message: &str) -> Answer {
+    if reason == NO_OBJECT {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": format!("{message} not found"), "reason": "NotFound", "code": code,
+            "details": {"name": message}});
+        return whole(code, &status);
+    }
     whole(
         code,
         &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
