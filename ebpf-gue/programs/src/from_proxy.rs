@@ -75,8 +75,7 @@ fn v4(ctx: &TcContext, config: &Config, proxy: &LocalProxy) -> Step<i32> {
     if tcp.source_port == config.ops_port {
         return from_ops(ctx, config, &tcp);
     }
-    let key =
-        ListenerKey { lb: proxy.lb, port: tcp.source_port, protocol: PROTOCOL_TCP, family: FAMILY_V4 };
+    let key = ListenerKey { lb: proxy.lb, port: tcp.source_port, protocol: PROTOCOL_TCP, family: FAMILY_V4 };
     match maps::get(&maps::LISTENERS, &key) {
         Some(listener) => reply(ctx, config, listener, &tcp),
         None => refuse(DropReason::ProxyNotAllowed),
@@ -101,8 +100,7 @@ fn udp(ctx: &TcContext, config: &Config, proxy: &LocalProxy, ip: &Ipv4) -> Step<
 /// Whether the destination is written down for this proxy's LoadBalancer or for all.
 #[inline(always)]
 fn is_passed(proxy: &LocalProxy, address: u32, port: u16, protocol: u8) -> bool {
-    let mut key =
-        PassKey { lb: proxy.lb, address: Ip::from_v4_word(address), port, protocol, _reserved: 0 };
+    let mut key = PassKey { lb: proxy.lb, address: Ip::from_v4_word(address), port, protocol, _reserved: 0 };
     if maps::get(&maps::PASSES, &key).is_some() {
         return true;
     }

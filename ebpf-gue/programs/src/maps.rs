@@ -80,7 +80,10 @@ pub fn config() -> Option<&'static Config> {
 /// replaced meanwhile may be reused and change under us; every value is read once and checked where that matters, and
 /// a packet judged by half of an old and half of a new value is one that arrived during the change.
 #[inline(always)]
-pub fn get<K, V, const M: usize, const F: usize>(map: &'static HashMap<K, V, M, F>, key: &K) -> Option<&'static V> {
+pub fn get<K, V, const M: usize, const F: usize>(
+    map: &'static HashMap<K, V, M, F>,
+    key: &K,
+) -> Option<&'static V> {
     // SAFETY: see above.
     unsafe { map.get(key) }
 }

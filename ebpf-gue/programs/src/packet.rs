@@ -152,10 +152,12 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Takes the packet whose IP header `ip` lies at offset `AT`; `end` bytes of the frame belong to it.
+    /// Takes the packet whose IP header `ip` lies at offset `AT` and that may reach up to `end`.
     ///
     /// Refuses what this version does not carry, each with its reason: fragments, options, other protocols, and
-    /// lengths that contradict each other.
+    /// lengths that contradict each other. Inside a tunnel the packet must end exactly at `end`: more bytes would be
+    /// several datagrams that a NIC has merged (UDP GRO), of which only the first could be read. A bare frame may be
+    /// padded.
     #[inline(always)]
     pub fn read<const AT: usize>(ctx: &TcContext, ip: &Ipv4, end: usize) -> Step<Self> {
         if !ip.is_v4() {
@@ -164,7 +166,8 @@ impl Tcp {
         if !ip.is_plain() {
             return refuse(DropReason::IpOptions);
         }
-        if AT + ip.total as usize > end {
+        let own_end = AT + ip.total as usize;
+        if own_end > end || (AT != ETH && own_end != end) {
             return refuse(DropReason::Malformed);
         }
         if ip.is_fragment() {

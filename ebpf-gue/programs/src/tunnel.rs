@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INVALIDATE_HASH,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_INVALIDATE_HASH, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated::{bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_store_bytes},
     programs::TcContext,
@@ -141,7 +141,14 @@ fn headers(tcp: &Tcp, total: u32, outer: &Outer<'_>) -> [u32; WORDS] {
 ///
 /// The neighbour decides the MAC, not the frame: what a frame carried belonged to the inner next hop.
 #[inline(always)]
-pub fn send(ctx: &TcContext, id: u32, tunnel: &Tunnel, remote: &Remote, tcp: &Tcp, gue_port: u16) -> Step<i32> {
+pub fn send(
+    ctx: &TcContext,
+    id: u32,
+    tunnel: &Tunnel,
+    remote: &Remote,
+    tcp: &Tcp,
+    gue_port: u16,
+) -> Step<i32> {
     let source_port = if remote.flags & REMOTE_FIXED_PORTS != 0 {
         gue_port
     } else {
@@ -175,7 +182,12 @@ pub fn leave(ifindex: u32) -> i32 {
 pub fn decapsulate(ctx: &TcContext) -> Step<()> {
     // SAFETY: the context is the kernel's.
     let rc = unsafe {
-        bpf_skb_adjust_room(ctx.skb.skb, -(OVERHEAD as i32), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO as u64)
+        bpf_skb_adjust_room(
+            ctx.skb.skb,
+            -(OVERHEAD as i32),
+            BPF_ADJ_ROOM_MAC,
+            BPF_F_ADJ_ROOM_FIXED_GSO as u64,
+        )
     };
     if rc == 0 { Ok(()) } else { Err(drop(DropReason::KernelRefused)) }
 }

@@ -9,9 +9,7 @@ use epic_abi::{
     Ip, PROTOCOL_TCP, PROTOCOL_UDP,
     drop::DropReason,
     flow,
-    maps::{
-        Config, Flow, FlowKey, MAGLEV_SLOTS, PROXY_DRAINING, Proxy, Service, ServiceKey, SourceRangeKey,
-    },
+    maps::{Config, Flow, FlowKey, MAGLEV_SLOTS, PROXY_DRAINING, Proxy, Service, ServiceKey, SourceRangeKey},
     stats::Event,
 };
 

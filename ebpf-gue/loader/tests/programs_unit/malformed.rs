@@ -46,6 +46,7 @@ const CASES: &[Case] = &[
     ("inner header with options", |f| f[INNER] = 0x46, DropReason::IpOptions),
     ("inner header too short", |f| f[INNER] = 0x44, DropReason::IpOptions),
     ("inner total length beyond the packet", |f| f[INNER + 3] += 1, DropReason::Malformed),
+    ("bytes behind the inner packet", |f| f[INNER + 3] -= 1, DropReason::Malformed),
     ("inner total length below the headers", |f| f[INNER + 3] = 39, DropReason::Malformed),
     ("inner first fragment", |f| f[INNER + 6] = 0x20, DropReason::Fragment),
     ("inner later fragment", |f| f[INNER + 7] = 1, DropReason::Fragment),
