@@ -1,22 +1,142 @@
-//! xDS in the operator: tables out of a snapshot, a server over them, and what proxies answered as pod conditions.
+//! xDS in the operator: tables out of snapshots, a server over them, and what proxies answered as conditions.
 //!
-//! Runs in every replica, with or without the Lease.
+//! Runs in every replica, with or without the Lease. Losing the API server stops neither streams nor what they
+//! serve; it only keeps answers from being written.
 
+mod answers;
 mod assigned;
 mod condition;
+mod feed;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use epic_lb::{Tables, Writer};
+use epic_ops::{Metrics, Readiness};
+use epic_xds::pki;
+use epic_xds::{Credentials, Limits, Reports, Server, Tls, Views};
 use k8s_openapi::api::core::v1::Service;
 use kates::{Key, Snapshot};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 pub use assigned::Assigned;
 pub use condition::{Answer, configured, pod_condition, read};
 
+use crate::context::Shared;
+use crate::reconcile;
 use crate::settings::Settings;
+
+/// Longest wait before the server's certificate is looked at again.
+const RENEWAL_CHECK: Duration = Duration::from_secs(600);
+
+/// xDS cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is taken.
+    #[error("cannot listen on {address} for xDS; is another operator running here?")]
+    Bind {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The listener broke.
+    #[error("serving xDS ended")]
+    Serve(#[source] std::io::Error),
+    /// The certificates cannot be used.
+    #[error("the certificates for xDS cannot be used")]
+    Tls(#[from] epic_xds::server::TlsError),
+}
 
 /// ClusterIP of the xDS Service, which proxies connect to.
 pub fn xds_address(snapshot: &Snapshot, settings: &Settings) -> Option<IpAddr> {
     let key = Key::namespaced(settings.namespace.as_str(), settings.xds_service.as_str());
     snapshot.get::<Service>(&key)?.spec.as_ref()?.cluster_ip.as_deref()?.parse().ok()
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+/// [`Error`]: the process cannot do its work and should end.
+pub async fn run(
+    context: Shared,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let pending = readiness.hold("xds");
+    let credentials = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        credentials = first_credentials(&context, &pending) => credentials,
+    };
+    let tls = Tls::new(&credentials)?;
+    let tables = Tables::new();
+    let (views, reports) = (Views::new(), Reports::new());
+    let address = context.settings.xds_address;
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+    let writer = Writer::new(Arc::clone(&tables));
+    let tasks = [
+        tokio::spawn(feed::run(Arc::clone(&context), writer, shutdown.clone())),
+        tokio::spawn(epic_xds::sync::run(Arc::clone(&tables), Arc::clone(&views))),
+        tokio::spawn(answers::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
+        tokio::spawn(renew(Arc::clone(&context), Arc::clone(&tls), credentials, shutdown.clone())),
+    ];
+    // A stream that is open before the tables are filled waits; one that is refused would try elsewhere. So the port
+    // is served only from here on, and the replica is ready once its first snapshot is in the tables.
+    context.watches.synced().await;
+    let metrics = metrics.register(epic_xds::Metrics::register);
+    drop(pending);
+    let server = Server { views, reports, metrics, tls, limits: Limits::default() };
+    let served = server.serve(listener, shutdown).await.map_err(Error::Serve);
+    for task in tasks {
+        task.abort();
+    }
+    served
+}
+
+async fn first_credentials(context: &Shared, pending: &epic_ops::readiness::Pending) -> Credentials {
+    loop {
+        match credentials(context).await {
+            Ok(credentials) => return credentials,
+            Err(error) => {
+                pending.because(format!("no certificates: {error}"));
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), "no certificates yet");
+                sleep(Duration::from_secs(2)).await;
+            }
+        }
+    }
+}
+
+/// A server certificate of this replica's own, out of the authority; it is never stored.
+async fn credentials(context: &Shared) -> Result<Credentials, reconcile::Error> {
+    let authority = context.certificates.authority(&context.client).await?;
+    let made = pki::issue_server(&authority, SystemTime::now())?;
+    Ok(Credentials {
+        certificate: made.certificate,
+        key: made.key,
+        client_authorities: authority.certificate.clone(),
+    })
+}
+
+async fn renew(context: Shared, tls: Arc<Tls>, mut current: Credentials, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep(RENEWAL_CHECK) => {}
+        }
+        let due = pki::renew_at(&current.certificate).is_ok_and(|at| SystemTime::now() < at);
+        if due {
+            continue;
+        }
+        match credentials(&context).await {
+            Ok(fresh) => match tls.replace(&fresh) {
+                Ok(()) => current = fresh,
+                Err(error) => tracing::error!(%error, "the new server certificate cannot be used"),
+            },
+            Err(error) => tracing::warn!(%error, "the server certificate is not renewed yet"),
+        }
+    }
 }
