@@ -113,7 +113,8 @@ async fn create(netlink: &Netlink) -> Result<(), NetlinkError> {
                 device = NAME,
                 "the kernel has no dummy devices, a bridge without ports stands in"
             );
-            let bridge = LinkBridge::new(NAME).address(MAC.to_vec()).arp(false).build();
+            // With snooping a bridge joins groups, and says so into a device where nobody listens.
+            let bridge = LinkBridge::new(NAME).mcast_snooping(false).address(MAC.to_vec()).arp(false).build();
             netlink.add_link(NAME, bridge).await
         }
         done => done,

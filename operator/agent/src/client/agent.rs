@@ -1,0 +1,448 @@
+//! The client agent's loop: LoadBalancers, Endpoints, keys and routes in; device, rules, rows and calls out.
+//!
+//! A tunnel is called for when the maps hold it, and no longer before its entries go. A way that is lost keeps being
+//! used: without a route nothing leaves anyhow, and when it is back everything goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use epic_abi::maps::{CONFIG_KEY, Config, Local, Side};
+use epic_crds::well_known::{CONFIG_MAP_CLIENT, SECRET_GUE_KEYS};
+use epic_crds::{Endpoint, LoadBalancer};
+use epic_datapath::{Attachment, BpfMaps, Datapath, Maps, Options, Program};
+use epic_lb::reconciler::{self, Backoff, ConfirmPrune, Limits, PruneRequest, Reconciler};
+use epic_lb::render::ClientSide;
+use epic_lb::{Initializer, Link, Tables, TunnelId, Writer};
+use epic_ops::readiness::Pending;
+use epic_ops::{Metrics, Readiness};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kates::{Accumulator, Client, Key, Query, Snapshot};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::calling::Calling;
+use super::renewal::Connection;
+use super::{Error, Settings};
+use crate::desired::client::{Desired, Facts, Objects, desired, epic_addresses};
+use crate::device::{self, Device};
+use crate::hello::caller::Caller;
+use crate::metrics::{MapsCollector, ReconcilerCollector};
+use crate::netlink::{Netlink, watch::Watch};
+use crate::node::interfaces::by_family;
+use crate::{inspect, nft};
+
+/// Between two rounds of what only time changes.
+const TICK: Duration = Duration::from_secs(1);
+/// Between two full passes.
+const FULL: Duration = Duration::from_secs(30);
+/// Bursts of netlink messages are answered once.
+const NETLINK_QUIET: Duration = Duration::from_millis(20);
+/// How long a proxy address that only packets announced is answered to, in seconds.
+const LEARNED_SECONDS: u32 = 60;
+/// MTU of the underlay while there is no tunnel to take it from.
+const USUAL_MTU: u32 = 1_500;
+
+/// A pass whose rows are written.
+struct Passed {
+    desired: Desired,
+    device: Device,
+    /// Revision of the tables.
+    tables: u64,
+}
+
+struct Agent {
+    settings: Settings,
+    namespace: String,
+    accumulator: Accumulator,
+    netlink: Netlink,
+    datapath: Datapath,
+    maps: Arc<Maps>,
+    calling: Calling,
+    port: watch::Sender<Option<u16>>,
+    writer: Writer,
+    handle: reconciler::Handle,
+    initializer: Option<Initializer>,
+    basis: Arc<Mutex<BTreeSet<String>>>,
+    ways: BTreeMap<IpAddr, Link>,
+    ruled: Option<Facts>,
+    attached: BTreeSet<Attachment>,
+    passed: Option<Passed>,
+    full_at: Instant,
+    starting: Option<Pending>,
+    readiness: Readiness,
+}
+
+fn watch_namespace(client: &Client, namespace: &str) -> Accumulator {
+    let all = || Query::namespace(namespace);
+    client
+        .accumulate()
+        .watch::<LoadBalancer>(all())
+        .watch::<Endpoint>(all())
+        .watch::<Secret>(all().field("metadata.name", SECRET_GUE_KEYS))
+        .watch::<ConfigMap>(all().field("metadata.name", CONFIG_MAP_CLIENT))
+        .start()
+}
+
+fn facts(snapshot: &Snapshot, namespace: &str) -> Result<Facts, String> {
+    let found = snapshot.get::<ConfigMap>(&Key::namespaced(namespace, CONFIG_MAP_CLIENT));
+    let config = found.ok_or_else(|| format!("there is no ConfigMap epic-client in {namespace} yet"))?;
+    Facts::read(config).map_err(|error| error.to_string())
+}
+
+fn objects(snapshot: &Snapshot, namespace: &str) -> Objects {
+    Objects {
+        load_balancers: snapshot.list().cloned().collect(),
+        endpoints: snapshot.list().cloned().collect(),
+        keys: snapshot.get(&Key::namespaced(namespace, SECRET_GUE_KEYS)).cloned(),
+    }
+}
+
+/// Asks the API server again before more than half of the map entries go.
+struct AskAgain {
+    client: Client,
+    namespace: String,
+    basis: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl ConfirmPrune for AskAgain {
+    fn confirm_prune(
+        &mut self,
+        request: PruneRequest,
+    ) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move {
+            let query = Query::namespace(self.namespace.as_str());
+            let balancers = self.client.list::<LoadBalancer>(&query).await;
+            let endpoints = self.client.list::<Endpoint>(&query).await;
+            let (Ok(balancers), Ok(endpoints)) = (balancers, endpoints) else { return false };
+            let balancers = balancers.items.into_iter().filter_map(|object| object.metadata.uid);
+            let endpoints = endpoints.items.into_iter().filter_map(|object| object.metadata.uid);
+            let same = balancers.chain(endpoints).collect::<BTreeSet<_>>() == *self.basis.lock();
+            tracing::info!(
+                removals = request.removals,
+                entries = request.entries,
+                confirmed = same,
+                "asked the API server before a large removal"
+            );
+            same
+        })
+    }
+}
+
+/// Runs until asked to end.
+pub(super) async fn run(
+    settings: Settings,
+    connection: Connection,
+    namespace: String,
+    (readiness, starting): (Readiness, Pending),
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let client = Client::new(connection.kube.clone());
+    let accumulator = watch_namespace(&client, &namespace);
+    let netlink = Netlink::connect()?;
+    let Some(first) = first_facts(&accumulator, &namespace, &starting, &shutdown).await else {
+        return Ok(());
+    };
+    // Before anything of this host is touched.
+    device::check_conflicts(&netlink, &first.proxies).await?;
+    let datapath = Datapath::open(&Options::new(&settings.bpffs_dir, Side::Client))?;
+    let maps = Arc::clone(datapath.maps());
+    let mut session = [0; 8];
+    getrandom::fill(&mut session).map_err(Error::Random)?;
+    let caller = Arc::new(Mutex::new(Caller::new(u64::from_ne_bytes(session))));
+    let writer = Writer::new(Tables::new());
+    let initializer = writer.register_initializer("api-server");
+    let reconciler =
+        Reconciler::new(writer.clone(), BpfMaps::new(Arc::clone(&maps)), ClientSide, Backoff::default())?;
+    let basis = Arc::new(Mutex::new(BTreeSet::new()));
+    let ask = AskAgain { client: client.clone(), namespace: namespace.clone(), basis: Arc::clone(&basis) };
+    let (stop, stopped) = watch::channel(false);
+    let (handle, task) =
+        reconciler::run(reconciler, Arc::clone(writer.tables()), ask, Limits::default(), stopped);
+    let (port, port_changes) = watch::channel(None);
+    let calling =
+        Calling { caller: Arc::clone(&caller), maps: Arc::clone(&maps), changed: Arc::new(Notify::new()) };
+    let hello = tokio::spawn(calling.clone().run(port_changes, shutdown.clone()));
+    let collector = ReconcilerCollector::default();
+    collector.watch(handle.clone());
+    metrics.register(|registry| {
+        registry.register_collector(Box::new(MapsCollector::new(Arc::clone(&maps))));
+        registry.register_collector(Box::new(collector));
+    });
+    let view = inspect::client_view(
+        settings.node_address.to_string(),
+        Arc::clone(&maps),
+        caller,
+        writer.clone(),
+        handle.clone(),
+        readiness.clone(),
+    );
+    let commands = tokio::spawn(inspect::serve(settings.socket.clone(), view, shutdown.clone()));
+    tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
+    let mut agent = Agent {
+        settings,
+        namespace,
+        accumulator,
+        netlink,
+        attached: datapath.adopted().links.clone(),
+        datapath,
+        maps,
+        calling,
+        port,
+        writer,
+        handle,
+        initializer: Some(initializer),
+        basis,
+        ways: BTreeMap::new(),
+        ruled: None,
+        passed: None,
+        full_at: Instant::now(),
+        starting: Some(starting),
+        readiness,
+    };
+    agent.turn(&shutdown).await?;
+    let _ = stop.send(true);
+    hello.abort();
+    commands.abort();
+    drop(task.await);
+    Ok(())
+}
+
+/// Waits for the ConfigMap; `None` when asked to end meanwhile.
+async fn first_facts(
+    accumulator: &Accumulator,
+    namespace: &str,
+    starting: &Pending,
+    shutdown: &CancellationToken,
+) -> Option<Facts> {
+    let mut updates = accumulator.updates();
+    loop {
+        tokio::select! {
+            update = updates.next() => match facts(&update.snapshot, namespace) {
+                Ok(facts) => return Some(facts),
+                Err(why) => {
+                    tracing::warn!(why, "waiting");
+                    starting.because(why);
+                }
+            },
+            () = tokio::time::sleep(TICK) => {
+                if let Some((kind, why)) = accumulator.pending().into_iter().next() {
+                    starting.because(format!("{kind}: {why}"));
+                }
+            }
+            () = shutdown.cancelled() => return None,
+        }
+    }
+}
+
+impl Agent {
+    async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let mut updates = self.accumulator.updates();
+        let mut host = Watch::open()?;
+        let mut progress = self.handle.watch();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut pass = false;
+            tokio::select! {
+                _ = updates.next() => pass = true,
+                changed = host.changed() => {
+                    if changed.is_err() {
+                        host = Watch::open()?;
+                    }
+                    tokio::time::sleep(NETLINK_QUIET).await;
+                    pass = true;
+                }
+                changed = progress.changed() => if changed.is_err() { return Ok(()) },
+                _ = tick.tick() => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            let full = Instant::now() >= self.full_at;
+            if pass || full {
+                self.pass(full).await;
+            }
+            self.settle(full);
+            if full {
+                self.full_at = Instant::now() + FULL;
+            }
+        }
+    }
+
+    fn not_ready(&self, what: &str, why: &str) {
+        if self.readiness.pending().get(what).map(String::as_str) != Some(why) {
+            tracing::warn!(what, why, "cannot decide; everything stays as it is");
+        }
+        self.readiness.gate(what).close(why);
+    }
+
+    async fn pass(&mut self, full: bool) {
+        let Some(snapshot) = self.accumulator.snapshot() else { return };
+        let facts = match facts(&snapshot, &self.namespace) {
+            Ok(facts) => facts,
+            Err(why) => return self.not_ready("epic-client", &why),
+        };
+        self.readiness.gate("epic-client").open();
+        let objects = objects(&snapshot, &self.namespace);
+        if objects.keys.is_none() {
+            return self.not_ready("keys", "there is no Secret epic-gue-keys in the namespace yet");
+        }
+        self.readiness.gate("keys").open();
+        self.find_ways(&epic_addresses(&objects, self.settings.node_address)).await;
+        let device = match self.prepare_host(&facts, full).await {
+            Ok(device) => device,
+            Err(error) => return self.not_ready("host", &error.to_string()),
+        };
+        self.readiness.gate("host").open();
+        let mut desired = desired(&objects, self.settings.node_address, &facts, &self.ways);
+        if self.passed.as_ref().is_none_or(|passed| passed.desired.left_out != desired.left_out) {
+            for why in &desired.left_out {
+                tracing::info!(why, "left out");
+            }
+        }
+        if let Err(error) = self.configure(&facts, &device) {
+            return self.not_ready("config", &error.to_string());
+        }
+        self.readiness.gate("config").open();
+        self.call_for(&desired, |_| false);
+        let balancers = objects.load_balancers.iter().filter_map(|o| o.metadata.uid.clone());
+        let endpoints = objects.endpoints.iter().filter_map(|o| o.metadata.uid.clone());
+        *self.basis.lock() = balancers.chain(endpoints).collect();
+        let rows = std::mem::take(&mut desired.rows);
+        let (tables, refused) = rows.write(&self.writer, self.initializer.take());
+        for error in refused {
+            tracing::warn!(%error, "refused by the tables");
+        }
+        self.port.send_if_modified(|port| port.replace(facts.port) != Some(facts.port));
+        self.passed = Some(Passed { desired, device, tables });
+    }
+
+    /// The ways to EPIC nodes as the routes are now.
+    async fn find_ways(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.ways.retain(|address, _| addresses.contains(address));
+        for address in addresses {
+            match self.way(*address).await {
+                Ok(link) => {
+                    self.ways.insert(*address, link);
+                }
+                Err(why) => tracing::debug!(%address, why, "no way to an EPIC node"),
+            }
+        }
+    }
+
+    async fn way(&self, address: IpAddr) -> Result<Link, String> {
+        let path = self.netlink.path_to(address).await.map_err(|error| error.to_string())?;
+        let link = self.netlink.link_by_index(path.ifindex).await.map_err(|error| error.to_string())?;
+        if link.name == device::NAME || path.local {
+            return Err("the route leads back to this host".to_owned());
+        }
+        let local = path.source.ok_or("the route has no source address")?;
+        Ok(Link { ifindex: path.ifindex, mtu: link.mtu, local })
+    }
+
+    async fn prepare_host(&mut self, facts: &Facts, full: bool) -> Result<Device, Error> {
+        let underlay = self.ways.values().map(|way| way.mtu).min().unwrap_or(USUAL_MTU);
+        let mtu = underlay.saturating_sub(facts.overhead);
+        let device = device::ensure(&self.netlink, mtu, &facts.proxies).await?;
+        if full || self.ruled.as_ref() != Some(facts) {
+            nft::ensure(device::NAME, &facts.proxies).await?;
+            let drops = nft::forward_drops().await?;
+            if !drops.is_empty() {
+                tracing::warn!(
+                    chains = drops.join(", "),
+                    "other chains drop what they do not accept; let epic0 pass"
+                );
+            }
+            self.ruled = Some(facts.clone());
+        }
+        Ok(device)
+    }
+
+    /// Writes what the reconciler does not: the configuration and the addresses that tunnels start from.
+    fn configure(&self, facts: &Facts, device: &Device) -> Result<(), epic_datapath::Error> {
+        let (proxies_v4, proxies_v6) = by_family(&facts.proxies);
+        let config = Config {
+            gue_port: facts.port,
+            device_ifindex: device.ifindex,
+            learned_seconds: LEARNED_SECONDS,
+            mac: device.mac,
+            proxies_v4,
+            proxies_v6,
+            ..Config::default()
+        };
+        let own: BTreeMap<epic_abi::Ip, Local> =
+            self.ways.values().map(|way| (way.local.into(), Local { ifindex: way.ifindex })).collect();
+        let held = self.maps.locals.entries()?;
+        for (address, local) in own.iter().filter(|(address, local)| held.get(*address) != Some(local)) {
+            self.maps.locals.set(address, local)?;
+        }
+        if self.maps.config.get(&CONFIG_KEY)?.as_ref() != Some(&config) {
+            self.maps.config.set(&CONFIG_KEY, &config)?;
+        }
+        for stray in held.keys().filter(|address| !own.contains_key(address)) {
+            self.maps.locals.remove(stray)?;
+        }
+        Ok(())
+    }
+
+    /// Calls for the wanted tunnels that are called for already or whose entries are in the maps.
+    fn call_for(&self, desired: &Desired, is_done: impl Fn(u32) -> bool) {
+        let mut caller = self.calling.caller.lock();
+        let mut wanted = desired.wanted.clone();
+        wanted.retain(|id, _| caller.wanted().contains_key(id) || is_done(*id));
+        if wanted != *caller.wanted() {
+            caller.set_wanted(wanted);
+            self.calling.changed.notify_one();
+        }
+    }
+
+    fn settle(&mut self, full: bool) {
+        match self.accumulator.pending().into_iter().next() {
+            Some((kind, why)) => self.readiness.gate("watches").close(format!("{kind}: {why}")),
+            None => self.readiness.gate("watches").open(),
+        }
+        let Some(passed) = self.passed.take() else { return };
+        let tables = self.writer.snapshot();
+        self.call_for(&passed.desired, |id| {
+            let id = TunnelId::new(id).ok();
+            id.and_then(|id| tables.tunnels.entry(&id)).is_some_and(|entry| entry.status.is_done())
+        });
+        let attached = self.attach(&passed.device, full);
+        let progress = self.handle.progress();
+        if progress.covers(passed.tables) && attached {
+            self.starting = None;
+        } else if let Some(starting) = &self.starting {
+            starting.because(format!("maps are being written: {}", progress.health));
+        }
+        self.passed = Some(passed);
+    }
+
+    fn attach(&mut self, device: &Device, full: bool) -> bool {
+        let mut wanted =
+            BTreeSet::from([Attachment { program: Program::ClientEgress, ifindex: device.ifindex }]);
+        let ingress = |ifindex| Attachment { program: Program::ClientIngress, ifindex };
+        wanted.extend(self.ways.values().map(|way| ingress(way.ifindex)));
+        if !full && wanted == self.attached {
+            return true;
+        }
+        match self.datapath.keep_only(&wanted) {
+            Ok(done) => {
+                for (attachment, how) in &done {
+                    if !matches!(how, epic_datapath::Attached::Kept) {
+                        tracing::info!(%attachment, ?how, "attached");
+                    }
+                }
+                self.attached = done.into_keys().collect();
+                self.readiness.gate("programs").open();
+                true
+            }
+            Err(error) => {
+                self.attached.clear();
+                self.not_ready("programs", &error.to_string());
+                false
+            }
+        }
+    }
+}

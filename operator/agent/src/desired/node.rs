@@ -1,0 +1,471 @@
+//! What an EPIC node should do: VIPs and their proxies, tunnels that end here, endpoints behind them.
+//!
+//! A proxy is a pod whose uid stands in the status of a LoadBalancer of the pod's own namespace, whatever labels it
+//! carries. Its row appears when its veth is found; until then the node does as if it were not there.
+//!
+//! An endpoint without a node may be passed to only while the operator's `Accepted` is about the very generation that
+//! is read here: a tenant edits its spec at will, and the address in it has to be judged first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use epic_crds::{
+    Account, AddressClaim, AddressPool, ConditionStatus, EPIC, EPICNode, Endpoint, HasConditions as _,
+    LoadBalancer, ProxyState as CrdState,
+};
+use epic_lb::{
+    Alias, AliasKey, Backend, BackendState, EpicNode, FrontendKey, FrontendParams, Link, Pass, PassKey,
+    Protocol, Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId, Veth,
+};
+use epic_model::address as text;
+use epic_model::id::NodeName;
+use epic_model::owner::{self, Candidate};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
+
+use super::keys::{HelloKeys, Master};
+use super::{Identity, Rows, ServiceRows, address, is_refused, port, protocol};
+use crate::hello::responder;
+
+/// The objects one decision is made on.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// The singleton.
+    pub epic: Arc<EPIC>,
+    /// All LoadBalancers.
+    pub load_balancers: Vec<Arc<LoadBalancer>>,
+    /// All Endpoints.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// All Accounts.
+    pub accounts: Vec<Arc<Account>>,
+    /// All claims.
+    pub claims: Vec<Arc<AddressClaim>>,
+    /// All pools.
+    pub pools: Vec<Arc<AddressPool>>,
+    /// All EPICNodes.
+    pub epic_nodes: Vec<Arc<EPICNode>>,
+    /// All Nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// Pods of this node.
+    pub pods: Vec<Arc<Pod>>,
+    /// The Service of the operator's xDS.
+    pub xds: Option<Arc<CoreService>>,
+}
+
+/// This node, as far as rows depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How tunnels leave it. Its `local` is the node's GUE address.
+    pub link: Link,
+}
+
+/// A proxy pod of this node whose veth was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// Proxy id.
+    pub id: ProxyId,
+    /// LoadBalancer.
+    pub service: ServiceName,
+    /// Namespace and name of the pod.
+    pub pod: kates::Key,
+    /// Where it hangs.
+    pub veth: Veth,
+    /// Client nodes that its LoadBalancer's endpoints are on, each with the tunnel to this node if there is one yet.
+    pub clients: BTreeMap<IpAddr, Option<u32>>,
+}
+
+/// What follows from the objects.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Rows of the tables.
+    pub rows: Rows,
+    /// What the hello responder has to know.
+    pub directory: responder::Directory,
+    /// Proxies of this node, by pod uid.
+    pub local: BTreeMap<Arc<str>, Local>,
+    /// Nodes that may own addresses; the next decision's `previous`.
+    pub eligible: BTreeSet<NodeName>,
+    /// Public addresses that this node answers for.
+    pub owned: BTreeSet<IpAddr>,
+    /// What was left out, and why.
+    pub left_out: Vec<String>,
+}
+
+/// Decides. `veths` are those found for [`local_addresses`], `previous` is the last decision's `eligible`.
+pub fn desired(
+    objects: &Objects,
+    place: &Place,
+    master: &Master,
+    veths: &BTreeMap<IpAddr, Vec<Veth>>,
+    previous: &BTreeSet<NodeName>,
+) -> Desired {
+    let mut found =
+        Desired { eligible: owner::eligible(&candidates(objects), previous), ..Desired::default() };
+    let me = NodeName::new(&*place.name);
+    let pods: BTreeMap<&str, &Pod> =
+        objects.pods.iter().filter_map(|pod| Some((pod.metadata.uid.as_deref()?, &**pod))).collect();
+    let addresses = gue_addresses(objects);
+    let endpoints = by_load_balancer(&objects.endpoints);
+    let networks = client_networks(&objects.accounts);
+    let mut vips: BTreeMap<IpAddr, ServiceName> = BTreeMap::new();
+    for object in &objects.load_balancers {
+        let Some(identity) = Identity::of(object) else { continue };
+        let Some((keys, hello)) = master.keys(&identity) else {
+            found.left_out.push(format!("{}: its uid is none, so it has no keys", identity.name));
+            continue;
+        };
+        let mut service = identity.row(object);
+        service.keys = Some(keys);
+        let proxies = proxies(object, &identity, place, &addresses, &pods, veths, &mut found);
+        let vip = object.status.as_ref().and_then(|s| address(s.public_address.as_deref()?));
+        let vip = vip.filter(|vip| match vips.get(vip) {
+            Some(other) => {
+                found.left_out.push(format!("{}: {vip} is also granted to {other}", identity.name));
+                false
+            }
+            None => vips.insert(*vip, identity.name.clone()).is_none(),
+        });
+        let owned = vip.is_some_and(|vip| {
+            is_announced(objects, vip, &identity.uid) && owner::owner(vip, &found.eligible) == Some(&me)
+        });
+        found.owned.extend(vip.filter(|_| owned));
+        let frontends = vip.map(|vip| frontends(object, &identity.name, vip, owned)).unwrap_or_default();
+        let backends = proxies.iter().filter_map(backend).collect();
+        let tunnels = tunnels(object, &identity, place);
+        let mine = endpoints.get(&identity.name).map(Vec::as_slice).unwrap_or_default();
+        reach(mine, &identity.name, &tunnels, &mut found.rows);
+        for local in found.local.values_mut().filter(|local| local.service == identity.name) {
+            local.clients = clients(mine, &tunnels);
+        }
+        let allowed = networks.get(&identity.name.namespace).cloned().flatten();
+        for tunnel in &tunnels {
+            found
+                .directory
+                .tunnels
+                .insert(tunnel.id.get(), directory_entry(&identity, &hello, allowed.clone()));
+        }
+        found.rows.tunnels.extend(tunnels);
+        found.rows.proxies.extend(proxies);
+        found.rows.services.push(ServiceRows { service, frontends, backends });
+    }
+    found.rows.passes.extend(xds(objects.xds.as_deref()));
+    found.rows.nodes = addresses
+        .iter()
+        .filter(|(name, _)| **name != &*place.name)
+        .map(|(name, address)| EpicNode { address: *address, name: Arc::from(*name) })
+        .collect();
+    found.directory.protected = protected(objects, &addresses, vips.keys());
+    found
+}
+
+/// Addresses of pods of this node that may be proxies: those to find veths for.
+pub fn local_addresses(objects: &Objects) -> BTreeSet<IpAddr> {
+    let listed: BTreeSet<&str> = objects
+        .load_balancers
+        .iter()
+        .filter_map(|object| object.status.as_ref())
+        .flat_map(|status| status.proxies.iter().map(|proxy| proxy.pod_uid.as_str()))
+        .collect();
+    let proxies =
+        objects.pods.iter().filter(|p| p.metadata.uid.as_deref().is_some_and(|u| listed.contains(u)));
+    proxies.filter_map(|pod| pod_address(pod)).collect()
+}
+
+/// The address of a running pod that has a network of its own.
+fn pod_address(pod: &Pod) -> Option<IpAddr> {
+    let status = pod.status.as_ref()?;
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let host = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
+    if ended || host { None } else { address(status.pod_ip.as_deref()?) }
+}
+
+/// What a claim of Readiness rests on for every Node that has an EPICNode.
+fn candidates(objects: &Objects) -> Vec<Candidate> {
+    let ready: BTreeMap<&str, bool> = objects
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node.metadata.name.as_deref()?, node_is_ready(node))))
+        .collect();
+    let candidate = |object: &Arc<EPICNode>| {
+        let name = object.metadata.name.as_deref()?;
+        let node_ready = *ready.get(name)?;
+        let agent_ready = object.is_condition_true(epic_crds::condition::READY);
+        Some(Candidate { node: NodeName::new(name), node_ready, agent_ready })
+    };
+    objects.epic_nodes.iter().filter_map(candidate).collect()
+}
+
+fn node_is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// GUE addresses by the name of the EPICNode.
+fn gue_addresses(objects: &Objects) -> BTreeMap<&str, IpAddr> {
+    let of = |object: &'_ Arc<EPICNode>| address(object.status.as_ref()?.addresses.first()?);
+    objects
+        .epic_nodes
+        .iter()
+        .filter_map(|object| Some((object.metadata.name.as_deref()?, of(object)?)))
+        .collect()
+}
+
+fn by_load_balancer(endpoints: &[Arc<Endpoint>]) -> BTreeMap<ServiceName, Vec<&Endpoint>> {
+    let mut found: BTreeMap<ServiceName, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in endpoints {
+        let Some(namespace) = endpoint.metadata.namespace.as_deref() else { continue };
+        let name = ServiceName::new(namespace, endpoint.spec.load_balancer.as_str());
+        found.entry(name).or_default().push(endpoint);
+    }
+    found
+}
+
+/// Where clients may be, by tenant namespace. A list none of whose entries parses admits nobody.
+fn client_networks(accounts: &[Arc<Account>]) -> BTreeMap<Arc<str>, Option<Vec<IpNet>>> {
+    let networks = |account: &Account| {
+        let given = account.spec.client_networks.as_ref()?;
+        Some(given.iter().filter_map(|network| text::parse_network(network).ok()).collect())
+    };
+    accounts
+        .iter()
+        .filter_map(|account| {
+            let namespace = account.status.as_ref()?.namespace.as_deref()?;
+            Some((namespace.into(), networks(account)))
+        })
+        .collect()
+}
+
+fn proxies(
+    object: &LoadBalancer,
+    identity: &Identity,
+    place: &Place,
+    addresses: &BTreeMap<&str, IpAddr>,
+    pods: &BTreeMap<&str, &Pod>,
+    veths: &BTreeMap<IpAddr, Vec<Veth>>,
+    found: &mut Desired,
+) -> Vec<Proxy> {
+    let mut rows = Vec::new();
+    for entry in object.status.iter().flat_map(|status| &status.proxies) {
+        let Some(id) = entry.proxy_id.and_then(|id| ProxyId::new(id).ok()) else { continue };
+        let Some(proxy_address) = entry.proxy_address.as_deref().and_then(address) else { continue };
+        let Some(node) = entry.node.as_deref() else { continue };
+        let mut row = Proxy {
+            id,
+            service: identity.name.clone(),
+            address: proxy_address,
+            pod: entry.pod.as_str().into(),
+            pod_uid: entry.pod_uid.as_str().into(),
+            node: node.into(),
+            node_address: place.link.local,
+            state: match entry.state {
+                CrdState::Pending => ProxyState::Pending,
+                CrdState::Ready => ProxyState::Ready,
+                CrdState::Draining => ProxyState::Draining,
+            },
+            local: None,
+        };
+        if node != &*place.name {
+            let known = addresses.get(node).copied();
+            let Some(far) = known.or_else(|| address(entry.epic_address.as_deref()?)) else {
+                found.left_out.push(format!("proxy {id}: the address of {node} is not known yet"));
+                continue;
+            };
+            rows.push(Proxy { node_address: far, ..row });
+            continue;
+        }
+        let Some(pod) = pods.get(entry.pod_uid.as_str()) else { continue };
+        if pod.metadata.namespace.as_deref() != Some(&*identity.name.namespace) {
+            found.left_out.push(format!("proxy {id}: its pod lies in another namespace"));
+            continue;
+        }
+        let candidates = pod_address(pod).and_then(|address| veths.get(&address));
+        // Of several, the youngest: a pod that is about to go may have had the address before.
+        let Some(veth) = candidates.into_iter().flatten().max_by_key(|veth| veth.ifindex) else {
+            found.left_out.push(format!("proxy {id}: the veth of pod {} is not found yet", entry.pod));
+            continue;
+        };
+        row.local = Some(veth.clone());
+        let local = Local {
+            id,
+            service: identity.name.clone(),
+            pod: kates::Key::of(*pod),
+            veth: veth.clone(),
+            clients: BTreeMap::new(),
+        };
+        found.local.insert(Arc::clone(&row.pod_uid), local);
+        rows.push(row);
+    }
+    rows
+}
+
+/// A proxy as a backend of its VIP. One that is pending is none yet.
+fn backend(proxy: &Proxy) -> Option<Backend> {
+    let state = match proxy.state {
+        ProxyState::Pending => return None,
+        ProxyState::Ready => BackendState::Active,
+        ProxyState::Draining => BackendState::Draining,
+    };
+    let mut backend = Backend::proxy(proxy.service.clone(), proxy.address, proxy.id);
+    backend.state = state;
+    backend.node = Some(Arc::clone(&proxy.node));
+    backend.uid = Some(Arc::clone(&proxy.pod_uid));
+    Some(backend)
+}
+
+fn frontends(object: &LoadBalancer, service: &ServiceName, vip: IpAddr, owned: bool) -> Vec<FrontendParams> {
+    let slots = object.status.iter().flat_map(|status| &status.ports);
+    slots
+        .filter_map(|slot| {
+            let key = FrontendKey::new(vip, port(slot.port)?, protocol(slot.protocol));
+            slot.listener_port()?;
+            let mut params = FrontendParams::new(key, service.clone(), u16::try_from(slot.slot).ok()?);
+            params.vip_owner = owned;
+            Some(params)
+        })
+        .collect()
+}
+
+fn tunnels(object: &LoadBalancer, identity: &Identity, place: &Place) -> Vec<Tunnel> {
+    let entries = object.status.iter().flat_map(|status| &status.gue_tunnel_endpoints);
+    entries
+        .filter_map(|(client, entry)| {
+            let leg = entry.legs().find(|leg| address(&leg.epic_address) == Some(place.link.local))?;
+            Some(Tunnel {
+                id: TunnelId::new(leg.tunnel_id).ok()?,
+                service: identity.name.clone(),
+                client_node: address(client)?,
+                epic_node: Arc::clone(&place.name),
+                epic_address: place.link.local,
+                epic_port: port(leg.epic_port.port)?,
+                link: place.link,
+            })
+        })
+        .collect()
+}
+
+/// Endpoints that proxies reach: through a tunnel under their alias, or past the tunnels.
+fn reach(endpoints: &[&Endpoint], service: &ServiceName, tunnels: &[Tunnel], rows: &mut Rows) {
+    for endpoint in endpoints {
+        let (Some(real), Some(number), Some(name)) = (
+            address(&endpoint.spec.address),
+            port(endpoint.spec.port.port),
+            endpoint.metadata.name.as_deref(),
+        ) else {
+            continue;
+        };
+        let protocol = protocol(endpoint.spec.port.protocol);
+        let Some(node) = &endpoint.spec.node_address else {
+            if is_judged_and_accepted(endpoint) {
+                let key = PassKey { service: Some(service.clone()), address: real, port: number, protocol };
+                rows.passes.push(Pass { key, purpose: name.into() });
+            }
+            continue;
+        };
+        let node = address(node);
+        let alias = endpoint.status.as_ref().and_then(|s| address(s.alias_address.as_deref()?));
+        let tunnel = tunnels.iter().find(|tunnel| Some(tunnel.client_node) == node);
+        let (Some(alias), Some(tunnel)) = (alias, tunnel) else { continue };
+        if is_refused(endpoint) {
+            continue;
+        }
+        rows.aliases.push(Alias {
+            key: AliasKey { service: service.clone(), address: alias },
+            tunnel: Some(tunnel.id),
+            real_address: real,
+            protocol,
+            port: number,
+            endpoint: name.into(),
+        });
+    }
+}
+
+fn is_judged_and_accepted(endpoint: &Endpoint) -> bool {
+    let accepted = endpoint.condition(epic_crds::condition::ACCEPTED);
+    accepted.is_some_and(|condition| {
+        condition.status == ConditionStatus::True
+            && condition.observed_generation == endpoint.metadata.generation
+    })
+}
+
+/// Client nodes of a LoadBalancer's endpoints, with the tunnel from here.
+fn clients(endpoints: &[&Endpoint], tunnels: &[Tunnel]) -> BTreeMap<IpAddr, Option<u32>> {
+    let nodes = endpoints.iter().filter(|endpoint| !is_refused(endpoint));
+    nodes
+        .filter_map(|endpoint| address(endpoint.spec.node_address.as_deref()?))
+        .map(|node| (node, tunnels.iter().find(|t| t.client_node == node).map(|t| t.id.get())))
+        .collect()
+}
+
+fn directory_entry(identity: &Identity, keys: &HelloKeys, networks: Option<Vec<IpNet>>) -> responder::Tunnel {
+    responder::Tunnel { lb: identity.lb(), keys: keys.clone(), client_networks: networks }
+}
+
+/// Whether the pool that the address was claimed from wants it announced here.
+fn is_announced(objects: &Objects, vip: IpAddr, owner: &str) -> bool {
+    let name = epic_crds::claim_name(vip);
+    let claim = objects.claims.iter().find(|claim| claim.metadata.name.as_deref() == Some(&name));
+    let Some(claim) = claim.filter(|claim| claim.spec.owner.uid == owner) else { return false };
+    let pool = objects.pools.iter().find(|pool| pool.metadata.name.as_deref() == Some(&claim.spec.pool));
+    pool.is_some_and(|pool| pool.spec.advertise.as_ref().is_some_and(|advertise| advertise.l2.is_some()))
+}
+
+/// Every proxy may reach the operator's xDS.
+fn xds(service: Option<&CoreService>) -> Vec<Pass> {
+    let Some(spec) = service.and_then(|service| service.spec.as_ref()) else { return Vec::new() };
+    let addresses: Vec<IpAddr> = spec.cluster_ips.iter().flatten().filter_map(|ip| address(ip)).collect();
+    let ports = spec.ports.iter().flatten().filter_map(|p| port(i64::from(p.port)));
+    ports
+        .flat_map(|port| addresses.iter().map(move |address| (*address, port)))
+        .map(|(address, port)| {
+            let key = PassKey { service: None, address, port, protocol: Protocol::Tcp };
+            Pass { key, purpose: "xDS".into() }
+        })
+        .collect()
+}
+
+/// Networks no client may call from: a client there could have EPIC send to itself, or take over what is EPIC's.
+fn protected<'a>(
+    objects: &Objects,
+    addresses: &BTreeMap<&str, IpAddr>,
+    vips: impl Iterator<Item = &'a IpAddr>,
+) -> Vec<IpNet> {
+    let internal = objects.nodes.iter().flat_map(|node| internal_addresses(node));
+    let mut protected: BTreeSet<IpNet> =
+        addresses.values().copied().chain(internal).chain(vips.copied()).map(text::host).collect();
+    for ranges in [proxy_ranges(&objects.epic), alias_ranges(&objects.epic)] {
+        protected.extend(ranges);
+    }
+    let given = objects.epic.spec.protected_addresses.iter();
+    protected.extend(
+        given.filter_map(|given| text::parse_network(given).ok().or_else(|| address(given).map(text::host))),
+    );
+    protected.into_iter().collect()
+}
+
+/// Addresses of type InternalIP.
+pub fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+    let all = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let internal = all.into_iter().flatten().filter(|address| address.type_ == "InternalIP");
+    internal.filter_map(|entry| address(&entry.address)).collect()
+}
+
+/// Ranges of proxy addresses in force, IPv4 first.
+pub fn proxy_ranges(epic: &EPIC) -> Vec<IpNet> {
+    let status = epic.status.as_ref().and_then(|status| status.proxy_addresses.as_ref());
+    ranges(status.or(epic.spec.proxy_addresses.as_ref()), epic.spec.proxy_ipv4())
+}
+
+/// Ranges of aliases in force, IPv4 first.
+pub fn alias_ranges(epic: &EPIC) -> Vec<IpNet> {
+    let status = epic.status.as_ref().and_then(|status| status.alias_addresses.as_ref());
+    ranges(status.or(epic.spec.alias_addresses.as_ref()), epic.spec.alias_ipv4())
+}
+
+fn ranges(given: Option<&epic_crds::AddressRanges>, default: &str) -> Vec<IpNet> {
+    let v4 = given.and_then(|ranges| ranges.ipv4.as_deref()).unwrap_or(default);
+    let v6 = given.and_then(|ranges| ranges.ipv6.as_deref());
+    [Some(v4), v6].into_iter().flatten().filter_map(|range| text::parse_network(range).ok()).collect()
+}

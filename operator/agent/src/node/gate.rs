@@ -1,0 +1,147 @@
+//! The readiness gate of proxy pods: `epic.acnodal.io/programmed`, and the annotations that travel with it.
+//!
+//! The message of a gate that is open names what it was opened for: boot id, pod IP, ifindex. A gate from before a
+//! reboot, or of a sandbox that was made anew, names something else and is closed until the maps are right again. An
+//! open gate that names the truth is never closed because a row is being rewritten.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use epic_crds::well_known::{ANNOTATION_IFINDEX, ANNOTATION_IFNAME, POD_CONDITION_PROGRAMMED};
+use epic_lb::{ServiceName, Snapshot, TunnelId, Veth};
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+use crate::desired::node::Local;
+
+/// How long a gate waits for clients to say hello.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether a proxy is programmed, or what is still missing.
+pub type Programmed = Result<(), String>;
+
+/// What the gate of a pod says when it is open.
+pub fn message(boot_id: &str, veth: &Veth) -> String {
+    format!("boot-id {boot_id}, pod IP {}, ifindex {}", veth.pod_ip, veth.ifindex)
+}
+
+/// The strategic merge patch of `pods/status` that the pod needs; `None` when it says the right thing already.
+pub fn patch(
+    pod: &Pod,
+    veth: Option<&Veth>,
+    boot_id: &str,
+    programmed: &Programmed,
+    now: &Time,
+) -> Option<Value> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let present = conditions.into_iter().flatten().find(|c| c.type_ == POD_CONDITION_PROGRAMMED);
+    let truth = veth.map(|veth| message(boot_id, veth));
+    let is_open = present.is_some_and(|c| c.status == "True");
+    let names_truth = |c: &PodCondition| c.message.is_some() && c.message == truth;
+    match (programmed, veth, truth.as_deref()) {
+        (Ok(()), Some(veth), Some(truth)) => {
+            let annotations = BTreeMap::from([
+                (ANNOTATION_IFINDEX.to_owned(), veth.ifindex.to_string()),
+                (ANNOTATION_IFNAME.to_owned(), veth.ifname.to_string()),
+            ]);
+            let carried = annotations.iter().all(|(key, value)| {
+                pod.metadata.annotations.as_ref().and_then(|a| a.get(key)) == Some(value)
+            });
+            if is_open && carried && present.is_some_and(names_truth) {
+                return None;
+            }
+            let since = present.filter(|c| c.status == "True").and_then(|c| c.last_transition_time.as_ref());
+            Some(json!({
+                "metadata": { "uid": pod.metadata.uid, "annotations": annotations },
+                "status": { "conditions": [condition("True", "Programmed", truth, since.unwrap_or(now))] },
+            }))
+        }
+        (waiting, ..) => {
+            if is_open && present.is_some_and(names_truth) {
+                return None;
+            }
+            let why = match waiting {
+                Err(why) => why.as_str(),
+                Ok(()) => "the host side of the pod's veth is not found",
+            };
+            let reason = if is_open { "Stale" } else { "Pending" };
+            if present.is_some_and(|c| c.status == "False" && c.message.as_deref() == Some(why)) {
+                return None;
+            }
+            let since = present.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.as_ref());
+            Some(json!({
+                "metadata": { "uid": pod.metadata.uid },
+                "status": { "conditions": [condition("False", reason, why, since.unwrap_or(now))] },
+            }))
+        }
+    }
+}
+
+fn condition(status: &str, reason: &str, message: &str, since: &Time) -> Value {
+    json!({
+        "type": POD_CONDITION_PROGRAMMED,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": since,
+    })
+}
+
+/// Whether the maps hold what a proxy of this node needs: itself, its service, its ports, its tunnels and endpoints.
+pub fn entries(tables: &Snapshot, local: &Local) -> Programmed {
+    let service = &local.service;
+    let named = |what: &str, status: Option<&epic_lb::Status>| match status {
+        Some(status) if status.is_done() => Ok(()),
+        Some(status) => Err(format!("{what}: {status}")),
+        None => Err(format!("{what} is not in the tables yet")),
+    };
+    named("the proxy", tables.proxies.entry(&local.id).map(|entry| &entry.status))?;
+    named("the service", tables.services.entry(service).map(|entry| &entry.status))?;
+    for frontend in tables.frontends_of(service) {
+        let entry = tables.frontends.entry(&frontend.params.key);
+        named(&format!("port {}", frontend.params.key), entry.map(|entry| &entry.status))?;
+    }
+    for tunnel in tables.tunnels_of(service) {
+        let entry = tables.tunnels.entry(&tunnel.id);
+        named(&format!("tunnel {}", tunnel.id), entry.map(|entry| &entry.status))?;
+    }
+    for alias in tables.aliases_of(service) {
+        let entry = tables.aliases.entry(&alias.key);
+        named(&format!("endpoint {}", alias.endpoint), entry.map(|entry| &entry.status))?;
+    }
+    Ok(())
+}
+
+/// Client nodes whose tunnel is missing or has no remote yet.
+pub fn unheard(clients: &BTreeMap<IpAddr, Option<u32>>, is_heard: impl Fn(u32) -> bool) -> Vec<IpAddr> {
+    let waits = |tunnel: &Option<u32>| tunnel.is_none_or(|id| TunnelId::new(id).is_err() || !is_heard(id));
+    clients.iter().filter(|(_, tunnel)| waits(tunnel)).map(|(client, _)| *client).collect()
+}
+
+/// Since when each pod has had its entries, so that no gate waits longer than [`PATIENCE`] for clients.
+#[derive(Debug, Default)]
+pub struct Patience {
+    since: BTreeMap<(ServiceName, u32), Instant>,
+}
+
+impl Patience {
+    /// Judges a proxy whose entries are in: programmed, or waiting for these clients.
+    pub fn judge(&mut self, local: &Local, unheard: &[IpAddr], now: Instant) -> Programmed {
+        let since = *self.since.entry((local.service.clone(), local.id.get())).or_insert(now);
+        if unheard.is_empty() || now.duration_since(since) >= PATIENCE {
+            return Ok(());
+        }
+        let named: Vec<String> = unheard.iter().take(3).map(ToString::to_string).collect();
+        Err(format!("waiting for a hello from {} client nodes ({}, …)", unheard.len(), named.join(", ")))
+    }
+
+    /// Forgets proxies that are gone.
+    pub fn retain(&mut self, is_there: impl Fn(&ServiceName, u32) -> bool) {
+        self.since.retain(|(service, id), _| is_there(service, *id));
+    }
+}

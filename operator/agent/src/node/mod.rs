@@ -1,0 +1,267 @@
+//! The agent of an EPIC node.
+//!
+//! Tasks: the agent itself ([`agent`]: objects and netlink in, tables out, and what follows when the maps hold them),
+//! the reconciler, the hello responder, the writer of the EPICNode, the Lease, health and metrics, and the socket for
+//! the commands. Losing the API server stops the writers of the API and nothing else.
+
+mod agent;
+pub mod announce;
+pub mod answering;
+pub mod gate;
+mod host;
+pub mod interfaces;
+pub mod lease;
+pub mod report;
+#[cfg(test)]
+mod tests;
+mod veths;
+pub mod watched;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use epic_abi::maps::Side;
+use epic_crds::well_known::{ANNOTATION_UNINSTALL, EPIC_NAMESPACE};
+use epic_crds::{EPIC, EPICNode, EPICNodeReason};
+use epic_datapath::{Datapath, Options};
+use epic_ops::{Metrics, Readiness};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kates::{Client, Key, Settings as ClientSettings};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::report::{Judgement, Report};
+use crate::{connect, metrics};
+
+/// How the agent was started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the Node.
+    pub node: String,
+    /// Kubeconfig; without one, the ServiceAccount of the pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Directory of pins.
+    pub bpffs_dir: PathBuf,
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// Unix socket for the commands.
+    pub socket: PathBuf,
+}
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No API server.
+    #[error(transparent)]
+    Connect(#[from] connect::Error),
+    /// The data plane.
+    #[error(transparent)]
+    Datapath(#[from] epic_datapath::Error),
+    /// Hello messages.
+    #[error(transparent)]
+    Answering(#[from] answering::Error),
+    /// The maps could not be read at the start.
+    #[error("cannot read the maps: {0}")]
+    Maps(#[from] epic_lb::MapError),
+    /// Netlink or signals.
+    #[error("the kernel refused: {0}")]
+    Kernel(#[from] std::io::Error),
+    /// The administrative port.
+    #[error(transparent)]
+    Serve(#[from] epic_ops::ServeError),
+}
+
+/// How long to wait before the API server is asked again at the start.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Runs until it is asked to end.
+///
+/// # Errors
+/// What cannot be cured by waiting.
+pub async fn run(settings: Settings) -> Result<(), Error> {
+    let shutdown = epic_ops::shutdown::on_signal()?;
+    let (readiness, registry) = (Readiness::new(), Metrics::new());
+    let starting = readiness.hold("start");
+    let server =
+        tokio::spawn(epic_ops::serve(settings.listen, readiness.clone(), registry.clone(), shutdown.clone()));
+    let config = connect::config(settings.kubeconfig.as_deref()).await?;
+    let kube = kube::Client::try_from(config).map_err(connect::Error::from)?;
+    let client = Client::with_settings(
+        kube,
+        ClientSettings { field_manager: Some("epic-agent".to_owned()), ..ClientSettings::default() },
+    );
+    starting.because("waiting for the API server to show this Node");
+    let Some(owner) = until(&shutdown, || owner(&client, &settings.node)).await else { return Ok(()) };
+    let key = Key::namespaced(EPIC_NAMESPACE, settings.node.as_str());
+    let own = until(&shutdown, || client.get_opt::<EPICNode>(&key)).await;
+    let Some(own) = own else { return Ok(()) };
+    let before = own.and_then(|own| own.status).unwrap_or_default();
+    let first = first_report(before.boot_id.as_deref());
+    if let Err(error) = epic_datapath::kernel::check() {
+        let error = epic_datapath::Error::from(error);
+        return fail(&client, &settings.node, &owner, first, error).await;
+    }
+    let (reports, receiver) = watch::channel(first.clone());
+    let lease = lease::run(client.clone(), settings.node.clone(), owner.clone(), shutdown.clone());
+    let publisher =
+        report::run(client.clone(), settings.node.clone(), owner.clone(), receiver, shutdown.clone());
+    let accumulator = watched::watch(&client, &settings.node, before.load_balancers_revision.as_deref());
+    starting.because("waiting for all kinds to be listed");
+    let tasks = [tokio::spawn(lease), tokio::spawn(publisher)];
+    let synced = tokio::select! {
+        snapshot = accumulator.synced() => snapshot,
+        () = shutdown.cancelled() => return Ok(()),
+        () = tell_pending(&accumulator, &starting) => return Ok(()),
+    };
+    if watched::epic(&synced).is_some_and(|epic| is_uninstalled(epic)) {
+        drop(starting);
+        let removed = epic_datapath::remove(&settings.bpffs_dir);
+        detached(&accumulator, &reports, removed, &shutdown).await;
+    } else {
+        let datapath = match Datapath::open(&Options::new(&settings.bpffs_dir, Side::Node)) {
+            Ok(datapath) => datapath,
+            Err(error) => {
+                tasks.iter().for_each(tokio::task::JoinHandle::abort);
+                return fail(&client, &settings.node, &owner, first, error).await;
+            }
+        };
+        let parts = agent::Parts {
+            settings,
+            client,
+            accumulator: accumulator.clone(),
+            datapath,
+            before,
+            reports: reports.clone(),
+            readiness: readiness.clone(),
+            registry,
+            shutdown: shutdown.clone(),
+        };
+        let end = agent::run(parts, starting).await?;
+        if let agent::End::Uninstalled(removed) = end {
+            detached(&accumulator, &reports, removed, &shutdown).await;
+        }
+    }
+    shutdown.cancel();
+    for task in tasks {
+        let _ = task.await;
+    }
+    match server.await {
+        Ok(served) => served.map_err(Error::from),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Tries until the API server answers; `None` when asked to end meanwhile.
+async fn until<T, F, Fut>(shutdown: &CancellationToken, mut ask: F) -> Option<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, kates::Error>>,
+{
+    loop {
+        let answer = tokio::select! {
+            answer = ask() => answer,
+            () = shutdown.cancelled() => return None,
+        };
+        match answer {
+            Ok(answer) => return Some(answer),
+            Err(error) => tracing::warn!(error = metrics::chain(&error), "asking again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = shutdown.cancelled() => return None,
+        }
+    }
+}
+
+async fn owner(client: &Client, node: &str) -> Result<OwnerReference, kates::Error> {
+    let object = client.get::<Node>(&Key::cluster(node)).await?;
+    Ok(OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: node.to_owned(),
+        uid: object.metadata.uid.unwrap_or_default(),
+        ..OwnerReference::default()
+    })
+}
+
+/// After a reboot nothing is programmed any more; after a mere restart everything still is.
+fn first_report(earlier_boot: Option<&str>) -> Report {
+    let boot_id = host::boot_id();
+    let ready = (earlier_boot != Some(boot_id.as_str())).then(|| {
+        Judgement::new(false, EPICNodeReason::Starting, "the agent has not finished its first full pass")
+    });
+    let detached = Some(Judgement::new(false, EPICNodeReason::Attached, ""));
+    Report { boot_id, kernel: host::kernel(), ready, detached, ..Report::default() }
+}
+
+/// Says in the EPICNode why this node cannot serve, and ends.
+async fn fail(
+    client: &Client,
+    node: &str,
+    owner: &OwnerReference,
+    first: Report,
+    error: epic_datapath::Error,
+) -> Result<(), Error> {
+    use epic_datapath::Error as E;
+    let reason = match &error {
+        E::Kernel(_) => EPICNodeReason::KernelNotSupported,
+        E::Layout { .. } | E::Foreign { .. } | E::Shape { .. } => EPICNodeReason::LayoutNotSupported,
+        _ => EPICNodeReason::ProgramsNotAttached,
+    };
+    let report = Report { ready: Some(Judgement::new(false, reason, error.to_string())), ..first };
+    if let Err(error) = report::write(client, node, owner, &report).await {
+        tracing::warn!(error = metrics::chain(&error), "the EPICNode was not written");
+    }
+    Err(error.into())
+}
+
+async fn tell_pending(accumulator: &kates::Accumulator, starting: &epic_ops::readiness::Pending) {
+    loop {
+        let named: Vec<String> =
+            accumulator.pending().into_iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
+        starting.because(format!("not listed yet: {}", named.join("; ")));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Whether EPIC is being taken off the cluster.
+fn is_uninstalled(epic: &EPIC) -> bool {
+    epic.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ANNOTATION_UNINSTALL))
+}
+
+/// Says that everything is removed, and waits until EPIC comes back or the agent is ended.
+async fn detached(
+    accumulator: &kates::Accumulator,
+    reports: &watch::Sender<Report>,
+    removed: Result<(), epic_datapath::Error>,
+    shutdown: &CancellationToken,
+) {
+    let (detached, why) = match removed {
+        Ok(()) => (Judgement::new(true, EPICNodeReason::Detached, ""), "EPIC is being uninstalled"),
+        Err(error) => (
+            Judgement::new(false, EPICNodeReason::DetachFailed, error.to_string()),
+            "programs or pins could not be removed",
+        ),
+    };
+    tracing::info!(done = detached.status, "detached for uninstallation");
+    reports.send_modify(|report| {
+        report.ready = Some(Judgement::new(false, EPICNodeReason::Detached, why));
+        report.detached = Some(detached);
+        report.programs = Some(Vec::new());
+        report.map_usage = Some(Vec::new());
+        report.tunnels = None;
+    });
+    let mut updates = accumulator.updates();
+    loop {
+        let update = tokio::select! {
+            update = updates.next() => update,
+            () = shutdown.cancelled() => return,
+        };
+        if watched::epic(&update.snapshot).is_some_and(|epic| !is_uninstalled(epic)) {
+            tracing::info!("EPIC is back; starting over");
+            return;
+        }
+    }
+}

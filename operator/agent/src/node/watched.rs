@@ -1,0 +1,140 @@
+//! What a node agent watches, and how it becomes the objects of one decision.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, SECRET_GUE_MASTER};
+use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer};
+use epic_lb::reconciler::{ConfirmPrune, PruneRequest};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
+use kates::{Accumulator, Client, Key, Query, Snapshot, Version};
+use parking_lot::Mutex;
+
+use crate::desired::keys::{MASTER_ENTRY, Master};
+use crate::desired::node::Objects;
+
+/// Service in front of the operator's xDS.
+const XDS_SERVICE: &str = "epic-xds";
+
+/// Starts watching. LoadBalancers are never listed older than `reported`: the operator has acted on that.
+pub fn watch(client: &Client, node: &str, reported: Option<&str>) -> Accumulator {
+    let balancers = match reported {
+        Some(revision) => Query::all().not_older_than(Version::from(revision)),
+        None => Query::all(),
+    };
+    let here = || Query::namespace(EPIC_NAMESPACE);
+    client
+        .accumulate()
+        .watch::<EPIC>(here())
+        .watch::<EPICNode>(here())
+        .watch::<Account>(Query::all())
+        .watch::<LoadBalancer>(balancers)
+        .watch::<Endpoint>(Query::all())
+        .watch::<AddressClaim>(here())
+        .watch::<AddressPool>(here())
+        .watch::<Node>(Query::all())
+        .watch::<Pod>(Query::all().field("spec.nodeName", node))
+        .watch::<Secret>(here().field("metadata.name", SECRET_GUE_MASTER))
+        .watch::<Service>(here().field("metadata.name", XDS_SERVICE))
+        .start()
+}
+
+/// The EPIC object.
+pub fn epic(snapshot: &Snapshot) -> Option<&Arc<EPIC>> {
+    snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME))
+}
+
+/// The master key.
+pub fn master(snapshot: &Snapshot) -> Option<Master> {
+    let secret = snapshot.get::<Secret>(&Key::namespaced(EPIC_NAMESPACE, SECRET_GUE_MASTER))?;
+    let ByteString(bytes) = secret.data.as_ref()?.get(MASTER_ENTRY)?;
+    Master::new(bytes)
+}
+
+/// The objects of one decision; `None` without the EPIC object.
+pub fn objects(snapshot: &Snapshot) -> Option<Objects> {
+    Some(Objects {
+        epic: Arc::clone(epic(snapshot)?),
+        load_balancers: snapshot.list().cloned().collect(),
+        endpoints: snapshot.list().cloned().collect(),
+        accounts: snapshot.list().cloned().collect(),
+        claims: snapshot.list().cloned().collect(),
+        pools: snapshot.list().cloned().collect(),
+        epic_nodes: snapshot.list().cloned().collect(),
+        nodes: snapshot.list().cloned().collect(),
+        pods: snapshot.list().cloned().collect(),
+        xds: snapshot.get(&Key::namespaced(EPIC_NAMESPACE, XDS_SERVICE)).cloned(),
+    })
+}
+
+/// Uids and versions of LoadBalancers and Endpoints: which state a decision was made on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// LoadBalancers, each with its version.
+    pub load_balancers: BTreeSet<(String, String)>,
+    /// Endpoints.
+    pub endpoints: BTreeSet<String>,
+}
+
+fn versions<'a>(objects: impl Iterator<Item = &'a LoadBalancer>) -> BTreeSet<(String, String)> {
+    let pair = |object: &LoadBalancer| {
+        Some((object.metadata.uid.clone()?, object.metadata.resource_version.clone()?))
+    };
+    objects.filter_map(pair).collect()
+}
+
+impl Basis {
+    /// Of objects that were decided on.
+    pub fn of(objects: &Objects) -> Self {
+        let endpoints = objects.endpoints.iter().filter_map(|e| e.metadata.uid.clone()).collect();
+        Self { load_balancers: versions(objects.load_balancers.iter().map(|o| &**o)), endpoints }
+    }
+}
+
+/// Lists LoadBalancers now: their versions, and up to where that is complete.
+///
+/// # Errors
+/// Whatever the API server answers.
+pub async fn list_versions(client: &Client) -> Result<(BTreeSet<(String, String)>, Version), kates::Error> {
+    let listed = client.list::<LoadBalancer>(&Query::all()).await?;
+    Ok((versions(listed.items.iter()), listed.revision))
+}
+
+/// Asks the API server again before more than half of the map entries go: they may only if it shows the very
+/// LoadBalancers and Endpoints that the tables were made of.
+#[derive(Clone)]
+pub struct AskAgain {
+    /// To ask.
+    pub client: Client,
+    /// What the tables were made of.
+    pub basis: Arc<Mutex<Basis>>,
+}
+
+impl ConfirmPrune for AskAgain {
+    fn confirm_prune(
+        &mut self,
+        request: PruneRequest,
+    ) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move {
+            let client = &self.client;
+            let balancers = list_versions(client).await;
+            let endpoints = client.list::<Endpoint>(&Query::all()).await;
+            let (Ok((balancers, _)), Ok(endpoints)) = (balancers, endpoints) else { return false };
+            let uids = |pairs: &BTreeSet<(String, String)>| -> BTreeSet<String> {
+                pairs.iter().map(|(uid, _)| uid.clone()).collect()
+            };
+            let listed: BTreeSet<String> =
+                endpoints.items.iter().filter_map(|e| e.metadata.uid.clone()).collect();
+            let basis = self.basis.lock();
+            let same = uids(&balancers) == uids(&basis.load_balancers) && listed == basis.endpoints;
+            tracing::info!(
+                removals = request.removals,
+                entries = request.entries,
+                confirmed = same,
+                "asked the API server before a large removal"
+            );
+            same
+        })
+    }
+}
