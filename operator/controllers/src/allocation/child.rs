@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use epic_model::address;
 use epic_model::allocation::{Child, ChildWrite, Counter, Request, Slot, parse_tunnel_subkey, tunnel_subkey};
-use epic_model::id::{Kind, ObjectVersion, Seconds, TunnelId, Uid};
+use epic_model::id::{Kind, NodeName, ObjectVersion, Seconds, TunnelId, Uid};
 use epic_model::proxy::{Known, ProxyState};
 use epic_model::tunnel::Pair;
 use kube::api::DynamicObject;
@@ -36,14 +36,21 @@ pub fn child(kind: Kind, object: &DynamicObject, slots: Vec<Slot>) -> Option<Chi
     })
 }
 
-/// The slot of a counter that gives one value: `status.<field>` granted, `spec.<field>` requested.
-pub fn single(counter: Counter, object: &DynamicObject, field: &str, asks: bool) -> Slot {
+/// The slot of a counter that gives one value: `status.<field>` granted, `spec.<field>` requested. `remembering` are
+/// the EPIC nodes that may still program an old owner of a requested value.
+pub fn single(
+    counter: Counter,
+    object: &DynamicObject,
+    field: &str,
+    asks: bool,
+    remembering: &[NodeName],
+) -> Slot {
     let number = |part: &str| {
         object.data.get(part).and_then(|part| part.get(field)).and_then(Value::as_u64).and_then(narrow)
     };
     let granted = number("status");
     let request = number("spec").filter(|_| asks && granted.is_none());
-    let request = request.map(|value| Request { value, programmed_by: Vec::new() });
+    let request = request.map(|value| Request { value, programmed_by: remembering.to_vec() });
     Slot { wanted: asks || granted.is_some(), ..Slot::single(counter, granted, request) }
 }
 
@@ -271,9 +278,9 @@ mod tests {
 
     #[test]
     fn a_request_counts_until_something_is_granted() {
-        let asked = single(Counter::Service, &balancer(json!({})), "service-id", true);
+        let asked = single(Counter::Service, &balancer(json!({})), "service-id", true, &[]);
         assert_eq!(asked.request.map(|request| request.value), Some(7));
-        let granted = single(Counter::Service, &balancer(json!({"service-id": 3})), "service-id", true);
+        let granted = single(Counter::Service, &balancer(json!({"service-id": 3})), "service-id", true, &[]);
         assert_eq!((granted.granted, granted.request), (Some(3), None));
     }
 
@@ -281,6 +288,6 @@ mod tests {
     fn an_object_that_asks_for_nothing_keeps_what_it_has() {
         let object = balancer(json!({"service-id": 3, "proxies": [{"pod-uid": "p", "proxy-id": 9}]}));
         assert!(held(&object).iter().all(|slot| slot.wanted && slot.granted.is_some()));
-        assert!(single(Counter::Service, &object, "service-id", false).wanted);
+        assert!(single(Counter::Service, &object, "service-id", false, &[]).wanted);
     }
 }

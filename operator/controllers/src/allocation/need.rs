@@ -11,7 +11,8 @@ use epic_model::address;
 use epic_model::allocation::{
     Child, Counter, SIXTEEN_BITS, Slot, THIRTY_TWO_BITS, endpoint_range, proxy_range,
 };
-use epic_model::id::{Kind, Seconds, Uid};
+use epic_model::claim::remembered_by;
+use epic_model::id::{Kind, NodeName, Seconds, Uid};
 use epic_model::tunnel::{self, EpicNode, Pair, Wanted};
 use epic_model::{proxy as proxies, tunnel::LINGER_SECONDS};
 use kates::Snapshot;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::child::{self, Rows};
 use super::execute::Listed;
+use crate::claim::{claims, node_revisions};
 use crate::proxy::{gue_address, pods_of};
 
 /// Since when EPIC nodes have had no proxy of a LoadBalancer, as far as this process has seen.
@@ -64,11 +66,27 @@ pub fn account_ranges(epic: &EPICSpec) -> BTreeMap<Counter, RangeInclusive<u32>>
     BTreeMap::from([(Counter::Service, SIXTEEN_BITS), (Counter::Endpoint, endpoints.unwrap_or(1..=0))])
 }
 
+/// The EPIC nodes that may still program a LoadBalancer that is gone, of one namespace or of all: a requested ID may
+/// have been such a one's.
+pub fn remembering(snapshot: &Snapshot, namespace: Option<&str>, now: Seconds) -> Vec<NodeName> {
+    let alive: BTreeSet<Uid> =
+        snapshot.list::<LoadBalancer>().filter_map(|balancer| balancer.uid()).map(Uid::from).collect();
+    remembered_by(
+        &claims(snapshot),
+        |owner| namespace.is_none_or(|namespace| owner.namespace.as_str() == namespace),
+        |uid| alive.contains(uid),
+        &node_revisions(snapshot, now),
+    )
+}
+
 /// Accounts as children of EPIC.
-pub fn accounts<'o>(objects: impl Iterator<Item = &'o DynamicObject>) -> Vec<Child> {
+pub fn accounts<'o>(
+    objects: impl Iterator<Item = &'o DynamicObject>,
+    remembering: &[NodeName],
+) -> Vec<Child> {
     objects
         .filter_map(|object| {
-            let slot = child::single(Counter::Group, object, "group-id", accepted(object));
+            let slot = child::single(Counter::Group, object, "group-id", accepted(object), remembering);
             child::child(Kind::Account, object, vec![slot])
         })
         .collect()
@@ -176,6 +194,7 @@ pub fn services<'o>(
     account: &Account,
     balancers: impl Iterator<Item = &'o DynamicObject>,
     endpoints: impl Iterator<Item = &'o DynamicObject>,
+    remembering: &[NodeName],
 ) -> Vec<Child> {
     let balancers: Vec<&DynamicObject> = balancers.collect();
     let endpoints: Vec<&DynamicObject> = endpoints.collect();
@@ -189,7 +208,7 @@ pub fn services<'o>(
         child::child(
             Kind::LoadBalancer,
             object,
-            vec![child::single(Counter::Service, object, "service-id", asks)],
+            vec![child::single(Counter::Service, object, "service-id", asks, remembering)],
         )
     });
     let aliases = endpoints.into_iter().filter_map(|object| {
@@ -198,7 +217,7 @@ pub fn services<'o>(
         child::child(
             Kind::Endpoint,
             object,
-            vec![child::single(Counter::Endpoint, object, "endpoint-id", asks)],
+            vec![child::single(Counter::Endpoint, object, "endpoint-id", asks, &[])],
         )
     });
     services.chain(aliases).collect()

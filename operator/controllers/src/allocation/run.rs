@@ -237,7 +237,7 @@ impl EpicRounds<'_> {
         memory: &Memory,
     ) -> Result<Input<EPIC>, parent::Unusable> {
         let plain = parent::read(&epic, &need::epic_ranges(&epic))?;
-        let mut children = need::accounts(accounts.iter());
+        let mut children = need::accounts(accounts.iter(), &need::remembering(snapshot, None, now()));
         let system = &self.context.settings.namespace;
         let (datapaths, rows, due) =
             need::datapaths(balancers.iter(), snapshot, &epic, system, &memory.absences, now());
@@ -287,9 +287,15 @@ impl AccountRounds<'_> {
         account: Account,
         balancers: Vec<DynamicObject>,
         endpoints: Vec<DynamicObject>,
+        snapshot: &Snapshot,
     ) -> Result<Input<Account>, parent::Unusable> {
         let plain = parent::read(&account, &need::account_ranges(&self.epic.spec))?;
-        let children = need::services(&account, balancers.iter(), endpoints.iter());
+        let children = need::services(
+            &account,
+            balancers.iter(),
+            endpoints.iter(),
+            &need::remembering(snapshot, Some(self.namespace), now()),
+        );
         let listed = need::listed(balancers.into_iter().chain(endpoints), BTreeMap::new());
         Ok(Input { parent: account, plain, children, listed, due: None })
     }
@@ -307,7 +313,7 @@ impl Rounds for AccountRounds<'_> {
         let account = snapshot.get::<Account>(&Key::of(self.account))?;
         let balancers = untyped(snapshot.in_namespace::<LoadBalancer>(self.namespace).map(AsRef::as_ref));
         let endpoints = untyped(snapshot.in_namespace::<Endpoint>(self.namespace).map(AsRef::as_ref));
-        self.input(account.as_ref().clone(), balancers, endpoints).ok()
+        self.input(account.as_ref().clone(), balancers, endpoints, snapshot).ok()
     }
 
     async fn read(&self, _: &Memory) -> Result<Option<Input<Account>>, Interrupted> {
@@ -317,7 +323,8 @@ impl Rounds for AccountRounds<'_> {
         let query = Query::namespace(self.namespace);
         let balancers = list(self.context, Kind::LoadBalancer, &query).await?;
         let endpoints = list(self.context, Kind::Endpoint, &query).await?;
-        self.input(account, balancers, endpoints).map(Some).or_else(unusable)
+        let Ok(snapshot) = self.context.snapshot() else { return Ok(None) };
+        self.input(account, balancers, endpoints, &snapshot).map(Some).or_else(unusable)
     }
 }
 
