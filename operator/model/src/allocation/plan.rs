@@ -310,14 +310,20 @@ impl<'a> View<'a> {
         if let Some(reservation) = drawn_before {
             return Ok(reservation.value);
         }
-        let last = self.last[&slot.counter];
-        let value = match requested {
-            Some(requested) if !requested.is_empty() => {
-                let blocked: BTreeSet<u32> = taken.iter().chain(requested.keys()).copied().collect();
-                next_id(last, range.clone(), &blocked)
+        // Free values that others ask for are passed over; there are no more of them than requests.
+        let attempts = requested.map_or(0, BTreeMap::len) + 1;
+        let mut last = self.last[&slot.counter];
+        let mut value = None;
+        for _ in 0..attempts {
+            match next_id(last, range.clone(), taken) {
+                Some(candidate) if is_free(candidate) => {
+                    value = Some(candidate);
+                    break;
+                }
+                Some(candidate) => last = candidate,
+                None => break,
             }
-            _ => next_id(last, range.clone(), taken),
-        };
+        }
         let total = || u64::from(range.end().saturating_sub(*range.start())) + 1;
         let value = value.ok_or_else(|| Reason::Exhausted { total: total() })?;
         self.last.insert(slot.counter, value);

@@ -198,6 +198,23 @@ fn a_draw_skips_what_others_ask_for() {
 }
 
 #[test]
+fn a_draw_finds_nothing_when_all_that_is_free_is_asked_for() {
+    let mut parent = epic(0);
+    parent.counters.insert(Counter::Group, CounterState { last: 0, range: 1..=3 });
+    let mut asking = account("asking", 2, None, Some(3));
+    asking.slots[0].request.as_mut().unwrap().programmed_by = vec!["node1".into()];
+    let children = [
+        account("drawing", 1, None, None),
+        account("again", 1, None, None),
+        asking,
+        account("held", 0, Some(1), None),
+    ];
+    let plan = planned(&parent, &children);
+    assert_eq!(granted(&plan), [("again", 2)]);
+    assert_eq!(plan.refusals[0].reason, Reason::Exhausted { total: 3 });
+}
+
+#[test]
 fn a_requested_value_waits_for_the_nodes_that_program_its_old_owner() {
     let mut child = account("a", 1, None, None);
     child.slots[0].request = Some(Request { value: 3, programmed_by: vec!["node2".into()] });

@@ -242,6 +242,19 @@ pub(super) fn plan_with(
     }
 }
 
+/// Whether an address would do for a LoadBalancer that has none: it is what its spec asks for, if that asks, and lies
+/// in a pool that hands out addresses to it. The same judgement adopts a claim here and keeps it in
+/// [`super::release`] ([`super::OwnerSeen::Present`]).
+pub fn fits(asker: &Asker, address: IpAddr, pools: &[Pool]) -> bool {
+    let (usable, _) = usable_pools(asker, pools);
+    fits_in(asker, address, &usable)
+}
+
+fn fits_in(asker: &Asker, address: IpAddr, usable: &[&Pool]) -> bool {
+    asker.requested.is_none_or(|requested| requested == address)
+        && usable.iter().any(|pool| pool.contains(address))
+}
+
 /// The address is shown: see that its claim exists. A lost claim is made anew, whatever the pools say now.
 fn keep(asker: &Asker, address: IpAddr, pools: &[Pool], claims: &[Claim]) -> Plan {
     match claims.iter().find(|claim| claim.address == address) {
@@ -298,11 +311,7 @@ fn adopt(asker: &Asker, usable: &[&Pool], claims: &[Claim], rules: Rules) -> Opt
         };
         bound && mine && Family::of(claim.address) == asker.family
     };
-    let fits = |claim: &Claim| {
-        !rules.adopt_what_fits
-            || (asker.requested.is_none_or(|requested| requested == claim.address)
-                && usable.iter().any(|pool| pool.contains(claim.address)))
-    };
+    let fits = |claim: &Claim| !rules.adopt_what_fits || fits_in(asker, claim.address, usable);
     let same_version = |claim: &&Claim| claim.owner.resource_version == asker.object.resource_version;
     let claim = claims
         .iter()
