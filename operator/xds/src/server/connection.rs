@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
-use super::stream::Streams;
+use super::stream::{Ending, Streams};
 use crate::identity::Identity;
 use crate::metrics::Ended;
 use crate::pki;
@@ -84,9 +84,11 @@ async fn serve(
 ) {
     let limits = server.limits.clone();
     // Cancelled when the connection is to end; its streams end then, and so can it.
-    let end = CancellationToken::new();
-    let _end_streams = end.clone().drop_guard();
-    let streams = Arc::new(Streams { server, identity, end: end.clone(), shutdown: shutdown.clone() });
+    let aged = CancellationToken::new();
+    let gone = CancellationToken::new();
+    let _end_streams = gone.clone().drop_guard();
+    let ending = Ending { aged: aged.clone(), gone, shutdown: shutdown.clone() };
+    let streams = Arc::new(Streams { server, identity, ending });
     let service = AggregatedDiscoveryServiceServer::from_arc(streams)
         .max_decoding_message_size(limits.max_request_bytes);
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -103,12 +105,11 @@ async fn serve(
             }
             return;
         }
-        () = tokio::time::sleep(age) => {}
+        () = tokio::time::sleep(age) => aged.cancel(),
         () = shutdown.cancelled() => {}
     }
     // No new streams; then those that are open end, and the connection with them.
     connection.as_mut().graceful_shutdown();
-    end.cancel();
     let _ = tokio::time::timeout(GOODBYE, connection).await;
 }
 

@@ -12,7 +12,7 @@ use futures::Stream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Server;
 use crate::engine::{DeltaRequest, DeltaResponse, DeltaSession, Event, Revision, Verdict};
@@ -29,8 +29,28 @@ const FIRST_REQUEST: Duration = Duration::from_secs(15);
 pub(super) struct Streams {
     pub(super) server: Server,
     pub(super) identity: Identity,
-    pub(super) end: CancellationToken,
+    pub(super) ending: Ending,
+}
+
+/// What ends the streams of a connection from outside.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    /// The connection reached its age.
+    pub(super) aged: CancellationToken,
+    /// The connection is gone.
+    pub(super) gone: CancellationToken,
+    /// The server stops.
     pub(super) shutdown: CancellationToken,
+}
+
+impl Ending {
+    async fn wait(&self) -> End {
+        tokio::select! {
+            () = self.shutdown.cancelled() => (Ended::Shutdown, None),
+            () = self.aged.cancelled() => (Ended::Age, None),
+            () = self.gone.cancelled() => (Ended::Client, None),
+        }
+    }
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -56,8 +76,7 @@ impl AggregatedDiscoveryService for Streams {
         let stream = DeltaStream {
             server: self.server.clone(),
             identity: self.identity.clone(),
-            end: self.end.clone(),
-            shutdown: self.shutdown.clone(),
+            ending: self.ending.clone(),
             session: DeltaSession::new(),
             measured: None,
         };
@@ -69,8 +88,7 @@ impl AggregatedDiscoveryService for Streams {
 struct DeltaStream {
     server: Server,
     identity: Identity,
-    end: CancellationToken,
-    shutdown: CancellationToken,
+    ending: Ending,
     session: DeltaSession,
     /// The revision whose convergence has been measured.
     measured: Option<Revision>,
@@ -102,9 +120,9 @@ impl DeltaStream {
         requests: &mut Streaming<DeltaDiscoveryRequest>,
         responses: &Outgoing,
     ) -> Result<std::convert::Infallible, End> {
-        let end = self.end.clone();
+        let ending = self.ending.clone();
         let first = tokio::select! {
-            () = end.cancelled() => return Err(self.ended()),
+            end = ending.wait() => return Err(end),
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
         };
         let first = first.map_err(|_| protocol("the first request took too long"))?;
@@ -119,9 +137,9 @@ impl DeltaStream {
         let mut may_have_response = true;
         loop {
             tokio::select! {
-                () = end.cancelled() => return Err(self.ended()),
+                end = ending.wait() => return Err(end),
                 changed = views.changed() => {
-                    changed.map_err(|_| self.ended())?;
+                    changed.map_err(|_| (Ended::Shutdown, None))?;
                     self.take_view(&mut views, &report);
                     may_have_response = true;
                 }
@@ -143,10 +161,6 @@ impl DeltaStream {
                 }
             }
         }
-    }
-
-    fn ended(&self) -> End {
-        if self.shutdown.is_cancelled() { (Ended::Shutdown, None) } else { (Ended::Age, None) }
     }
 
     /// The node of the first request. It only has to agree with the certificate.
@@ -217,8 +231,12 @@ fn received<T>(message: Result<Option<T>, Status>) -> Result<T, End> {
     match message {
         Ok(Some(request)) => Ok(request),
         Ok(None) => Err((Ended::Client, None)),
-        // A request that is too long or does not decode. A connection that went away looks the same, and is told in vain.
-        Err(status) => Err((Ended::Protocol, Some(status))),
+        // A request that does not decode, or is too long.
+        Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) => {
+            Err((Ended::Protocol, Some(status)))
+        }
+        // The connection broke.
+        Err(_) => Err((Ended::Client, None)),
     }
 }
 

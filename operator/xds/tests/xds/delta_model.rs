@@ -455,7 +455,7 @@ impl ServerLane {
         self.drop_uncovered();
         for name in &request.subscribe {
             self.wants.0.insert(name.clone());
-            self.greet |= name == "*" && !(first && !request.initial_versions.is_empty());
+            self.greet |= name == "*" && (!first || request.initial_versions.is_empty());
             let kept = first && request.initial_versions.contains_key(name);
             if name != "*" {
                 self.refused.remove(name);

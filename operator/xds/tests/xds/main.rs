@@ -4,6 +4,8 @@
 //! One binary, so that it is linked once. `envoy` needs the pinned Envoy: `hack/tools/build` provides it, or
 //! `EPIC_ENVOY` names it; without it those tests fail.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod delta_model;
 mod delta_rules;
 mod envoy;

@@ -1,0 +1,360 @@
+//! One resource type on one stream: what is wanted, what is believed to be held, what is due, what is not answered.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::super::exchange::{DeltaRequest, DeltaResponse, Event, Rejection, Verdict};
+use super::super::kind::Kind;
+use super::super::subscription::{Shift, Subscription};
+use super::super::view::{EndpointRef, Resource, Version, View};
+use super::belief::{Belief, Doubt, Last};
+
+/// Unanswered responses of one type after which changes are collected instead of sent. Envoy withholds answers for
+/// clusters while one warms, so this must not be small; it bounds the memory that a silent client costs.
+const MAX_UNANSWERED: usize = 64;
+
+/// Longest text of a rejection that is kept, in characters.
+const MAX_MESSAGE: usize = 2_048;
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    kind: Kind,
+    subscription: Subscription,
+    /// Everything was asked for, and nothing has been answered yet.
+    greet: bool,
+    held: BTreeMap<Arc<str>, Belief>,
+    /// Names to look at when the next response is made.
+    due: BTreeMap<Arc<str>, Cause>,
+    /// Groups of names that are sent by themselves because they were in a refused response.
+    suspects: VecDeque<BTreeSet<Arc<str>>>,
+    rejected: BTreeMap<Arc<str>, Rejection>,
+    unanswered: VecDeque<Unanswered>,
+}
+
+/// Why a name is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It may differ from what the client holds.
+    Changed,
+    /// It is to be sent even if it does not.
+    Owed,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    nonce: u64,
+    resources: Vec<Arc<Resource>>,
+    removed: Vec<Arc<str>>,
+}
+
+enum Need {
+    Send(Arc<Resource>),
+    Remove,
+    /// Owed, but the client has not asked for the name yet.
+    Later,
+    Nothing,
+}
+
+impl Lane {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            subscription: Subscription::default(),
+            greet: false,
+            held: BTreeMap::new(),
+            due: BTreeMap::new(),
+            suspects: VecDeque::new(),
+            rejected: BTreeMap::new(),
+            unanswered: VecDeque::new(),
+        }
+    }
+
+    /// Names that cost memory.
+    pub(super) fn size(&self) -> usize {
+        self.subscription.names().len().max(self.held.len())
+    }
+
+    pub(super) fn rejected(&self) -> impl Iterator<Item = (&Arc<str>, &Rejection)> {
+        self.rejected.iter()
+    }
+
+    /// Whether the client has acknowledged all of the current view.
+    pub(super) fn is_settled(&self) -> bool {
+        self.subscription.is_wildcard()
+            && !self.greet
+            && self.due.is_empty()
+            && self.unanswered.is_empty()
+            && self.rejected.is_empty()
+    }
+
+    /// The one place that decides what a name needs.
+    fn need(&self, name: &str, cause: Cause, view: &View) -> Need {
+        let resource = view.get(self.kind, name);
+        if !self.subscription.covers(name) {
+            return if cause == Cause::Owed && resource.is_some() { Need::Later } else { Need::Nothing };
+        }
+        let last = self.held.get(name).map(|belief| belief.last);
+        match resource {
+            Some(r) if self.rejected.get(name).is_some_and(|rejection| rejection.version == r.version) => {
+                Need::Nothing
+            }
+            Some(r) if cause == Cause::Owed || last != Some(Last::Sent(r.version)) => {
+                Need::Send(Arc::clone(r))
+            }
+            Some(_) => Need::Nothing,
+            None if cause == Cause::Owed => Need::Remove,
+            None if last == Some(Last::Missing) => Need::Nothing,
+            // A name that was asked for is told to be missing even if nothing was ever said about it.
+            None if last.is_some() || self.subscription.is_named(name) => Need::Remove,
+            None => Need::Nothing,
+        }
+    }
+
+    /// The name is to be sent, changed or not.
+    pub(super) fn owe(&mut self, name: Arc<str>) {
+        self.due.insert(name, Cause::Owed);
+    }
+
+    fn look_at(&mut self, name: Arc<str>) {
+        self.due.entry(name).or_insert(Cause::Changed);
+    }
+
+    /// Takes a new view in place of an old one.
+    pub(super) fn take_view(&mut self, before: Option<&View>, view: &View) {
+        let names: Vec<Arc<str>> = match before {
+            Some(before) => view.names_changed(before, self.kind),
+            None => {
+                let known = self.held.keys().chain(self.subscription.names()).map(Arc::clone);
+                view.of(self.kind).map(|r| Arc::clone(&r.name)).chain(known).collect()
+            }
+        };
+        for name in names {
+            let current = view.get(self.kind, &name).map(|r| r.version);
+            if self.rejected.get(&name).is_some_and(|rejection| Some(rejection.version) != current) {
+                self.rejected.remove(&name);
+                // What was refused once does not take others along when it is refused again.
+                self.suspects.push_back(BTreeSet::from([Arc::clone(&name)]));
+            }
+            self.look_at(name);
+        }
+    }
+
+    /// Drops names that need nothing any more, and rejections of what is no longer there.
+    pub(super) fn tidy(&mut self, view: &View) {
+        let kind = self.kind;
+        self.rejected
+            .retain(|name, rejection| view.get(kind, name).is_some_and(|r| r.version == rejection.version));
+        let mut due = std::mem::take(&mut self.due);
+        due.retain(|name, cause| !matches!(self.need(name, *cause, view), Need::Nothing));
+        self.due = due;
+    }
+
+    /// Applies the subscriptions of a request and marks what they make due.
+    pub(super) fn subscribe(&mut self, request: &DeltaRequest, view: Option<&View>) {
+        let shift = self.subscription.apply(self.kind, &request.subscribe, &request.unsubscribe);
+        // Only the first request of a type may say what was kept.
+        let none = BTreeMap::new();
+        let kept = if shift.first { &request.initial_versions } else { &none };
+        for (name, version) in kept {
+            if self.subscription.covers(name) {
+                let name: Arc<str> = name.as_str().into();
+                self.held.insert(Arc::clone(&name), Belief::kept(version.parse::<Version>().ok()));
+                self.look_at(name);
+            }
+        }
+        self.give_up(&shift);
+        self.greet |= shift.wildcard && kept.is_empty();
+        self.greet &= self.subscription.is_wildcard();
+        if shift.wildcard {
+            self.look_at_everything(view);
+        }
+        for name in shift.still_covered {
+            self.rejected.remove(&name);
+            self.owe(name);
+        }
+        for name in shift.wanted {
+            self.rejected.remove(&name);
+            if kept.contains_key(&*name) { self.look_at(name) } else { self.owe(name) }
+        }
+    }
+
+    fn give_up(&mut self, shift: &Shift) {
+        for name in &shift.dropped {
+            self.held.remove(name);
+            self.due.remove(name);
+            self.rejected.remove(name);
+        }
+        if shift.wildcard_dropped {
+            // A name that only the same request asks for was given up first.
+            let subscription = &self.subscription;
+            let kept = |name: &Arc<str>| subscription.is_named(name) && !shift.newly_named.contains(name);
+            self.held.retain(|name, _| kept(name));
+            self.rejected.retain(|name, _| kept(name));
+        }
+    }
+
+    fn look_at_everything(&mut self, view: Option<&View>) {
+        // A name that was given up while a response with it was under way may have been taken from there.
+        for resource in self.unanswered.iter().flat_map(|response| &response.resources) {
+            let entry = self.held.entry(Arc::clone(&resource.name));
+            entry.or_insert_with(|| Belief::unheard(Last::Unclear));
+        }
+        let kind = self.kind;
+        let held: Vec<Arc<str>> = self.held.keys().map(Arc::clone).collect();
+        let all = view.into_iter().flat_map(|view| view.of(kind)).map(|r| Arc::clone(&r.name));
+        for name in held.into_iter().chain(all) {
+            self.look_at(name);
+        }
+    }
+
+    fn sendable(&self, name: &Arc<str>, view: &View) -> Option<Arc<Resource>> {
+        match self.need(name, *self.due.get(name)?, view) {
+            Need::Send(resource) => Some(resource),
+            Need::Remove | Need::Later | Need::Nothing => None,
+        }
+    }
+
+    /// Resources to send now: all that are above suspicion, else one group of suspects.
+    pub(super) fn additions(&mut self, view: &View) -> Option<Vec<Arc<Resource>>> {
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            return None;
+        }
+        let suspect = |name: &Arc<str>| self.suspects.iter().any(|group| group.contains(name));
+        let clear = self.due.keys().filter(|name| !suspect(name));
+        let clear: Vec<Arc<Resource>> = clear.filter_map(|name| self.sendable(name, view)).collect();
+        if !clear.is_empty() {
+            return Some(clear);
+        }
+        while let Some(group) = self.suspects.pop_front() {
+            let group: Vec<_> = group.iter().filter_map(|name| self.sendable(name, view)).collect();
+            if !group.is_empty() {
+                return Some(group);
+            }
+        }
+        self.greet.then(Vec::new)
+    }
+
+    /// Names to remove now.
+    pub(super) fn removals(&self, view: &View) -> Option<Vec<Arc<str>>> {
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            return None;
+        }
+        let gone =
+            self.due.iter().filter(|(name, cause)| matches!(self.need(name, **cause, view), Need::Remove));
+        let gone: Vec<Arc<str>> = gone.map(|(name, _)| Arc::clone(name)).collect();
+        (!gone.is_empty()).then_some(gone)
+    }
+
+    /// Books a response as sent.
+    pub(super) fn sent(&mut self, response: &DeltaResponse) {
+        self.greet = false;
+        let added = response.resources.iter().map(|r| (&r.name, Last::Sent(r.version)));
+        let removed = response.removed.iter().map(|name| (name, Last::Missing));
+        for (name, last) in added.chain(removed) {
+            self.due.remove(name);
+            self.held.entry(Arc::clone(name)).or_insert_with(|| Belief::unheard(last)).last = last;
+        }
+        self.unanswered.push_back(Unanswered {
+            nonce: response.nonce,
+            resources: response.resources.clone(),
+            removed: response.removed.clone(),
+        });
+    }
+
+    /// Books the acknowledgement or rejection in a request, if it holds one.
+    pub(super) fn answer(&mut self, request: &DeltaRequest) -> Option<Event> {
+        if request.nonce.is_empty() {
+            return None;
+        }
+        let nonce = request.nonce.parse::<u64>().ok();
+        let event =
+            |verdict, names| Event { kind: self.kind, verdict, names, message: request.error.clone() };
+        let Some(position) = self.unanswered.iter().position(|u| Some(u.nonce) == nonce) else {
+            return Some(event(Verdict::Stale, Vec::new()));
+        };
+        let mut settled: Vec<Unanswered> = self.unanswered.drain(..=position).collect();
+        let last = settled.pop()?;
+        let names = last.resources.iter().map(|r| &r.name).chain(&last.removed).map(Arc::clone).collect();
+        let verdict = if request.error.is_some() { Verdict::Rejected } else { Verdict::Acknowledged };
+        let event = event(verdict, names);
+        for earlier in &settled {
+            self.accept(earlier);
+        }
+        match &request.error {
+            None => self.accept(&last),
+            Some(message) => self.reject(&last, message),
+        }
+        Some(event)
+    }
+
+    fn accept(&mut self, response: &Unanswered) {
+        for resource in &response.resources {
+            // Without a belief the client has given the name up since.
+            if let Some(belief) = self.held.get_mut(&resource.name) {
+                belief.good = Some(resource.version);
+                belief.doubt = Doubt::None;
+                belief.endpoints = Arc::clone(&resource.endpoints);
+            }
+        }
+        for name in &response.removed {
+            if self.held.get(name).is_none_or(|belief| belief.last != Last::Missing) {
+                continue;
+            }
+            if self.subscription.is_named(name) {
+                self.held.insert(Arc::clone(name), Belief::unheard(Last::Missing));
+            } else {
+                self.held.remove(name);
+            }
+        }
+    }
+
+    fn reject(&mut self, response: &Unanswered, message: &str) {
+        if let [culprit] = &response.resources[..] {
+            self.refuse(culprit, message);
+            return;
+        }
+        let mut again = Vec::new();
+        for resource in &response.resources {
+            let Some(belief) = self.held.get_mut(&resource.name) else { continue };
+            belief.suspect(resource.version);
+            if belief.last == Last::Sent(resource.version) {
+                belief.last = Last::Unclear;
+                again.push(Arc::clone(&resource.name));
+            }
+        }
+        let (left, right) = again.split_at(again.len() / 2);
+        for half in [left, right].into_iter().filter(|half| !half.is_empty()) {
+            self.suspects.push_back(half.iter().map(Arc::clone).collect());
+        }
+        again.into_iter().for_each(|name| self.look_at(name));
+    }
+
+    /// Books a resource that was refused by itself.
+    fn refuse(&mut self, culprit: &Resource, message: &str) {
+        let Some(belief) = self.held.get_mut(&culprit.name) else { return };
+        if belief.last != Last::Sent(culprit.version) {
+            return;
+        }
+        match belief.after_refusal(culprit.version) {
+            Some(last) => belief.last = last,
+            None => {
+                self.held.remove(&culprit.name);
+            }
+        }
+        let message: String = message.chars().take(MAX_MESSAGE).collect();
+        let rejection = Rejection { version: culprit.version, message: message.into() };
+        self.rejected.insert(Arc::clone(&culprit.name), rejection);
+    }
+
+    /// Endpoints that the client is known to have. A reconnected client proves an assignment by its version.
+    pub(super) fn endpoints(&mut self, view: &View) -> BTreeSet<EndpointRef> {
+        for (name, belief) in &mut self.held {
+            if let Some(resource) = view.get(self.kind, name)
+                && belief.good == Some(resource.version)
+            {
+                belief.endpoints = Arc::clone(&resource.endpoints);
+            }
+        }
+        self.held.values().flat_map(|belief| belief.endpoints.iter().cloned()).collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! One incremental (delta) stream.
+//!
+//! Per type the session keeps what it believes the client holds, what is still to be looked at, and what was sent but
+//! not answered. A response is the difference between belief and view at the moment it is asked for.
+//!
+//! Rules kept here:
+//! - *Order.* Clusters, assignments, listeners; then removals: listeners, clusters, assignments. Nothing waits for an
+//!   acknowledgement.
+//! - *An assignment follows its cluster.* Whenever a cluster is sent, its assignment is sent behind it, changed or
+//!   not, because Envoy warms the cluster until it hears an assignment again. Should the client ask for that
+//!   assignment only later (a new cluster, a reconnect), it is answered then, whatever version it claims to have.
+//! - *Every name asked for is answered*, missing ones as removed, and they stay armed. One exception: a first request
+//!   that also states a matching version is not answered for that name (a reconnect sends nothing that is the same).
+//! - *A wildcard is answered even if there is nothing*, because a starting Envoy waits for the first answer; but not
+//!   to a client that states what it has kept.
+//! - *Stale nonces* never make a request's subscriptions ignored.
+//! - *An answer settles all earlier ones of its type*: clients answer in order, and Envoy withholds cluster
+//!   acknowledgements while anything warms.
+//! - *A rejection of several resources* does not say which of them is at fault nor whether any was applied. They are
+//!   sent again in two halves, and so on, until single ones are refused: at most twice as many responses as resources.
+//!   A single one that was refused is not sent again until it changes, and then by itself; its last good form counts
+//!   as held. A client that asks about the name again gets it, as always.
+//!
+//! What it does not do: take a view away. When a LoadBalancer goes, its proxies keep what they have until they end.
+
+mod belief;
+mod lane;
+
+use std::sync::Arc;
+
+use super::exchange::{
+    DeltaRequest, DeltaResponse, Event, MAX_NAME_LENGTH, MAX_NAMES, Progress, ProtocolError,
+};
+use super::kind::Kind;
+use super::view::{Resource, View};
+use lane::Lane;
+
+/// The server's end of one incremental stream.
+#[derive(Debug)]
+pub struct DeltaSession {
+    nonce: u64,
+    view: Option<Arc<View>>,
+    lanes: [Lane; 3],
+    progress: Progress,
+}
+
+impl Default for DeltaSession {
+    fn default() -> Self {
+        Self { nonce: 0, view: None, lanes: Kind::MAKE.map(Lane::new), progress: Progress::default() }
+    }
+}
+
+impl DeltaSession {
+    /// A session of a stream on which nothing was said yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How far the client has come.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The view that is being served.
+    pub fn view(&self) -> Option<&Arc<View>> {
+        self.view.as_ref()
+    }
+
+    /// Serves `view` from now on. Before the first view the session answers nothing.
+    pub fn set_view(&mut self, view: Arc<View>) {
+        let before = self.view.replace(Arc::clone(&view));
+        for lane in &mut self.lanes {
+            lane.take_view(before.as_deref(), &view);
+        }
+        self.settle();
+        self.hold_endpoints();
+    }
+
+    /// Takes one request.
+    ///
+    /// # Errors
+    /// When the stream must end. Nothing of the request was applied then.
+    pub fn request(&mut self, request: &DeltaRequest) -> Result<Option<Event>, ProtocolError> {
+        let kind = Kind::of_type_url(&request.type_url)
+            .ok_or_else(|| ProtocolError::UnknownType(request.type_url.chars().take(256).collect()))?;
+        self.check_names(request)?;
+        let lane = &mut self.lanes[kind.index()];
+        let event = lane.answer(request);
+        lane.subscribe(request, self.view.as_deref());
+        self.settle();
+        if kind == Kind::Assignment {
+            self.hold_endpoints();
+        }
+        Ok(event)
+    }
+
+    /// The next response to send, if there is one. Call it again until there is none, and only when it can be sent:
+    /// what it returns counts as sent.
+    pub fn next_response(&mut self) -> Option<DeltaResponse> {
+        let view = Arc::clone(self.view.as_ref()?);
+        let lanes = &mut self.lanes;
+        let addition =
+            Kind::MAKE.into_iter().find_map(|kind| Some((kind, lanes[kind.index()].additions(&view)?)));
+        if let Some((kind, resources)) = addition {
+            return Some(self.respond(kind, resources, Vec::new()));
+        }
+        let removal =
+            Kind::BREAK.into_iter().find_map(|kind| Some((kind, lanes[kind.index()].removals(&view)?)));
+        removal.map(|(kind, names)| self.respond(kind, Vec::new(), names))
+    }
+
+    fn check_names(&self, request: &DeltaRequest) -> Result<(), ProtocolError> {
+        let names = request.subscribe.iter().chain(request.initial_versions.keys());
+        if let Some(name) = names.into_iter().find(|name| name.len() > MAX_NAME_LENGTH) {
+            return Err(ProtocolError::LongName(name.len()));
+        }
+        let known: usize = self.lanes.iter().map(Lane::size).sum();
+        if known + request.subscribe.len().max(request.initial_versions.len()) > MAX_NAMES {
+            return Err(ProtocolError::TooManyNames);
+        }
+        Ok(())
+    }
+
+    fn respond(
+        &mut self,
+        kind: Kind,
+        resources: Vec<Arc<Resource>>,
+        removed: Vec<Arc<str>>,
+    ) -> DeltaResponse {
+        self.nonce += 1;
+        for assignment in resources.iter().filter_map(|resource| resource.assignment.as_ref()) {
+            self.lanes[Kind::Assignment.index()].owe(Arc::clone(assignment));
+        }
+        let response = DeltaResponse { kind, nonce: self.nonce, resources, removed };
+        self.lanes[kind.index()].sent(&response);
+        response
+    }
+
+    /// Brings what is due and what is known up to date after an input.
+    fn settle(&mut self) {
+        let Some(view) = &self.view else { return };
+        for lane in &mut self.lanes {
+            lane.tidy(view);
+        }
+        let settled = |kind: Kind| self.lanes[kind.index()].is_settled();
+        if settled(Kind::Cluster) && settled(Kind::Listener) {
+            self.progress.configured = Some(view.revision());
+        }
+        let rejections = Kind::MAKE.into_iter().zip(&self.lanes).flat_map(|(kind, lane)| {
+            lane.rejected().map(move |(name, rejection)| ((kind, Arc::clone(name)), rejection.clone()))
+        });
+        self.progress.rejections = rejections.collect();
+    }
+
+    fn hold_endpoints(&mut self) {
+        let Some(view) = &self.view else { return };
+        let held = self.lanes[Kind::Assignment.index()].endpoints(view);
+        if *self.progress.endpoints != held {
+            self.progress.endpoints = Arc::new(held);
+        }
+    }
+}
