@@ -19,6 +19,9 @@ use super::{Nanos, Outgoing, SECOND, SILENT_PERIODS, seal, split};
 /// A cookie is good for this long at least, and for twice as long at most.
 const EPOCH: Nanos = 60 * SECOND;
 
+/// Sessions that are remembered after their end, per tunnel: more than a client can begin while a cookie is good.
+const RETIRED: usize = 32;
+
 /// What the responder has to know of a tunnel that ends on this node.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tunnel {
@@ -108,12 +111,30 @@ pub struct Heard {
     session: u64,
     sequence: u32,
     source: SourceKey,
+    /// Sessions before this one. Their cookies may still be good, so their recorded hellos could be played back.
+    retired: Vec<u64>,
 }
 
 impl Heard {
     /// Whether the other end was heard recently enough.
     pub fn is_up(&self, now: Nanos) -> bool {
         now.saturating_sub(self.last) <= self.period.max(SECOND) * SILENT_PERIODS
+    }
+
+    /// Whether a hello of this session and sequence is an old one.
+    fn has_seen(&self, session: u64, sequence: u32) -> bool {
+        (self.session == session && sequence <= self.sequence) || self.retired.contains(&session)
+    }
+
+    /// The retired sessions once `session` speaks. A session whose cookies have ended drops out at the other end.
+    fn retired_by(&self, session: u64) -> Vec<u64> {
+        let mut retired = self.retired.clone();
+        if self.session != session {
+            retired.push(self.session);
+            let surplus = retired.len().saturating_sub(RETIRED);
+            retired.drain(..surplus);
+        }
+        retired
     }
 }
 
@@ -146,6 +167,8 @@ impl Responder {
                 session: remote.session,
                 sequence: remote.sequence,
                 source: source_key(remote.address, remote.port, nat, lb),
+                // Cookies of an earlier process are good for nothing, so there is nothing to remember.
+                retired: Vec::new(),
             },
         );
     }
@@ -236,7 +259,7 @@ impl Responder {
         }
         let before = self.heard.get(&entry.tunnel);
         let header = &message.header;
-        if before.is_some_and(|b| b.session == header.session && header.sequence <= b.sequence) {
+        if before.is_some_and(|b| b.has_seen(header.session, header.sequence)) {
             return Err((Refusal::Replayed, None));
         }
         if !self.admits(tunnel, IpAddr::from(address)) {
@@ -251,6 +274,7 @@ impl Responder {
         if taken {
             return Err((Refusal::AddressTaken, Some(key)));
         }
+        let retired = before.map(|b| b.retired_by(header.session)).unwrap_or_default();
         let heard = Heard {
             remote: super::join(address, port),
             nat,
@@ -260,6 +284,7 @@ impl Responder {
             session: header.session,
             sequence: header.sequence,
             source,
+            retired,
         };
         let moved = before.is_none_or(|b| b.source != source || b.remote != heard.remote);
         // The sequence goes to the map too, so that a restarted agent still knows a replay; but not with every hello.

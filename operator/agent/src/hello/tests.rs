@@ -133,6 +133,17 @@ fn a_hello_played_back_from_an_address_left_behind_moves_nothing() {
 }
 
 #[test]
+fn a_hello_of_an_earlier_session_moves_nothing_once_a_later_one_spoke() {
+    let (mut first, mut responder) = (caller(1, &[4]), responder(&[4]));
+    let recorded = good_hello(&mut first, &mut responder, inside(), START);
+    let moved = address("10.0.9.9:6080");
+    converse(&mut caller(2, &[4]), &mut responder, moved, START + SECOND);
+    let outcome = responder.receive(inside(), &recorded.bytes, START + LATER);
+    assert_eq!(outcome.refused, [Refusal::Replayed]);
+    assert_eq!(responder.heard()[&4].remote, moved);
+}
+
+#[test]
 fn a_client_behind_a_nat_gets_fixed_ports() {
     let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
     let outside = address("198.51.100.7:41234");
