@@ -1,5 +1,6 @@
 //! Restart, crash and upgrade of the agent: maps and links are adopted, traffic does not notice.
 
+use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use epic_abi::Lb;
@@ -8,7 +9,8 @@ use epic_datapath::dump::{Extent, dump};
 use epic_datapath::{Datapath, Error, Maps, Options};
 use epic_testnet::Bpffs;
 
-use crate::support::program::Epic;
+use crate::support::forge::{data, rst};
+use crate::support::program::{Epic, GUE_PORT, SERVICE};
 use crate::support::scene::{Plan, Scene};
 use crate::support::traffic::{Conversation, requests};
 
@@ -52,6 +54,48 @@ fn twenty_restarts_under_traffic_lose_no_connection_and_no_counter() {
     assert!(failed.is_empty(), "{} requests failed, first: {}", failed.len(), failed[0]);
     assert_eq!(standing.finish(10, 10_000).expect("the old connection stands").name, "1e1");
     assert_eq!(dump(epic.nodes[0].maps(), Extent::default()).unwrap(), before, "maps are as they were");
+}
+
+#[test]
+fn every_frame_during_twenty_replacements_is_counted_once() {
+    let mut epic = Epic::new();
+    let scene = Scene::start(&mut epic, &Plan::simple());
+    let (node, options) = (epic.site.nodes[0].netns.clone(), epic.node_options(0));
+    let target = (epic.site.nodes[0].address, GUE_PORT);
+    let frame = data(
+        scene.tenant.lb,
+        scene.tenant.data_key(),
+        &rst(
+            SocketAddrV4::new(scene.tenant.endpoints[0].address, SERVICE),
+            SocketAddrV4::new(scene.tenant.proxies[0].address(), 40_000),
+        ),
+    );
+    let before = epic.nodes[0].maps().tunnel_counts().unwrap()[&1].rx_packets;
+    let done = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            epic.site.clients[0].netns.run(|| {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+                socket.connect(target).expect("a route to the node");
+                let mut sent = 0u64;
+                // Refused is what the socket is told of an earlier frame; this one has not been sent then.
+                while !done.load(Ordering::Relaxed) {
+                    sent += u64::from(socket.send(&frame).is_ok());
+                }
+                sent
+            })
+        });
+        for _ in 0..20 {
+            drop(epic.nodes.remove(0));
+            epic.nodes.insert(0, node.run(|| Datapath::open(&options)).expect("adopt"));
+        }
+        done.store(true, Ordering::Relaxed);
+        sender.join().expect("the sender")
+    });
+    let counted = || epic.nodes[0].maps().tunnel_counts().unwrap()[&1].rx_packets - before;
+    crate::support::eventually("the last frame is counted", || counted() >= sent);
+    assert_eq!(counted(), sent);
+    assert!(sent > 10_000, "only {sent} frames");
 }
 
 #[test]

@@ -4,58 +4,21 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
+use epic_abi::Lb;
 use epic_abi::drop::DropReason;
-use epic_abi::gue::{Header, Inner, Key, encode};
+use epic_abi::gue::Key;
 use epic_abi::maps::Side;
-use epic_abi::{Lb, PROTOCOL_TCP};
 use epic_datapath::Datapath;
 use epic_testnet::Netns;
 
 use crate::support::eventually;
+use crate::support::forge::{data, syn};
 use crate::support::lab::NIC;
 use crate::support::program::{Epic, GUE_PORT, SERVICE, all_drops, drops, proxy_address};
 use crate::support::scene::{FIRST, Plan, Scene};
 use crate::support::traffic::request;
 
 const ENDPOINT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 5);
-
-/// A SYN from `source` to `destination`.
-fn syn(source: SocketAddrV4, destination: SocketAddrV4) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, PROTOCOL_TCP, 0, 0];
-    packet.extend(source.ip().octets());
-    packet.extend(destination.ip().octets());
-    let check = checksum(0, &packet);
-    packet[10..12].copy_from_slice(&check.to_be_bytes());
-    let mut tcp = Vec::new();
-    tcp.extend(source.port().to_be_bytes());
-    tcp.extend(destination.port().to_be_bytes());
-    tcp.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-    let mut pseudo = 0u32;
-    for pair in packet[12..20].chunks(2) {
-        pseudo += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-    }
-    let check = checksum(pseudo + u32::from(PROTOCOL_TCP) + 20, &tcp);
-    tcp[16..18].copy_from_slice(&check.to_be_bytes());
-    packet.extend(tcp);
-    packet
-}
-
-fn checksum(start: u32, bytes: &[u8]) -> u16 {
-    let mut sum = start;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-fn data(lb: Lb, key: Key, inner: &[u8]) -> Vec<u8> {
-    let mut packet = encode(&Header { inner: Inner::V4, lb, key }).to_vec();
-    packet.extend(inner);
-    packet
-}
 
 fn send(from: &Netns, to: Ipv4Addr, payload: &[u8]) {
     from.run(|| {

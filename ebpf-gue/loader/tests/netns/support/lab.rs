@@ -118,7 +118,8 @@ impl Site {
             // What the agent's device module does.
             let [a, b, c, d, e, f] = DEVICE_MAC;
             client.netns.ip_batch(&format!(
-                "link add {DEVICE} address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} type bridge\n\
+                "link add {DEVICE} address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} type bridge mcast_snooping 0\n\
+                 link set {DEVICE} addrgenmode none\n\
                  link set {DEVICE} arp off mtu 1448 up\n\
                  route add 100.64.0.0/11 dev {DEVICE}\n"
             ));

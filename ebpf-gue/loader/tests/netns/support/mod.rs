@@ -9,6 +9,7 @@
 //!
 //! Nobody calls home here: the far ends of tunnels are written as the hello handler would write them.
 
+pub(crate) mod forge;
 pub(crate) mod lab;
 pub(crate) mod program;
 pub(crate) mod scene;

@@ -249,7 +249,7 @@ fn listen(
     port: u16,
     serve: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
 ) -> Server {
-    let listener = netns.run(|| {
+    let open = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from(([0, 0, 0, 0], port)).into())?;
@@ -257,8 +257,14 @@ fn listen(
         // `accept` obeys it, so the thread can look at the stop flag.
         socket.set_read_timeout(Some(ACCEPT_TICK))?;
         io::Result::Ok(TcpListener::from(socket))
+    };
+    let mut listener = None;
+    // A server before this one may not have given the port back yet.
+    eventually("the port can be listened on", || {
+        listener = netns.run(open).ok();
+        listener.is_some()
     });
-    let listener = listener.unwrap_or_else(|error| panic!("listen on port {port}: {error}"));
+    let listener = listener.expect("opened");
     let stop = Arc::new(AtomicBool::new(false));
     let accepted = Arc::new(AtomicUsize::new(0));
     let (stopped, counted, serve) = (Arc::clone(&stop), Arc::clone(&accepted), Arc::new(serve));
