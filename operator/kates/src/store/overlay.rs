@@ -66,9 +66,6 @@ impl<K: Resource> Overlay<K> {
         if revision.is_some_and(|revision| revision.reaches(&version)) {
             return false;
         }
-        if uid.is_some_and(|uid| self.gone.contains(uid)) {
-            return false;
-        }
         if let Some(earlier) = self.pending.get(key)
             && earlier.version.compare(&version) == Some(Ordering::Greater)
         {

@@ -191,6 +191,38 @@ async fn a_snapshot_with_one_own_write_has_the_ones_before_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_taken_while_another_thread_writes_has_no_write_without_its_predecessor() {
+    let server = Server::new();
+    let client = client(&server);
+    let watched = client.accumulate().watch::<ConfigMap>(Query::all()).watch::<Secret>(Query::all()).start();
+    watched.synced().await;
+    let writer = tokio::spawn(async move {
+        for number in 0..3000 {
+            let name = format!("x{number}");
+            client.create(&mut config_map("a", &name)).await.unwrap();
+            let mut secret: Secret = serde_json::from_value(raw("Secret", "a", &name)).unwrap();
+            client.create(&mut secret).await.unwrap();
+        }
+    });
+    let mut last = watched.snapshot().unwrap();
+    let mut taken = 0;
+    while !writer.is_finished() {
+        let snapshot = watched.snapshot().unwrap();
+        for change in snapshot.changes_since::<Secret>(Some(&last)) {
+            assert!(
+                snapshot.get::<ConfigMap>(&change.key).is_some(),
+                "{} came without its predecessor",
+                change.key
+            );
+        }
+        last = snapshot;
+        taken += 1;
+    }
+    writer.await.unwrap();
+    assert!(taken > 100, "{taken} snapshots: the test tests little");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_conflict_is_told_apart_and_an_unversioned_update_is_never_sent() {
     let server = Server::new();
