@@ -46,6 +46,14 @@ impl Netns {
         netns
     }
 
+    /// The namespace a process is in. `label` appears in failures only.
+    pub fn of_process(label: &str, pid: u32) -> Self {
+        require_root();
+        let path = format!("/proc/{pid}/ns/net");
+        let file = File::open(&path).unwrap_or_else(|error| panic!("{label}: cannot open {path}: {error}"));
+        Self { label: label.to_owned(), file: Arc::new(file) }
+    }
+
     /// What `ip link set … netns` takes for this namespace.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
