@@ -107,15 +107,27 @@ impl Collector for ReconcilerCollector {
 }
 
 /// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        let cause_text = cause.to_string();
+        // kube prints the whole answer of the API server behind its message.
+        let cause_text = match cause.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) => status.message.clone(),
+            _ => cause.to_string(),
+        };
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
-        next = cause.source();
+        next = match is_answer(cause) {
+            true => None,
+            false => cause.source(),
+        };
     }
     text
+}
+
+/// Whether this is an answer of the API server, whose source says the same once more.
+fn is_answer(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref::<kube::Error>(), Some(kube::Error::Api(_)))
 }

@@ -1,1 +1,59 @@
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::renewal::{Life, current_token, replace_token};
+
+fn token(claims: &str) -> String {
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+}
+
+#[test]
+fn a_token_is_renewed_at_half_its_life() {
+    let life = Life::of(&token(r#"{"iat": 1000, "exp": 4600}"#)).unwrap();
+    assert_eq!(life.seconds(), 3600);
+    assert_eq!(life.wait(1000), Duration::from_secs(1800));
+    assert_eq!(life.wait(5000), Duration::ZERO, "one that is over is tried at once");
+}
+
+#[test]
+fn a_token_that_does_not_end_is_not_renewed() {
+    for text in ["opaque", &token("{}"), &token(r#"{"iat": 5, "exp": 5}"#), "a.b.c"] {
+        assert_eq!(Life::of(text), None, "{text}");
+    }
+}
+
+const KUBECONFIG: &str = "
+apiVersion: v1
+kind: Config
+current-context: mine
+contexts:
+- name: other
+  context: {cluster: c, user: somebody}
+- name: mine
+  context: {cluster: c, user: agent, namespace: epic-red}
+users:
+- name: somebody
+  user: {token: theirs}
+- name: agent
+  user: {token: old, extra: kept}
+";
+
+#[test]
+fn only_the_token_of_the_current_user_is_replaced() {
+    let mut document = serde_yaml::from_str(KUBECONFIG).unwrap();
+    assert_eq!(current_token(&document), Some("old"));
+    replace_token(&mut document, "new").unwrap();
+    assert_eq!(current_token(&document), Some("new"));
+    let text = serde_yaml::to_string(&document).unwrap();
+    assert!(text.contains("theirs") && text.contains("kept") && !text.contains("old"), "{text}");
+}
+
+#[test]
+fn a_kubeconfig_with_a_certificate_has_no_token_to_replace() {
+    let text = KUBECONFIG.replace("token: old, ", "");
+    let mut document = serde_yaml::from_str(&text).unwrap();
+    assert_eq!(current_token(&document), None);
+    assert!(replace_token(&mut document, "new").is_err());
+}

@@ -1,1 +1,387 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
+use epic_crds::{AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer};
+use epic_lb::reconciler::{Backoff, Reconciler};
+use epic_lb::render::{ClientSide, NodeSide};
+use epic_lb::{FakeMaps, Link, Tables, Veth, Writer};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use serde::de::DeserializeOwned;
+
+use super::client::{self, Facts, FactsError};
+use super::keys::{self, Master};
+use super::node::{self, Desired, Objects, Place};
+use super::{Identity, Rows};
+
+const UID: &str = "1a8522b9-70a4-4a9c-bdd7-ba912a61170a";
+
+fn read<K: DeserializeOwned>(yaml: &str) -> Arc<K> {
+    Arc::new(serde_yaml::from_str(yaml).unwrap())
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn load_balancer() -> Arc<LoadBalancer> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: LoadBalancer
+metadata: {{name: web, namespace: epic-red, uid: {UID}, resourceVersion: '7', generation: 1}}
+spec:
+  service-group: shared
+  public-ports: [{{port: 80, protocol: TCP}}]
+status:
+  group-id: 1
+  service-id: 2
+  public-address: 192.0.2.7
+  key-generation: 1
+  ports: [{{port: 80, protocol: TCP, slot: 3}}]
+  gue-tunnel-endpoints:
+    10.9.0.1:
+      epic-address: 198.51.100.1
+      epic-port: {{port: 6080, protocol: UDP, appProtocol: gue}}
+      tunnel-id: 11
+      alternates:
+      - {{epic-address: 198.51.100.2, epic-port: {{port: 6080, protocol: UDP}}, tunnel-id: 12}}
+  proxies:
+  - {{pod: a, pod-uid: ua, node: n1, epic-address: 198.51.100.1, proxy-id: 1, proxy-address: 100.64.0.1, state: Ready}}
+  - {{pod: b, pod-uid: ub, node: n2, epic-address: 198.51.100.2, proxy-id: 2, proxy-address: 100.64.0.2, state: Ready}}
+"
+    ))
+}
+
+fn endpoint(name: &str, address: &str, alias: &str) -> Arc<Endpoint> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: Endpoint
+metadata: {{name: {name}, namespace: epic-red, generation: 1}}
+spec: {{load-balancer: web, address: {address}, node-address: 10.9.0.1, port: {{port: 8080, protocol: TCP}}}}
+status: {{alias-address: {alias}}}
+"
+    ))
+}
+
+fn pod(namespace: &str) -> Arc<Pod> {
+    read(&format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: a, namespace: {namespace}, uid: ua}}
+status: {{phase: Running, podIP: 10.244.1.5}}
+"
+    ))
+}
+
+fn epic_node(name: &str, address: &str) -> Arc<EPICNode> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: EPICNode
+metadata: {{name: {name}, namespace: epic}}
+status:
+  addresses: [{address}]
+  conditions: [{{type: Ready, status: 'True', reason: Ready, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}}]
+"
+    ))
+}
+
+fn core_node(name: &str) -> Arc<Node> {
+    read(&format!(
+        "
+apiVersion: v1
+kind: Node
+metadata: {{name: {name}}}
+status: {{conditions: [{{type: Ready, status: 'True'}}]}}
+"
+    ))
+}
+
+fn claim() -> Arc<AddressClaim> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: AddressClaim
+metadata: {{name: 192.0.2.7, namespace: epic}}
+spec:
+  address: 192.0.2.7
+  pool: edge
+  owner: {{kind: LoadBalancer, namespace: epic-red, name: web, uid: {UID}, resource-version: '1'}}
+"
+    ))
+}
+
+fn pool(advertise: &str) -> Arc<AddressPool> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: AddressPool
+metadata: {{name: edge, namespace: epic}}
+spec: {{addresses: [192.0.2.0/24]{advertise}}}
+"
+    ))
+}
+
+fn objects() -> Objects {
+    Objects {
+        load_balancers: vec![load_balancer()],
+        endpoints: vec![
+            endpoint("e1", "10.244.1.5", "100.127.0.1"),
+            endpoint("e2", "10.244.1.6", "100.127.0.2"),
+        ],
+        claims: vec![claim()],
+        pools: vec![pool(", advertise: {l2: {}}")],
+        epic_nodes: vec![epic_node("n1", "198.51.100.1"), epic_node("n2", "198.51.100.2")],
+        nodes: vec![core_node("n1"), core_node("n2")],
+        pods: vec![pod("epic-red")],
+        ..Objects::default()
+    }
+}
+
+fn place(name: &str, address: &str) -> Place {
+    Place { name: name.into(), link: Link { ifindex: 2, mtu: 1_500, local: ip(address) } }
+}
+
+fn veth(ifindex: u32) -> Veth {
+    Veth { ifindex, ifname: "veth0".into(), pod_mac: [0; 6], host_mac: [0; 6], pod_ip: ip("10.244.1.5") }
+}
+
+fn decide(objects: &Objects) -> Desired {
+    let master = Master::new(&[7; 32]).unwrap();
+    let veths = BTreeMap::from([(ip("10.244.1.5"), vec![veth(4), veth(9)])]);
+    node::desired(objects, &place("n1", "198.51.100.1"), &master, &veths, &BTreeSet::new())
+}
+
+/// What the maps hold after the rows were written, as text.
+fn maps_of(rows: Rows, render: impl epic_lb::render::Render) -> String {
+    let writer = Writer::new(Tables::new());
+    let initializer = writer.register_initializer("test");
+    let mut reconciler =
+        Reconciler::new(writer.clone(), FakeMaps::default(), render, Backoff::default()).unwrap();
+    let (revision, refused) = rows.write(&writer, Some(initializer));
+    assert_eq!(refused, []);
+    reconciler.round(Instant::now());
+    assert!(reconciler.progress().covers(revision), "{:?}", reconciler.progress());
+    use epic_lb::LbMaps as _;
+    epic_lb::maps::dump(reconciler.maps().entries().unwrap())
+}
+
+#[test]
+fn an_epic_node_holds_its_proxy_its_tunnels_and_the_way_to_other_nodes() {
+    let desired = decide(&objects());
+    assert_eq!(desired.left_out, Vec::<String>::new());
+    assert_eq!(
+        desired.directory.tunnels.keys().copied().collect::<Vec<u32>>(),
+        [11],
+        "of two ends one is here"
+    );
+    insta::assert_snapshot!(maps_of(desired.rows, NodeSide::new("n1", 1)));
+}
+
+#[test]
+fn a_client_node_holds_the_way_to_each_proxy_and_its_own_endpoints() {
+    let identity = Identity::of(&load_balancer()).unwrap();
+    let master = Master::new(&[7; 32]).unwrap();
+    let data = (1..=2u32).map(|generation| {
+        let subject = epic_abi::keys::Subject {
+            lb: identity.lb(),
+            uid: *b"\x1a\x85\x22\xb9\x70\xa4\x4a\x9c\xbd\xd7\xba\x91\x2a\x61\x17\x0a",
+            generation,
+        };
+        let bytes = epic_abi::keys::ClientKeys::derive(&[7; 32], &subject).to_bytes();
+        (format!("{UID}.{generation}"), ByteString(bytes.to_vec()))
+    });
+    let secret = Secret { data: Some(data.collect()), ..Secret::default() };
+    let objects = client::Objects {
+        load_balancers: vec![load_balancer()],
+        endpoints: vec![endpoint("e1", "10.244.1.5", "100.127.0.1")],
+        keys: Some(Arc::new(secret)),
+    };
+    let me = ip("10.9.0.1");
+    let facts = Facts { proxies: Vec::new(), port: 6080, overhead: 52 };
+    let addresses = client::epic_addresses(&objects, me);
+    assert_eq!(addresses, [ip("198.51.100.1"), ip("198.51.100.2")].into());
+    let link = Link { ifindex: 3, mtu: 1_400, local: ip("172.16.0.9") };
+    let ways = addresses.into_iter().map(|address| (address, link)).collect();
+    let desired = client::desired(&objects, me, &facts, &ways);
+    // Both sides come to the same keys, one by derivation, one by reading.
+    let (_, hello) = master.keys(&identity).unwrap();
+    assert_eq!(desired.wanted[&11].key, hello[&1]);
+    assert_eq!(desired.wanted[&12].local.to_string(), "172.16.0.9:6080");
+    insta::assert_snapshot!(maps_of(desired.rows, ClientSide));
+}
+
+#[test]
+fn another_client_node_s_tunnels_and_endpoints_are_none_of_ours() {
+    let objects = client::Objects { load_balancers: vec![load_balancer()], ..client::Objects::default() };
+    assert!(client::epic_addresses(&objects, ip("10.9.0.2")).is_empty());
+}
+
+#[test]
+fn without_the_current_key_a_client_does_not_touch_a_load_balancer() {
+    let objects = client::Objects {
+        load_balancers: vec![load_balancer()],
+        keys: Some(Arc::default()),
+        ..client::Objects::default()
+    };
+    let facts = Facts { proxies: Vec::new(), port: 6080, overhead: 52 };
+    let desired = client::desired(&objects, ip("10.9.0.1"), &facts, &BTreeMap::new());
+    assert_eq!(desired.rows, Rows::default());
+    assert_eq!(desired.left_out, ["epic-red/web: its keys are not in the Secret yet"]);
+}
+
+#[test]
+fn of_two_veths_with_the_pod_s_address_the_younger_is_the_proxy_s() {
+    let desired = decide(&objects());
+    assert_eq!(desired.local["ua"].veth.ifindex, 9);
+    assert_eq!(desired.local["ua"].clients, BTreeMap::from([(ip("10.9.0.1"), Some(11))]));
+}
+
+#[test]
+fn a_proxy_without_veth_takes_no_row_and_holds_up_no_other() {
+    let mut without = objects();
+    without.pods.clear();
+    let desired = decide(&without);
+    assert_eq!(desired.rows.proxies.len(), 1);
+    let dump = maps_of(desired.rows, NodeSide::new("n1", 1));
+    assert!(dump.contains("maglev lb 1/2 -> 2×2039"), "{dump}");
+}
+
+#[test]
+fn a_pod_of_another_namespace_is_no_proxy_whatever_its_uid() {
+    let mut foreign = objects();
+    foreign.pods = vec![pod("kube-system")];
+    let desired = decide(&foreign);
+    assert!(desired.local.is_empty());
+    assert_eq!(desired.left_out, ["proxy 1: its pod lies in another namespace"]);
+}
+
+#[test]
+fn one_node_owns_an_address_and_only_if_its_pool_is_announced() {
+    let objects = objects();
+    let master = Master::new(&[7; 32]).unwrap();
+    let owned = |objects: &Objects, name: &str, address: &str| {
+        let none = (BTreeMap::new(), BTreeSet::new());
+        !node::desired(objects, &place(name, address), &master, &none.0, &none.1).owned.is_empty()
+    };
+    let both = [owned(&objects, "n1", "198.51.100.1"), owned(&objects, "n2", "198.51.100.2")];
+    assert_eq!(both.iter().filter(|owned| **owned).count(), 1);
+    let silent = Objects { pools: vec![pool("")], ..objects.clone() };
+    let unclaimed = Objects { claims: Vec::new(), ..objects };
+    for quiet in [silent, unclaimed] {
+        assert!(!owned(&quiet, "n1", "198.51.100.1") && !owned(&quiet, "n2", "198.51.100.2"));
+    }
+}
+
+fn untunnelled(generation: i64, observed: i64, status: &str) -> Arc<Endpoint> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: Endpoint
+metadata: {{name: near, namespace: epic-red, generation: {generation}}}
+spec: {{load-balancer: web, address: 203.0.113.9, port: {{port: 8080, protocol: TCP}}}}
+status:
+  conditions:
+  - type: Accepted
+    status: '{status}'
+    observedGeneration: {observed}
+    reason: Accepted
+    message: ''
+    lastTransitionTime: '2026-01-01T00:00:00Z'
+"
+    ))
+}
+
+#[test]
+fn an_endpoint_without_a_node_is_passed_to_only_as_it_was_judged() {
+    let passes = |endpoint| {
+        let mut objects = objects();
+        objects.endpoints = vec![endpoint];
+        decide(&objects).rows.passes.len()
+    };
+    assert_eq!(passes(untunnelled(1, 1, "True")), 1);
+    assert_eq!(passes(untunnelled(2, 1, "True")), 0, "edited since");
+    assert_eq!(passes(untunnelled(1, 1, "False")), 0);
+}
+
+#[test]
+fn every_proxy_may_reach_the_xds_of_the_operator() {
+    let mut objects = objects();
+    objects.xds = Some(read::<Service>(
+        "{metadata: {name: epic-xds}, spec: {clusterIPs: [10.96.0.7], ports: [{port: 18000}]}}",
+    ));
+    let rows = decide(&objects).rows;
+    assert_eq!(rows.passes[0].key.to_string(), "all 10.96.0.7:18000/TCP");
+}
+
+#[test]
+fn an_address_moves_from_one_load_balancer_to_another_in_one_transaction() {
+    let writer = Writer::new(Tables::new());
+    let desired = decide(&objects());
+    let (_, refused) = desired.rows.write(&writer, None);
+    assert_eq!(refused, []);
+    let mut moved = objects();
+    let mut heir = (*load_balancer()).clone();
+    heir.metadata.name = Some("heir".to_owned());
+    heir.metadata.uid = Some(UID.replace('1', "2"));
+    if let Some(status) = &mut heir.status {
+        status.service_id = Some(3);
+        status.proxies.clear();
+        status.gue_tunnel_endpoints.clear();
+    }
+    let mut left = (*load_balancer()).clone();
+    if let Some(status) = &mut left.status {
+        status.public_address = None;
+    }
+    moved.load_balancers = vec![Arc::new(heir), Arc::new(left)];
+    let (_, refused) = decide(&moved).rows.write(&writer, None);
+    assert_eq!(refused, []);
+    let tables = writer.snapshot();
+    let owners: Vec<String> = tables.frontends.iter().map(|f| f.params.service.to_string()).collect();
+    assert_eq!(owners, ["epic-red/heir"]);
+}
+
+#[test]
+fn keys_are_of_the_generations_around_the_current_one() {
+    let mut object = (*load_balancer()).clone();
+    let master = Master::new(&[7; 32]).unwrap();
+    let generation = |object: &LoadBalancer| master.keys(&Identity::of(object).unwrap()).unwrap();
+    let (first, hello) = generation(&object);
+    assert_eq!(hello.keys().copied().collect::<Vec<u32>>(), [1, 2]);
+    object.status.as_mut().unwrap().key_generation = Some(2);
+    let (second, hello) = generation(&object);
+    assert_eq!(hello.keys().copied().collect::<Vec<u32>>(), [1, 2, 3]);
+    assert_eq!((first.data[1], first.data[2]), (second.data[0], second.data[1]));
+    assert!(Master::new(&[7; 16]).is_none(), "a short master is none");
+    assert_eq!(format!("{master:?}"), "Master(..)");
+}
+
+#[test]
+fn a_missing_neighbour_is_no_key_of_zeros() {
+    let identity = Identity::of(&load_balancer()).unwrap();
+    let bytes = [9; 48];
+    let current = format!("{UID}.1");
+    let (service, _) = keys::from_entries(&identity, |name| (name == current).then_some(&bytes[..])).unwrap();
+    assert!(service.data.iter().all(|key| key.0 != [0; 16]));
+    assert_eq!(service.node, None);
+}
+
+#[test]
+fn a_client_refuses_facts_it_does_not_understand() {
+    let facts = |entries: &[(&str, &str)]| {
+        let data = entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Facts::read(&ConfigMap { data: Some(data), ..ConfigMap::default() })
+    };
+    let good = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("protocol.versions", "0/1")]).unwrap();
+    assert_eq!((good.port, good.overhead), (6080, 52));
+    assert!(matches!(facts(&[]), Err(FactsError::Missing(_))));
+    let newer = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("protocol.versions", "1/2")]);
+    assert!(matches!(newer, Err(FactsError::Version(..))));
+    let port = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("gue.port", "0")]);
+    assert!(matches!(port, Err(FactsError::Invalid("gue.port", _))));
+}

@@ -139,7 +139,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     registry.register(|registry| {
         registry.register_collector(Box::new(MapsCollector::new(Arc::clone(&maps))));
         registry.register_collector(Box::new(collector));
-        registry.register("hello_refused", "Hello entries refused.", answering.refused.clone());
+        registry.register("hello_refused", "Hello entries refused", answering.refused.clone());
     });
     let view = inspect::node_view(
         settings.node.clone(),
@@ -366,6 +366,7 @@ impl Agent {
                 wanted.insert(attachment);
             }
         }
+        wanted.extend(self.fenced(&wanted));
         if !full && wanted == self.attached {
             return;
         }
@@ -385,6 +386,21 @@ impl Agent {
                 self.refused_attachment = Some(error.to_string());
             }
         }
+    }
+
+    /// Veths of pods that are no proxies any more, as long as they exist: without its entry in the maps the program
+    /// drops what the pod sends, without the program the pod would be free.
+    fn fenced(&self, wanted: &BTreeSet<Attachment>) -> Vec<Attachment> {
+        let surplus = self
+            .attached
+            .iter()
+            .any(|attached| attached.program == Program::FromProxy && !wanted.contains(attached));
+        if !surplus {
+            return Vec::new();
+        }
+        let links = self.datapath.links().unwrap_or_default();
+        let alive = links.into_iter().filter(|link| link.alive).map(|link| link.attachment);
+        alive.filter(|attachment| attachment.program == Program::FromProxy).collect()
     }
 
     /// Tells the link about addresses that came here.
@@ -408,7 +424,8 @@ impl Agent {
         let heard = self.answering.heard();
         let now = Instant::now();
         let local = &passed.desired.local;
-        self.patience.retain(|service, id| local.values().any(|l| l.service == *service && l.id.get() == id));
+        self.patience
+            .retain(now, |service, id| local.values().any(|l| l.service == *service && l.id.get() == id));
         let current = self.accumulator.snapshot().unwrap_or_else(|| passed.snapshot.clone());
         let listed: BTreeSet<String> = current
             .list::<epic_crds::LoadBalancer>()
@@ -433,7 +450,8 @@ impl Agent {
             };
             let veth = local.map(|local| &local.veth);
             let time = Time(Timestamp::now());
-            if let Some(patch) = gate::patch(pod, veth, &self.boot_id, &programmed, &time) {
+            let worth_saying = self.patience.is_worth_saying(pod, &programmed, now);
+            if worth_saying && let Some(patch) = gate::patch(pod, veth, &self.boot_id, &programmed, &time) {
                 self.patch(Key::of(&**pod), patch);
             }
         }

@@ -19,6 +19,9 @@ use crate::desired::node::Local;
 /// How long a gate waits for clients to say hello.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long something has to be waited for before the pod's condition names it.
+pub const WORTH_SAYING: Duration = Duration::from_secs(2);
+
 /// Whether a proxy is programmed, or what is still missing.
 pub type Programmed = Result<(), String>;
 
@@ -124,9 +127,11 @@ pub fn unheard(clients: &BTreeMap<IpAddr, Option<u32>>, is_heard: impl Fn(u32) -
 }
 
 /// Since when each pod has had its entries, so that no gate waits longer than [`PATIENCE`] for clients.
+/// And since when each has been waiting for the same thing.
 #[derive(Debug, Default)]
 pub struct Patience {
     since: BTreeMap<(ServiceName, u32), Instant>,
+    waiting: BTreeMap<String, (String, Instant, Instant)>,
 }
 
 impl Patience {
@@ -140,8 +145,30 @@ impl Patience {
         Err(format!("waiting for a hello from {} client nodes ({}, …)", unheard.len(), named.join(", ")))
     }
 
+    /// Whether the API server should hear of this. A pod waits for several things in turn, most of them for
+    /// milliseconds: only what lasts for [`WORTH_SAYING`] is, or what closes an open gate.
+    pub fn is_worth_saying(&mut self, pod: &Pod, programmed: &Programmed, now: Instant) -> bool {
+        let Some(uid) = pod.metadata.uid.as_deref() else { return false };
+        let Err(why) = programmed else {
+            self.waiting.remove(uid);
+            return true;
+        };
+        let entry = self.waiting.entry(uid.to_owned()).or_insert_with(|| (why.clone(), now, now));
+        if entry.0 != *why {
+            *entry = (why.clone(), now, now);
+        }
+        entry.2 = now;
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let is_open = conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c.type_ == POD_CONDITION_PROGRAMMED && c.status == "True");
+        is_open || now.duration_since(entry.1) >= WORTH_SAYING
+    }
+
     /// Forgets proxies that are gone.
-    pub fn retain(&mut self, is_there: impl Fn(&ServiceName, u32) -> bool) {
+    pub fn retain(&mut self, now: Instant, is_there: impl Fn(&ServiceName, u32) -> bool) {
         self.since.retain(|(service, id), _| is_there(service, *id));
+        self.waiting.retain(|_, (_, _, seen)| now.duration_since(*seen) < PATIENCE);
     }
 }

@@ -1,1 +1,191 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
+use epic_crds::{AddressClaim, EPICNodeReason, EPICNodeStatus, HasConditions as _, LoadBalancer};
+use epic_lb::{ProxyId, ServiceName, Veth};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kates::{Key, Version};
+
+use super::gate::{self, Patience};
+use super::report::{self, Judgement, Report};
+use crate::desired::node::Local;
+
+fn at(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn veth(ifindex: u32) -> Veth {
+    Veth { ifindex, ifname: "veth7".into(), pod_mac: [0; 6], host_mac: [0; 6], pod_ip: ip("10.244.1.5") }
+}
+
+fn pod(condition: &str, annotations: &str) -> Pod {
+    serde_yaml::from_str(&format!(
+        "
+metadata: {{name: a, namespace: epic-red, uid: ua, annotations: {{{annotations}}}}}
+status: {{phase: Running, podIP: 10.244.1.5, conditions: [{condition}]}}
+"
+    ))
+    .unwrap()
+}
+
+fn open(boot: &str) -> String {
+    format!(
+        "{{type: epic.acnodal.io/programmed, status: 'True', lastTransitionTime: '2026-01-01T00:00:00Z', \
+         message: 'boot-id {boot}, pod IP 10.244.1.5, ifindex 7'}}"
+    )
+}
+
+const ANNOTATIONS: &str = "epic.acnodal.io/ifindex: '7', epic.acnodal.io/ifname: veth7";
+
+#[test]
+fn a_gate_opens_with_the_place_it_was_opened_for() {
+    let patch = gate::patch(&pod("", ""), Some(&veth(7)), "boot", &Ok(()), &at(5)).unwrap();
+    let condition = &patch["status"]["conditions"][0];
+    assert_eq!(condition["status"], "True");
+    assert_eq!(condition["message"], "boot-id boot, pod IP 10.244.1.5, ifindex 7");
+    assert_eq!(patch["metadata"]["annotations"]["epic.acnodal.io/ifname"], "veth7");
+    assert_eq!(patch["metadata"]["uid"], "ua", "a namesake is refused");
+}
+
+#[test]
+fn an_open_gate_that_tells_the_truth_is_left_alone() {
+    let pod = pod(&open("boot"), ANNOTATIONS);
+    assert_eq!(gate::patch(&pod, Some(&veth(7)), "boot", &Ok(()), &at(5)), None);
+    let rewriting = Err("tunnel 3: pending".to_owned());
+    assert_eq!(gate::patch(&pod, Some(&veth(7)), "boot", &rewriting, &at(5)), None);
+}
+
+#[test]
+fn a_gate_from_before_a_reboot_is_closed_until_the_maps_are_right_again() {
+    let pod = pod(&open("earlier"), ANNOTATIONS);
+    let waiting = Err("the proxy is not in the tables yet".to_owned());
+    let closed = gate::patch(&pod, Some(&veth(7)), "boot", &waiting, &at(5)).unwrap();
+    assert_eq!(closed["status"]["conditions"][0]["status"], "False");
+    assert_eq!(closed["status"]["conditions"][0]["reason"], "Stale");
+    let opened = gate::patch(&pod, Some(&veth(7)), "boot", &Ok(()), &at(5)).unwrap();
+    assert_eq!(opened["status"]["conditions"][0]["message"], gate::message("boot", &veth(7)));
+    assert!(gate::patch(&pod, None, "boot", &waiting, &at(5)).is_some(), "nor does a lost veth keep it open");
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_is_left_alone() {
+    let mut pod = pod(&open("earlier"), ANNOTATIONS);
+    pod.metadata.deletion_timestamp = Some(at(1));
+    assert_eq!(gate::patch(&pod, Some(&veth(7)), "boot", &Ok(()), &at(5)), None);
+}
+
+fn local() -> Local {
+    Local {
+        id: ProxyId::new(1).unwrap(),
+        service: ServiceName::new("epic-red", "web"),
+        pod: Key::namespaced("epic-red", "a"),
+        veth: veth(7),
+        clients: BTreeMap::from([(ip("10.9.0.1"), Some(11)), (ip("10.9.0.2"), None)]),
+    }
+}
+
+#[test]
+fn a_gate_waits_for_clients_but_not_for_long() {
+    let local = local();
+    assert_eq!(gate::unheard(&local.clients, |_| true), [ip("10.9.0.2")], "its tunnel is not there yet");
+    let unheard = gate::unheard(&local.clients, |_| false);
+    assert_eq!(unheard.len(), 2);
+    let (mut patience, start) = (Patience::default(), Instant::now());
+    assert!(patience.judge(&local, &unheard, start).is_err());
+    assert!(patience.judge(&local, &unheard, start + gate::PATIENCE - Duration::from_millis(1)).is_err());
+    assert_eq!(patience.judge(&local, &unheard, start + gate::PATIENCE), Ok(()));
+    assert_eq!(Patience::default().judge(&local, &[], start), Ok(()));
+}
+
+#[test]
+fn what_a_pod_waits_for_is_said_when_it_lasts() {
+    let (mut patience, start) = (Patience::default(), Instant::now());
+    let closed = pod("", "");
+    let waiting = |why: &str| Err(why.to_owned());
+    assert!(!patience.is_worth_saying(&closed, &waiting("a"), start));
+    assert!(!patience.is_worth_saying(&closed, &waiting("b"), start + gate::WORTH_SAYING));
+    assert!(patience.is_worth_saying(&closed, &waiting("b"), start + gate::WORTH_SAYING * 2));
+    assert!(patience.is_worth_saying(&closed, &Ok(()), start));
+    assert!(
+        patience.is_worth_saying(&pod(&open("x"), ""), &waiting("c"), start),
+        "an open gate closes at once"
+    );
+}
+
+#[test]
+fn a_revision_is_reported_only_to_those_who_wait() {
+    let version = |text: &str| Version::from(text);
+    let reached = version("20");
+    assert_eq!(report::revision(None, Some(&reached), &[]), Some("20".to_owned()), "the first time always");
+    assert_eq!(report::revision(Some("10"), Some(&reached), &[]), None);
+    assert_eq!(report::revision(Some("10"), Some(&reached), &[version("15")]), Some("20".to_owned()));
+    assert_eq!(report::revision(Some("16"), Some(&reached), &[version("15")]), None, "has been told");
+    assert_eq!(report::revision(Some("30"), Some(&reached), &[version("35")]), None, "never backwards");
+    assert_eq!(report::revision(Some("10"), None, &[version("15")]), None);
+}
+
+#[test]
+fn unprogrammed_load_balancers_and_releasing_claims_wait_for_revisions() {
+    let balancer = |status: &str| -> LoadBalancer {
+        serde_yaml::from_str(&format!(
+            "
+metadata: {{name: web, resourceVersion: '9'}}
+spec: {{service-group: g, public-ports: []}}
+status:
+  conditions:
+  - {{type: Programmed, status: '{status}', reason: x, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}}
+"
+        ))
+        .unwrap()
+    };
+    let claim = |status: &str| -> AddressClaim {
+        serde_yaml::from_str(&format!(
+            "
+metadata: {{name: x}}
+spec: {{address: 192.0.2.7, pool: p, owner: {{kind: k, namespace: n, name: x, uid: u, resource-version: '1'}}}}
+status: {{{status}}}
+"
+        ))
+        .unwrap()
+    };
+    let (yes, no) = (balancer("False"), balancer("True"));
+    let (releasing, bound) = (claim("phase: Releasing, release-revision: '12'"), claim(""));
+    let awaited = report::awaited([&yes, &no].into_iter(), [&releasing, &bound].into_iter());
+    assert_eq!(awaited, [Version::from("9"), Version::from("12")]);
+}
+
+#[test]
+fn a_restarted_agent_calls_a_tunnel_down_only_after_its_client_had_time_to_call() {
+    let ids = BTreeSet::from([1, 2]);
+    let none = BTreeMap::new();
+    let first = report::tunnels(&ids, &none, None, true, 0, &at(1));
+    assert_eq!((first.up, first.down, first.total), (0, 2, 2));
+    let again = report::tunnels(&ids, &none, Some(&first), true, 0, &at(9));
+    assert_eq!(again, first, "nothing new is no write");
+}
+
+#[test]
+fn a_report_that_says_nothing_new_leaves_the_status_as_it_is() {
+    let report = Report {
+        addresses: Some(vec![ip("198.51.100.1")]),
+        boot_id: "b".to_owned(),
+        kernel: "6.6.0".to_owned(),
+        ready: Some(Judgement::new(true, EPICNodeReason::Ready, "")),
+        revision: Some("5".to_owned()),
+        ..Report::default()
+    };
+    let first = report::status(&report, &EPICNodeStatus::default(), &at(1));
+    assert_eq!(report::status(&report, &first, &at(2)), first);
+    let silent = report::status(&Report::default(), &first, &at(3));
+    assert_eq!(silent, first, "what is not known is not taken back");
+    let mut node = epic_crds::EPICNode::new("n", epic_crds::EPICNodeSpec {});
+    node.status = Some(first);
+    assert!(node.is_condition_true(epic_crds::condition::READY));
+}
