@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use crate::allocation::verdict::Verdicts;
 use crate::certificate::Certificates;
 use crate::event::Events;
+use crate::keys::Keys;
 use crate::leader::Leadership;
 use crate::metrics::Counters;
 use crate::settings::Settings;
@@ -42,6 +43,8 @@ pub struct Context {
     pub counters: Counters,
     /// The proxies' certificates.
     pub certificates: Certificates,
+    /// The master key.
+    pub keys: Keys,
     /// What ready proxies have acknowledged.
     pub assigned: Assigned,
     /// What the allocators could not give.
@@ -68,6 +71,7 @@ impl Context {
             leadership,
             settings,
             certificates: Certificates::default(),
+            keys: Keys::default(),
             assigned: Assigned::default(),
             verdicts: Verdicts::default(),
             allocate: Notify::new(),

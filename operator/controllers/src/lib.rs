@@ -5,18 +5,25 @@
 //! by [`allocation`], addresses by [`claim`]; both carry out plans that `epic_model` makes.
 
 pub mod account;
+pub mod address_pool;
 pub mod allocation;
 pub mod certificate;
 pub mod claim;
 pub mod context;
 pub mod endpoint;
+pub mod epic;
 pub mod event;
+pub mod keys;
 pub mod leader;
 pub mod load_balancer;
 pub mod metrics;
+pub mod poison;
 pub mod proxy;
 pub mod reconcile;
+pub mod relations;
+pub mod run;
 pub mod service_group;
 pub mod settings;
 pub mod tenant;
+pub mod uninstall;
 pub mod xds;

@@ -1,14 +1,23 @@
 //! Flags and environment of the operator. Wiring only: behaviour belongs into the EPIC object.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 /// The EPIC operator: allocates IDs and addresses, runs proxies, and serves them over xDS.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "epic-operator", version, about)]
 pub struct Settings {
+    /// What to do; without one: be the operator.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// File with the connection to the API server. Absent: KUBECONFIG, or what a pod finds in its file system.
+    #[arg(long, global = true)]
+    pub kubeconfig: Option<PathBuf>,
+
     /// Namespace of EPIC itself.
     #[arg(long, env = "EPIC_NAMESPACE", default_value = "epic")]
     pub namespace: String,
@@ -44,6 +53,21 @@ pub struct Settings {
     /// Serves no xDS; for tests of the control plane alone.
     #[arg(long, env = "EPIC_NO_XDS")]
     pub no_xds: bool,
+}
+
+/// What the process does other than being the operator.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Takes EPIC off the cluster before its chart is deleted: nodes detach, proxies and finalizers go.
+    Uninstall(UninstallArguments),
+}
+
+/// Flags of `epic-operator uninstall`.
+#[derive(Clone, Debug, Args)]
+pub struct UninstallArguments {
+    /// How long to wait for nodes to detach and for proxies to end. What is left then is listed.
+    #[arg(long, env = "EPIC_UNINSTALL_WAIT", default_value = "60", value_parser = seconds)]
+    pub wait: Duration,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,15 +1,72 @@
 //! The Account's controller, and what others ask about Accounts: which one a namespace belongs to, and its limits.
 
+mod apply;
+pub mod departure;
+mod dereference;
+mod foreign;
+mod update_status;
+
 use std::sync::Arc;
 
+use epic_crds::condition::ACCEPTED;
 use epic_crds::well_known::{EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
-use epic_crds::{Account, Endpoint, LoadBalancer};
+use epic_crds::{Account, AccountReason as Reason, EPIC, Endpoint, HasConditions, LoadBalancer};
 use epic_model::account::{self as model, Counted, Limit, Usage, fit};
-use epic_model::id::Seconds;
-use kates::{Key, Snapshot};
+use epic_model::id::{AccountName, Seconds};
+use kates::{Key, Snapshot, Subject};
 use kube::ResourceExt;
+use kube::runtime::controller::Action;
 
+pub use dereference::{Found, load};
+
+use crate::context::Shared;
+use crate::reconcile::Error;
 use crate::service_group::group_of;
+use crate::uninstall;
+
+/// One pass over one Account.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<Account>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let Some(found) = load(&snapshot, &context, &subject.key()) else { return Ok(Action::await_change()) };
+    if uninstall::is_under_way(&snapshot) {
+        return Ok(Action::await_change());
+    }
+    if found.account.metadata.deletion_timestamp.is_some() {
+        update_status::departing(&context, &found).await?;
+        return Ok(Action::requeue(context.settings.full_pass));
+    }
+    let judged = check(&found);
+    if update_status::accepted(&context, &found, judged.as_ref().map(|_| ())).await? {
+        // The write rings this controller's own bell; what follows wants the object as it is now.
+        return Ok(Action::await_change());
+    }
+    let Ok((name, epic)) = judged else { return Ok(Action::requeue(context.settings.full_pass)) };
+    let done = apply::run(&context, &snapshot, &found, &name, &epic).await?;
+    update_status::publish(&context, &found, name.namespace().as_str(), &done).await
+}
+
+/// Judges an Account; the error is the first thing to mend. Pure.
+fn check(found: &Found) -> Result<(AccountName, Arc<EPIC>), (Reason, String)> {
+    let name = model::resolve(&plain(&found.account), &found.all).map_err(|refusal| {
+        let reason = match refusal {
+            model::Refusal::Namesake(_) => Reason::DuplicateAccount,
+            model::Refusal::Name(_) | model::Refusal::Misplaced { .. } => Reason::WrongNamespace,
+        };
+        (reason, refusal.to_string())
+    })?;
+    let granted = found.account.status.as_ref().is_some_and(|status| status.group_id.is_some());
+    match &found.epic {
+        None => Err((Reason::EpicNotReady, "there is no EPIC object; create epic in namespace epic".to_owned())),
+        // Settings that were broken later take nothing from those who are served already.
+        Some(epic) if !granted && !epic.is_condition_true(ACCEPTED) => {
+            Err((Reason::EpicNotReady, "the EPIC object is not accepted; see its conditions".to_owned()))
+        }
+        Some(epic) => Ok((name, Arc::clone(epic))),
+    }
+}
 
 /// The Accounts that count, each with its tenant namespace: X in `epic` or in `epic-X`, the one in `epic` first.
 pub fn accounts_in_force(snapshot: &Snapshot) -> Vec<(Arc<Account>, String)> {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use epic_crds::well_known::FINALIZER;
 use epic_model::allocation::{ChildWrite, ParentWrite, Plan, Write};
 use epic_model::id::{Kind, ObjectVersion, Uid};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kates::{Client, Object};
 use kube::api::{ApiResource, DynamicObject};
@@ -84,11 +84,11 @@ pub async fn carry_out<P: Parent>(
             Write::Child(write) => children.push(write),
         }
     }
-    stream::iter(children)
-        .map(|write| write_child(client, listed, write))
-        .buffer_unordered(CONCURRENT)
-        .try_collect::<Vec<()>>()
-        .await?;
+    let mut writes = Vec::new();
+    for write in children {
+        writes.push(write_child(client, listed, write).boxed());
+    }
+    stream::iter(writes).buffer_unordered(CONCURRENT).try_collect::<Vec<()>>().await?;
     Ok(plan.writes.len())
 }
 

@@ -4,13 +4,14 @@
 //! trusts quorum reads alone. Rounds of one parent never overlap; Accounts are served side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
-use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
+use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
 use epic_model::allocation::{Child, FollowUp, Plan, Reason, plan};
 use epic_model::id::{Kind, Seconds, Uid};
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use kates::{Key, Query, Snapshot};
 use kube::ResourceExt;
@@ -27,6 +28,7 @@ use super::verdict::{Verdict, Verdicts};
 use crate::account::accounts_in_force;
 use crate::context::Shared;
 use crate::metrics::OutcomeLabel;
+use crate::uninstall;
 
 /// Dead reservations are dropped this long after the last child write, when no other write takes them along.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
@@ -94,19 +96,31 @@ async fn pass(context: &Shared, memory: &Memory) -> Next {
     let alive: BTreeSet<Uid> =
         snapshot.list::<LoadBalancer>().filter_map(|balancer| balancer.uid()).map(Uid::from).collect();
     memory.absences.retain(&alive);
-    let Some(epic) = snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned() else {
+    if uninstall::is_under_way(&snapshot) {
         return Next::Quiet;
+    }
+    let found = snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned();
+    let mut accounts: Vec<_> = accounts_in_force(&snapshot);
+    let mut next = Next::Quiet;
+    let epic = match found {
+        Some(epic) => {
+            next = rounds(context, memory, &EpicRounds { context, epic: &epic }).await;
+            epic
+        }
+        None => {
+            // Accounts that outlive EPIC get nothing any more, but must be able to go.
+            accounts.retain(|(account, _)| account.metadata.deletion_timestamp.is_some());
+            Arc::new(EPIC::new(EPIC_NAME, EPICSpec::default()))
+        }
     };
-    let mut next = rounds(context, memory, &EpicRounds { context, epic: &epic }).await;
-    let accounts: Vec<_> = accounts_in_force(&snapshot);
-    let waits: Vec<Next> = stream::iter(&accounts)
-        .map(|(account, namespace)| {
-            let work = AccountRounds { context, account, namespace, epic: &epic };
-            async move { rounds(context, memory, &work).await }
-        })
-        .buffer_unordered(CONCURRENT)
-        .collect()
-        .await;
+    // Boxed one by one: closures over borrowed items are not general enough for a spawned task.
+    let mut work = Vec::new();
+    for (account, namespace) in &accounts {
+        let epic = &epic;
+        let one = async move { rounds(context, memory, &AccountRounds { context, account, namespace, epic }).await };
+        work.push(one.boxed());
+    }
+    let waits: Vec<Next> = stream::iter(work).buffer_unordered(CONCURRENT).collect().await;
     for wait in waits {
         next = next.sooner(wait);
     }

@@ -43,6 +43,13 @@ impl Verdicts {
         by_parent.values().find_map(|children| children.get(&child)).map(|(_, verdict)| verdict.clone())
     }
 
+    /// How many children of this parent wait, and why the first of them does.
+    pub fn by(&self, parent: &str) -> Option<(usize, Verdict)> {
+        let by_parent = self.by_parent.lock();
+        let children = by_parent.get(&Uid::from(parent))?;
+        children.values().next().map(|(_, verdict)| (children.len(), verdict.clone()))
+    }
+
     /// Keys of children whose verdict changed, of whatever kind.
     pub fn changes(&self) -> broadcast::Receiver<Key> {
         self.changed.subscribe()

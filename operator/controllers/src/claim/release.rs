@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::convert;
 use crate::context::Shared;
+use crate::uninstall;
 use crate::service_group::pool_names;
 
 /// Runs until `shutdown`, whenever this replica leads.
@@ -50,6 +51,9 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
 
 async fn pass(context: &Shared) -> Result<(), Error> {
     let Ok(snapshot) = context.snapshot() else { return Ok(()) };
+    if uninstall::is_under_way(&snapshot) {
+        return Ok(());
+    }
     // What a cache shows decides only whether it is worth asking.
     let due: Vec<Key> = snapshot
         .list::<AddressClaim>()

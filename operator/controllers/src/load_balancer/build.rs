@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use epic_crds::condition::READY;
 use epic_crds::{
-    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, LoadBalancerStatus, PortSlot as WrittenSlot, Protocol,
+    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, HasConditions, LoadBalancerStatus, PortSlot as WrittenSlot, Protocol,
     Proxy as WrittenProxy, ProxyState as WrittenState,
 };
 use epic_model::address;
@@ -72,6 +73,11 @@ fn proxies(found: &Found, valid: &Valid) -> Result<Proxies, &'static str> {
     let status = found.balancer.status.as_ref();
     if status.and_then(|status| status.service_id).is_none() {
         return Err("waiting for its service ID");
+    }
+    let settled = found.account.as_ref().is_some_and(|account| account.is_condition_true(READY));
+    if !settled && found.pods.is_empty() {
+        // Without policies and rights in its namespace nothing may run there yet.
+        return Err("waiting for its Account to be ready");
     }
     let Some(xds_address) = found.xds_address else {
         return Err("waiting for the ClusterIP of the xDS Service in namespace epic");

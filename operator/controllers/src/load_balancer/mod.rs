@@ -22,6 +22,7 @@ pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_
 
 use crate::context::Shared;
 use crate::reconcile::Error;
+use crate::uninstall;
 
 /// Another look while the LoadBalancer waits for something that rings no bell.
 const SOON: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
         context.certificates.forget(&key);
         return Ok(Action::await_change());
     };
-    if found.balancer.metadata.deletion_timestamp.is_some() {
+    if found.balancer.metadata.deletion_timestamp.is_some() || uninstall::is_under_way(&snapshot) {
         return Ok(Action::await_change());
     }
     let valid = validate::check(&found);

@@ -81,7 +81,9 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         );
         return refuse(Reason::GroupNotAdmitted, text);
     }
-    if !group.is_condition_true(ACCEPTED) {
+    // What a group's owner breaks later takes nothing from those that are served already.
+    let served = found.balancer.status.as_ref().is_some_and(|status| status.service_id.is_some());
+    if !served && !group.is_condition_true(ACCEPTED) {
         let text = format!("ServiceGroup {:?} is not accepted; see its conditions", spec.service_group);
         return refuse(Reason::GroupNotAccepted, text);
     }

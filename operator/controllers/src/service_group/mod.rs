@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
+use epic_crds::condition::{ACCEPTED, READY, set};
 use epic_crds::well_known::EPIC_NAMESPACE;
-use epic_crds::{LoadBalancer, ServiceGroup};
+use epic_crds::{
+    AddressPool, HasConditions, LoadBalancer, ServiceGroup, ServiceGroupReason as Reason, ServiceGroupStatus,
+};
 use epic_model::id::PoolName;
-use kates::{Key, Snapshot};
+use kates::{Key, Snapshot, Subject};
 use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::account::account_of;
+use crate::context::Shared;
+use crate::reconcile::{Error, now, publish_status};
 
 /// Pool of a group that names none.
 pub const DEFAULT_POOL: &str = "default";
@@ -35,4 +43,92 @@ pub fn pool_names(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Vec<Po
         Some(names) => names.iter().map(|name| PoolName::from(name.as_str())).collect(),
         None => vec![DEFAULT_POOL.into()],
     })
+}
+
+/// One pass over one ServiceGroup.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<ServiceGroup>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let key = subject.key();
+    let Some(group) = snapshot.get::<ServiceGroup>(&key) else { return Ok(Action::await_change()) };
+    if group.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let members = snapshot
+        .list::<LoadBalancer>()
+        .filter(|balancer| group_of(&snapshot, balancer).is_some_and(|found| Key::of(found.as_ref()) == key));
+    let count = i64::try_from(members.count()).unwrap_or(i64::MAX);
+    let mut status = ServiceGroupStatus {
+        load_balancers: Some(count),
+        proxies: Some(count.saturating_mul(group.spec.envoy_replicas())),
+        conditions: group.conditions().to_vec(),
+    };
+    let (generation, now) = (group.metadata.generation, now());
+    let conditions = &mut status.conditions;
+    match check(&snapshot, group) {
+        Ok(()) => {
+            set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now);
+            match usable_pool(&snapshot, group) {
+                true => set(conditions, READY, true, Reason::Ready, "", generation, &now),
+                false => {
+                    let text = "none of its AddressPools is ready; see their conditions";
+                    set(conditions, READY, false, Reason::PoolNotReady, text, generation, &now)
+                }
+            };
+        }
+        Err((reason, text)) => {
+            for type_ in [ACCEPTED, READY] {
+                set(conditions, type_, false, reason, text.as_str(), generation, &now);
+            }
+        }
+    }
+    let after = ServiceGroup { status: Some(status), ..group.as_ref().clone() };
+    publish_status(&context, group.as_ref(), after).await?;
+    Ok(Action::requeue(context.settings.full_pass))
+}
+
+fn pool_of(name: &str) -> Key {
+    Key::namespaced(EPIC_NAMESPACE, name)
+}
+
+fn usable_pool(snapshot: &Snapshot, group: &ServiceGroup) -> bool {
+    group.spec.address_pools().into_iter().any(|name| {
+        snapshot.get::<AddressPool>(&pool_of(name)).is_some_and(|pool| pool.is_condition_true(READY))
+    })
+}
+
+/// Judges a group; the error is the first thing to mend.
+fn check(snapshot: &Snapshot, group: &ServiceGroup) -> Result<(), (Reason, String)> {
+    let unsupported = group.spec.not_supported_yet();
+    if !unsupported.is_empty() {
+        let text = format!("{} has no effect in this version; leave it out", unsupported.join(", "));
+        return Err((Reason::NotSupportedYet, text));
+    }
+    let namespace = group.namespace().unwrap_or_default();
+    let private = namespace != EPIC_NAMESPACE;
+    if private && group.spec.envoy_image.is_some() {
+        let text = "spec.envoy-image is for shared groups, which lie in namespace epic; leave it out";
+        return Err((Reason::ImageNotAllowed, text.to_owned()));
+    }
+    let account = account_of(snapshot, &namespace);
+    if private && account.is_none() {
+        let text = "this namespace belongs to no Account; an administrator creates the Account first";
+        return Err((Reason::AccountNotReady, text.to_owned()));
+    }
+    for name in group.spec.address_pools() {
+        let Some(pool) = snapshot.get::<AddressPool>(&pool_of(name)) else {
+            let text = format!("AddressPool {name:?} does not exist in namespace epic; create it or name another one");
+            return Err((Reason::PoolNotFound, text));
+        };
+        let admitted = account.as_ref().is_none_or(|account| {
+            pool.spec.accounts.as_ref().is_none_or(|accounts| accounts.contains(&account.name_any()))
+        });
+        if private && !admitted {
+            let text = format!("AddressPool {name:?} does not admit this account; name another one");
+            return Err((Reason::PoolNotAdmitted, text));
+        }
+    }
+    Ok(())
 }

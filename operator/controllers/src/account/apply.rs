@@ -1,0 +1,266 @@
+//! The writes for an Account, other than its status: its namespace, rights, what its clients read, and the proof
+//! that admission policies act.
+
+use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, EPIC_NAMESPACE, policy};
+use epic_crds::{Account, AccountReason as Reason, EPIC};
+use epic_model::account::{NamespaceRefusal, NamespaceStep, namespace_step};
+use epic_model::id::AccountName;
+use epic_model::name::short_hash;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kates::{Key, Object, Snapshot};
+use kube::ResourceExt;
+use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
+
+use super::dereference::{Found, seen};
+use super::foreign;
+use crate::context::Shared;
+use crate::proxy::covers;
+use crate::reconcile::Error;
+use crate::tenant::client::{ClientConfig, client_config};
+use crate::tenant::keys::gue_keys;
+use crate::tenant::namespace::{ANNOTATION_CREATED_FOR, Tenant, namespace, rights};
+
+/// Something that keeps the tenant from being served, in the words of its condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub reason: Reason,
+    pub message: String,
+    /// Whether nothing rings a bell when it passes.
+    pub ask_again: bool,
+}
+
+impl Waiting {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), ask_again: true }
+    }
+}
+
+/// Writes what is missing or differs. `Err` inside: what it waits for.
+///
+/// # Errors
+/// Conflicts, and what the API server does not answer: another pass.
+pub(super) async fn run(
+    context: &Shared,
+    snapshot: &Snapshot,
+    found: &Found,
+    name: &AccountName,
+    epic: &EPIC,
+) -> Result<Result<(), Waiting>, Error> {
+    let tenant = Tenant {
+        account: name.as_str().to_owned(),
+        namespace: name.namespace().as_str().to_owned(),
+        subjects: found.account.spec.subjects.clone(),
+        system: context.settings.namespace.clone(),
+    };
+    if let Err(waiting) = house(context, found, name, &tenant).await? {
+        return Ok(Err(waiting));
+    }
+    match furnish(context, snapshot, found, &tenant, epic).await {
+        Ok(()) => {}
+        Err(Error::Api(error)) if error.is_forbidden() || error.is_invalid() => {
+            // Right after the bindings: the authorizer sees them a moment later.
+            let text = error.status().map_or_else(|| error.to_string(), |status| status.message.clone());
+            return Ok(Err(Waiting::new(Reason::ApplyFailed, text)));
+        }
+        Err(Error::Missing(text)) => return Ok(Err(Waiting::new(Reason::ApplyFailed, text))),
+        Err(error) => return Err(error),
+    }
+    if !policies_act(context, &tenant).await? {
+        let text = "admission policies do not act in the tenant namespace yet; are those of config/policy installed?";
+        return Ok(Err(Waiting::new(Reason::PoliciesPending, text)));
+    }
+    Ok(Ok(()))
+}
+
+/// Sees to it that the namespace is there and is this account's.
+async fn house(
+    context: &Shared,
+    found: &Found,
+    name: &AccountName,
+    tenant: &Tenant,
+) -> Result<Result<(), Waiting>, Error> {
+    let uid = found.account.uid().unwrap_or_default();
+    let seen = found.namespace.as_ref().map(|namespace| seen(namespace));
+    let mut step = namespace_step(name, seen.as_ref());
+    if step == NamespaceStep::Adopt {
+        // Its Secrets can be listed only with the binding.
+        let operators = rights(tenant).into_iter().next().unwrap_or_default();
+        apply::<RoleBinding>(context, operators).await?;
+        let mut looked = seen.unwrap_or_default();
+        looked.foreign = match foreign::objects(&context.client, tenant).await {
+            Ok(objects) => objects,
+            Err(error) if error.is_forbidden() => {
+                let text = "waiting for the right to look into the namespace";
+                return Ok(Err(Waiting::new(Reason::Pending, text)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        step = namespace_step(name, Some(&looked));
+        if !looked.foreign.is_empty() {
+            let key = Key::namespaced(tenant.namespace.as_str(), epic_crds::well_known::ROLE_OPERATOR_TENANT);
+            context.client.delete::<RoleBinding>(&key).await?;
+        }
+    }
+    match step {
+        NamespaceStep::Create => {
+            let mut object = parse::<Namespace>(namespace(tenant, Some(&uid)))?;
+            context.counters.wrote("Namespace");
+            context.client.create(&mut object).await?;
+            Ok(Ok(()))
+        }
+        NamespaceStep::Ready | NamespaceStep::Adopt => {
+            let Some(live) = &found.namespace else { return Ok(Ok(())) };
+            // Made for a predecessor of the same name: it is this account's now, and goes with it.
+            let created = live.annotations().contains_key(ANNOTATION_CREATED_FOR);
+            ensure(context, Some(live.as_ref()), namespace(tenant, created.then_some(uid.as_str()))).await?;
+            Ok(Ok(()))
+        }
+        NamespaceStep::Wait => {
+            let text = format!("namespace {} is being deleted; waiting until it is gone", tenant.namespace);
+            Ok(Err(Waiting { reason: Reason::NamespaceTerminating, message: text, ask_again: false }))
+        }
+        NamespaceStep::Refuse(refusal) => {
+            let ask_again = matches!(refusal, NamespaceRefusal::InUse(_));
+            Ok(Err(Waiting { reason: Reason::NamespaceNotAdopted, message: refusal.to_string(), ask_again }))
+        }
+    }
+}
+
+/// Rights, ConfigMap and Secret.
+async fn furnish(
+    context: &Shared,
+    snapshot: &Snapshot,
+    found: &Found,
+    tenant: &Tenant,
+    epic: &EPIC,
+) -> Result<(), Error> {
+    for object in rights(tenant) {
+        let key = Key::namespaced(tenant.namespace.as_str(), object["metadata"]["name"].as_str().unwrap_or_default());
+        if object["kind"] == "ServiceAccount" {
+            ensure(context, snapshot.get::<ServiceAccount>(&key).map(AsRef::as_ref), object).await?;
+        } else {
+            ensure(context, snapshot.get::<RoleBinding>(&key).map(AsRef::as_ref), object).await?;
+        }
+    }
+    let ranges = epic.status.as_ref().and_then(|status| status.proxy_addresses.clone()).unwrap_or_default();
+    let config = ClientConfig {
+        proxies_ipv4: Some(epic.spec.proxy_ipv4().to_owned()),
+        proxies_ipv6: ranges.ipv6,
+        port: epic.spec.gue_port(),
+    };
+    let wanted = client_config(&tenant.account, &tenant.namespace, &config);
+    let key = Key::namespaced(tenant.namespace.as_str(), epic_crds::well_known::CONFIG_MAP_CLIENT);
+    ensure(context, snapshot.get::<ConfigMap>(&key).map(AsRef::as_ref), wanted).await?;
+    let master = context.keys.master(&context.client).await?;
+    let wanted = gue_keys(&tenant.account, &tenant.namespace, &master, &found.keys);
+    let fingerprint = short_hash(&[&wanted.to_string()]);
+    if !context.keys.believes(&tenant.namespace, &fingerprint) {
+        // Secrets are not watched: the operator may read them in this namespace, not everywhere.
+        let key = Key::namespaced(tenant.namespace.as_str(), epic_crds::well_known::SECRET_GUE_KEYS);
+        let live = context.client.get_opt::<Secret>(&key).await?;
+        let stale = live.as_ref().is_some_and(|live| extra_entries(live, &wanted));
+        ensure_if(context, live.as_ref(), wanted, stale).await?;
+        context.keys.saw(&tenant.namespace, fingerprint);
+    }
+    Ok(())
+}
+
+/// Whether the Secret holds keys of LoadBalancers that are gone.
+fn extra_entries(live: &Secret, wanted: &Value) -> bool {
+    live.data.iter().flatten().any(|(entry, _)| wanted["data"].get(entry).is_none())
+}
+
+async fn ensure<K: Object<DynamicType = ()>>(context: &Shared, live: Option<&K>, wanted: Value) -> Result<(), Error> {
+    ensure_if(context, live, wanted, false).await
+}
+
+/// Applies an object unless what is there covers it.
+async fn ensure_if<K>(context: &Shared, live: Option<&K>, wanted: Value, anyway: bool) -> Result<(), Error>
+where
+    K: Object<DynamicType = ()>,
+{
+    if let Some(live) = live {
+        let live = serde_json::to_value(live).unwrap_or_default();
+        let mut content = wanted.clone();
+        // Typed objects carry no kind.
+        if let Some(content) = content.as_object_mut() {
+            content.remove("apiVersion");
+            content.remove("kind");
+        }
+        if !anyway && covers(&live, &content) {
+            return Ok(());
+        }
+    }
+    apply::<K>(context, wanted).await
+}
+
+async fn apply<K: Object<DynamicType = ()>>(context: &Shared, wanted: Value) -> Result<(), Error> {
+    let mut object = parse::<K>(wanted)?;
+    context.counters.wrote("Tenant");
+    Ok(context.client.apply(&mut object).await?)
+}
+
+fn parse<K: Object>(wanted: Value) -> Result<K, Error> {
+    serde_json::from_value(wanted)
+        .map_err(|_| Error::Missing("an object of the tenant does not have the form of its kind; this is a bug"))
+}
+
+/// Whether a workload that must be refused is refused. Asked once for each namespace that this process serves: until
+/// policies act, a tenant could place workloads beside its proxies.
+async fn policies_act(context: &Shared, tenant: &Tenant) -> Result<bool, Error> {
+    let asked = format!("policies of {}", tenant.namespace);
+    if context.keys.believes(&asked, policy::TENANT_WORKLOADS) {
+        return Ok(true);
+    }
+    let labels = json!({"probe": "probe"});
+    let probe = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "probe", "namespace": tenant.namespace, "annotations": {ANNOTATION_POLICY_PROBE: "true"}},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "probe", "image": "probe"}]},
+            },
+        },
+    });
+    let deployments: Api<Deployment> = Api::namespaced(context.client.kube().clone(), &tenant.namespace);
+    let parameters = PostParams { dry_run: true, ..PostParams::default() };
+    match deployments.create(&parameters, &parse(probe)?).await {
+        Err(kube::Error::Api(status)) if status.message.contains(policy::TENANT_WORKLOADS) => {
+            context.keys.saw(&asked, policy::TENANT_WORKLOADS.to_owned());
+            Ok(true)
+        }
+        Ok(_) => Ok(false),
+        Err(error) => {
+            tracing::debug!(namespace = tenant.namespace, %error, "the probe of the policies had another answer");
+            Ok(false)
+        }
+    }
+}
+
+/// Fills in the group ID that was granted, at the version at which the grant was read.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn complete_spec(context: &Shared, account: &Account) -> Result<bool, Error> {
+    let granted = account.status.as_ref().and_then(|status| status.group_id);
+    if granted.is_none() || account.spec.group_id == granted {
+        return Ok(false);
+    }
+    let mut completed = account.clone();
+    completed.spec.group_id = granted;
+    context.counters.wrote("Account");
+    context.client.update(&mut completed).await?;
+    Ok(true)
+}
+
+/// Where Accounts and their namespaces are looked up by the sweep of namespaces.
+pub(super) fn namesakes(name: &str, namespace: &str) -> [Key; 2] {
+    [Key::namespaced(EPIC_NAMESPACE, name), Key::namespaced(namespace, name)]
+}

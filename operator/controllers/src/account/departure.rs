@@ -1,0 +1,108 @@
+//! Removing a namespace that the operator made, when its Account goes and no LoadBalancer is left in it.
+//!
+//! Looks at namespaces, not at Accounts: an Account without children has no finalizer and may be gone before anybody
+//! sees it go. Deleting the namespace takes the tenant's Endpoints and groups along, and with them the last IDs of the
+//! Account, whose finalizer the allocator then takes off.
+
+use std::time::Duration;
+
+use epic_crds::well_known::{LABEL_ACCOUNT, tenant_namespace};
+use epic_crds::{Account, LoadBalancer};
+use k8s_openapi::api::core::v1::Namespace;
+use kates::{Error, Key, Query};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Preconditions};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::apply::namesakes;
+use crate::context::Shared;
+use crate::tenant::namespace::ANNOTATION_CREATED_FOR;
+use crate::uninstall;
+
+/// Runs until `shutdown`, whenever this replica leads.
+pub async fn run(context: Shared, shutdown: CancellationToken) {
+    let mut updates = context.watches.updates();
+    let mut leadership = context.leadership.clone();
+    let mut wait = Duration::ZERO;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = updates.changed() => {}
+            () = sleep(wait) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = leadership.acquired() => {}
+        }
+        updates.update();
+        wait = match pass(&context).await {
+            Ok(()) => context.settings.full_pass,
+            Err(error) => {
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), "a namespace is not removed yet");
+                Duration::from_secs(2)
+            }
+        };
+    }
+}
+
+async fn pass(context: &Shared) -> Result<(), Error> {
+    let Ok(snapshot) = context.snapshot() else { return Ok(()) };
+    if uninstall::is_under_way(&snapshot) {
+        return Ok(());
+    }
+    for namespace in snapshot.list::<Namespace>() {
+        let Some(name) = made_for(namespace) else { continue };
+        let key = |key: &Key| snapshot.get::<Account>(key).is_some_and(|account| stays(account));
+        let occupied = snapshot.in_namespace::<LoadBalancer>(&namespace.name_any()).next().is_some();
+        if occupied || namesakes(&name, &namespace.name_any()).iter().any(key) {
+            continue;
+        }
+        match remove(context, namespace, &name).await {
+            Ok(()) => {}
+            Err(error) if error.is_conflict() || error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The Account that a namespace was made for by the operator; `None` for any other namespace and one on its way out.
+fn made_for(namespace: &Namespace) -> Option<String> {
+    let name = namespace.labels().get(LABEL_ACCOUNT)?;
+    let ours = namespace.metadata.deletion_timestamp.is_none()
+        && namespace.annotations().contains_key(ANNOTATION_CREATED_FOR)
+        && namespace.name_any() == tenant_namespace(name);
+    ours.then(|| name.clone())
+}
+
+fn stays(account: &Account) -> bool {
+    account.metadata.deletion_timestamp.is_none()
+}
+
+/// Asks the API server itself before anything is removed: a cache may be behind.
+async fn remove(context: &Shared, namespace: &Namespace, account: &str) -> Result<(), Error> {
+    let client = &context.client;
+    let name = namespace.name_any();
+    for key in namesakes(account, &name) {
+        if client.get_opt::<Account>(&key).await?.is_some_and(|account| stays(&account)) {
+            return Ok(());
+        }
+    }
+    let left = client.list::<LoadBalancer>(&Query::namespace(name.as_str())).await?;
+    if !left.items.is_empty() || !left.poisoned.is_empty() {
+        return Ok(());
+    }
+    // An Account that comes again meanwhile changes the annotation, hence the version.
+    let preconditions = Preconditions {
+        uid: namespace.uid(),
+        resource_version: namespace.resource_version(),
+    };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    context.counters.wrote("Namespace");
+    context.keys.forget(&name);
+    context.keys.forget(&format!("policies of {name}"));
+    client.kind::<Namespace>().delete_with(&Key::cluster(name.as_str()), &parameters).await?;
+    tracing::info!(namespace = name, account, "tenant namespace removed");
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! What an Account's status says. One PUT, and only when something differs.
+
+use std::time::Duration;
+
+use epic_crds::condition::{ACCEPTED, READY, set};
+use epic_crds::{Account, AccountReason as Reason, AccountStatus, AccountUsage};
+use kube::runtime::controller::Action;
+
+use super::apply::{Waiting, complete_spec};
+use super::dereference::Found;
+use crate::context::Shared;
+use crate::reconcile::{Error, now, publish_status};
+
+/// Another look while something is awaited that rings no bell.
+const SOON: Duration = Duration::from_secs(1);
+/// How long a mere figure gives way to an allocation that is under way on the same object.
+const GIVE_WAY: Duration = Duration::from_millis(500);
+
+/// Writes `Accepted`; says whether it wrote.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn accepted(context: &Shared, found: &Found, judged: Result<(), &(Reason, String)>) -> Result<bool, Error> {
+    let mut status = found.account.status.clone().unwrap_or_default();
+    let (generation, now) = (found.account.metadata.generation, now());
+    match judged {
+        Ok(()) => {
+            set(&mut status.conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now);
+        }
+        Err((reason, text)) => {
+            for type_ in [ACCEPTED, READY] {
+                set(&mut status.conditions, type_, false, *reason, text.as_str(), generation, &now);
+            }
+        }
+    }
+    write(context, found, status).await
+}
+
+/// Writes the rest, then completes the spec.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn publish(
+    context: &Shared,
+    found: &Found,
+    namespace: &str,
+    done: &Result<(), Waiting>,
+) -> Result<Action, Error> {
+    let before = found.account.status.clone().unwrap_or_default();
+    let (generation, now) = (found.account.metadata.generation, now());
+    let mut status = before.clone();
+    let housed = !matches!(done, Err(Waiting { reason: Reason::NamespaceNotAdopted | Reason::NamespaceTerminating, .. }));
+    status.namespace = housed.then(|| namespace.to_owned());
+    let (ready, reason, message) = match (&found.verdict, done) {
+        (Some(verdict), _) => {
+            let reason = match (verdict.duplicate, verdict.exhausted) {
+                (true, _) => Reason::DuplicateGrant,
+                (false, true) => Reason::IdsExhausted,
+                (false, false) => Reason::GroupIdTaken,
+            };
+            (false, reason, verdict.message.clone())
+        }
+        (None, Err(waiting)) => (false, waiting.reason, waiting.message.clone()),
+        (None, Ok(())) if before.group_id.is_none() => {
+            (false, Reason::Pending, "waiting for its group ID".to_owned())
+        }
+        (None, Ok(())) => (true, Reason::Ready, String::new()),
+    };
+    set(&mut status.conditions, READY, ready, reason, message, generation, &now);
+    let usage = usage(found);
+    let only_usage = status == before && before.usage != Some(usage);
+    if only_usage && !before.reservations.is_empty() {
+        return Ok(Action::requeue(GIVE_WAY));
+    }
+    status.usage = Some(usage);
+    if write(context, found, status).await? || complete_spec(context, &found.account).await? {
+        // The write rings this controller's own bell.
+        return Ok(Action::requeue(SOON));
+    }
+    Ok(match done {
+        Err(waiting) if waiting.ask_again => Action::requeue(SOON),
+        _ => Action::requeue(context.settings.full_pass),
+    })
+}
+
+/// Writes what a departing Account waits for.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn departing(context: &Shared, found: &Found) -> Result<(), Error> {
+    let mut status = found.account.status.clone().unwrap_or_default();
+    let (generation, now) = (found.account.metadata.generation, now());
+    let (reason, text) = match found.children {
+        (0, 0) => (Reason::Deleting, "it is being deleted".to_owned()),
+        (0, endpoints) => (
+            Reason::Deleting,
+            format!("{endpoints} Endpoints remain in its namespace; delete them unless the namespace goes as well"),
+        ),
+        (balancers, _) => {
+            (Reason::LoadBalancersRemain, format!("{balancers} LoadBalancers remain in its namespace; delete them"))
+        }
+    };
+    set(&mut status.conditions, READY, false, reason, text, generation, &now);
+    write(context, found, status).await?;
+    Ok(())
+}
+
+async fn write(context: &Shared, found: &Found, status: AccountStatus) -> Result<bool, Error> {
+    let after = Account { status: Some(status), ..found.account.as_ref().clone() };
+    publish_status(context, found.account.as_ref(), after).await
+}
+
+fn usage(found: &Found) -> AccountUsage {
+    let number = |used: u64| i64::try_from(used).unwrap_or(i64::MAX);
+    AccountUsage {
+        proxies: number(found.limits.proxies.used),
+        load_balancers: number(found.limits.load_balancers.used),
+        endpoints: number(found.limits.endpoints.used),
+    }
+}

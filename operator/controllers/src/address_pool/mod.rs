@@ -1,0 +1,124 @@
+//! The AddressPool's controller: whether its addresses can be handed out, and how many are.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use epic_crds::condition::{ACCEPTED, OVERLAPS, READY, set};
+use epic_crds::{AddressPool, AddressPoolReason as Reason, AddressPoolStatus, AddressUsage, Condition};
+use epic_model::address::Family;
+use epic_model::claim::{Pool, overlaps};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kates::{Snapshot, Subject};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::claim::{claims, pool, pools};
+use crate::context::Shared;
+use crate::endpoint::surroundings;
+use crate::reconcile::{Error, now, publish_status};
+
+/// One pass over one AddressPool.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<AddressPool>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let Some(object) = snapshot.get::<AddressPool>(&subject.key()) else { return Ok(Action::await_change()) };
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let status = status(&snapshot, object, &now());
+    let after = AddressPool { status: Some(status), ..object.as_ref().clone() };
+    publish_status(&context, object.as_ref(), after).await?;
+    Ok(Action::requeue(context.settings.full_pass))
+}
+
+/// What the status says. Pure but for the time.
+fn status(snapshot: &Snapshot, object: &AddressPool, now: &Time) -> AddressPoolStatus {
+    let before = object.status.clone().unwrap_or_default();
+    let (mut conditions, generation) = (before.conditions, object.metadata.generation);
+    let parsed = match pool(object) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let text = format!("spec.addresses: {error}");
+            for type_ in [ACCEPTED, READY] {
+                set(&mut conditions, type_, false, Reason::InvalidAddress, text.as_str(), generation, now);
+            }
+            return AddressPoolStatus { conditions, ipv4: None, ipv6: None };
+        }
+    };
+    let claims = claims(snapshot);
+    let claimed: BTreeSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
+    let usage = |family| {
+        let total = parsed.total(family);
+        let used = parsed.used(family, &claimed);
+        (total > 0).then(|| AddressUsage { total: total.to_string(), used: used.to_string() })
+    };
+    let name = object.name_any();
+    let outside =
+        claims.iter().filter(|claim| claim.pool.as_str() == name && !parsed.contains(claim.address)).count();
+    let protected = protected(snapshot, &parsed);
+    match &protected {
+        None => set(&mut conditions, ACCEPTED, true, Reason::Accepted, "", generation, now),
+        Some(text) => {
+            set(&mut conditions, ACCEPTED, false, Reason::ProtectedAddress, text.as_str(), generation, now)
+        }
+    };
+    overlapping(snapshot, &parsed, &mut conditions, generation, now);
+    let free = [Family::V4, Family::V6]
+        .into_iter()
+        .any(|family| parsed.total(family) > parsed.used(family, &claimed));
+    let (ready, reason, message) = if let Some(text) = protected {
+        (false, Reason::ProtectedAddress, text)
+    } else if parsed.disabled {
+        (false, Reason::Disabled, "spec.disabled is true; what is in use stays".to_owned())
+    } else if !free {
+        (false, Reason::Exhausted, "every address is in use; add a range to spec.addresses".to_owned())
+    } else if outside > 0 {
+        let text = format!("{outside} addresses in use lie outside of spec.addresses; they stay in use");
+        (true, Reason::AddressesOutOfPool, text)
+    } else {
+        (true, Reason::Ready, String::new())
+    };
+    set(&mut conditions, READY, ready, reason, message, generation, now);
+    AddressPoolStatus { ipv4: usage(Family::V4), ipv6: usage(Family::V6), conditions }
+}
+
+fn overlapping(
+    snapshot: &Snapshot,
+    parsed: &Pool,
+    conditions: &mut Vec<Condition>,
+    generation: Option<i64>,
+    now: &Time,
+) {
+    let found = overlaps(&pools(snapshot)).into_iter().find(|overlap| overlap.younger == parsed.name);
+    let (value, reason, text) = match found {
+        Some(overlap) => {
+            (true, Reason::Overlapping, format!("{overlap}; each address is handed out once all the same"))
+        }
+        None => (false, Reason::NotOverlapping, String::new()),
+    };
+    set(conditions, OVERLAPS, value, reason, text, generation, now);
+}
+
+/// What the pool holds that belongs to the cluster or to EPIC itself.
+fn protected(snapshot: &Snapshot, pool: &Pool) -> Option<String> {
+    let around = surroundings(snapshot);
+    let take_out = "take it out of spec.addresses";
+    if let Some(address) = around.node_addresses.iter().find(|address| pool.contains(**address)) {
+        return Some(format!("it holds the address {address} of a node; {take_out}"));
+    }
+    let networks = around.cluster_networks.iter().chain(&around.proxy_addresses).chain(&around.alias_addresses);
+    for network in networks {
+        let shared = pool.intervals().iter().find(|interval| {
+            network.contains(&interval.first())
+                || network.contains(&interval.last())
+                || interval.contains(network.network())
+        });
+        if let Some(interval) = shared {
+            return Some(format!("{interval} overlaps {network} of pods, Services or EPIC; {take_out}"));
+        }
+    }
+    None
+}

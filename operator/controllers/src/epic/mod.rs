@@ -1,0 +1,57 @@
+//! EPIC's controller: whether the settings hold together, and the ranges in force.
+//!
+//! Counters and reservations in the same status are the allocators'; their writes and ours meet as conflicts.
+
+mod ranges;
+mod validate;
+
+use std::sync::Arc;
+
+use epic_crds::condition::{ACCEPTED, READY, set};
+use epic_crds::{EPIC, EpicReason as Reason};
+use kates::Subject;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::context::Shared;
+use crate::reconcile::{Error, now, publish_status};
+use crate::uninstall;
+
+/// One pass over the EPIC object.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<EPIC>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let Some(epic) = snapshot.get::<EPIC>(&subject.key()) else { return Ok(Action::await_change()) };
+    let mut status = epic.status.clone().unwrap_or_default();
+    let (generation, now) = (epic.metadata.generation, now());
+    let judged = validate::check(&snapshot, epic);
+    if judged.is_ok() {
+        (status.proxy_addresses, status.alias_addresses) = ranges::in_force(epic);
+    }
+    let conditions = &mut status.conditions;
+    match &judged {
+        Ok(()) => set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now),
+        Err((reason, text)) => set(conditions, ACCEPTED, false, *reason, text, generation, &now),
+    };
+    let verdict = context.verdicts.by(&epic.uid().unwrap_or_default());
+    let (ready, reason, message) = if uninstall::is_asked_for(epic) {
+        let text = "EPIC is being taken off the cluster; remove the annotation epic.acnodal.io/uninstall to keep it";
+        (false, Reason::Uninstalling, text.to_owned())
+    } else if epic.metadata.deletion_timestamp.is_some() {
+        let text = "it is to be deleted and waits for its Accounts and LoadBalancers to go";
+        (false, Reason::Uninstalling, text.to_owned())
+    } else if let Err((reason, text)) = &judged {
+        (false, *reason, text.clone())
+    } else if let Some((count, verdict)) = verdict {
+        let reason = if verdict.duplicate { Reason::DuplicateGrant } else { Reason::IdsExhausted };
+        (true, reason, format!("{count} objects wait for an ID; {}", verdict.message))
+    } else {
+        (true, Reason::Ready, String::new())
+    };
+    set(conditions, READY, ready, reason, message, generation, &now);
+    let after = EPIC { status: Some(status), ..epic.as_ref().clone() };
+    publish_status(&context, epic.as_ref(), after).await?;
+    Ok(Action::requeue(context.settings.full_pass))
+}

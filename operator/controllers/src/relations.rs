@@ -1,0 +1,189 @@
+//! Which changes of which objects concern which others: the wiring of the controllers.
+//!
+//! A change counts only if the part of the object that others read differs: a heartbeat of a Node, a renewed Lease or
+//! a count in a status rings no bell. What this misses, the full pass makes good.
+
+mod balancer;
+mod tenant;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use epic_crds::condition::ACCEPTED;
+use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
+use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup};
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kates::{Change, Key, Object, Snapshot, Subject};
+use kube::runtime::Controller;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::broadcast;
+
+pub use balancer::{endpoint, load_balancer};
+pub use tenant::account;
+
+use crate::context::Shared;
+
+/// What triggers reconciles of `K`.
+type Triggers<K> = BoxStream<'static, ObjectRef<Subject<K>>>;
+
+/// For every change of an `Other` in its `part`, the keys that `relate` names in a snapshot of now, for the object as
+/// it was and as it is.
+fn on<Other, K, P>(
+    context: &Shared,
+    part: impl Fn(&Other) -> P + Send + 'static,
+    relate: impl Fn(&Snapshot, &Other) -> Vec<Key> + Send + 'static,
+) -> Triggers<K>
+where
+    Other: Object<DynamicType = ()>,
+    K: Object<DynamicType = ()>,
+    P: PartialEq,
+{
+    on_changes(context, move |snapshot, changes: Vec<Change<Other>>| {
+        let differs = |change: &&Change<Other>| match (&change.before, &change.after) {
+            (Some(before), Some(after)) => {
+                before.meta().uid != after.meta().uid || part(before) != part(after)
+            }
+            _ => true,
+        };
+        let objects = changes.iter().filter(differs).flat_map(|change| change.before.iter().chain(&change.after));
+        objects.flat_map(|object| relate(snapshot, object)).collect()
+    })
+}
+
+/// The keys that `relate` names for every batch of changes.
+fn on_changes<Other, K>(
+    context: &Shared,
+    relate: impl Fn(&Snapshot, Vec<Change<Other>>) -> BTreeSet<Key> + Send + 'static,
+) -> Triggers<K>
+where
+    Other: Object<DynamicType = ()>,
+    K: Object<DynamicType = ()>,
+{
+    let watches = context.watches.clone();
+    context
+        .watches
+        .changes::<Other>()
+        .flat_map(move |changes| {
+            let keys = watches.snapshot().map(|snapshot| relate(&snapshot, changes)).unwrap_or_default();
+            stream::iter(keys.into_iter().map(|key| Subject::<K>::reference(&key)))
+        })
+        .boxed()
+}
+
+/// Keys that somebody in this process names. A reader that falls behind relies on the full pass.
+fn told<K: Object<DynamicType = ()>>(keys: broadcast::Receiver<Key>) -> Triggers<K> {
+    tokio_stream::wrappers::BroadcastStream::new(keys)
+        .filter_map(|key| futures::future::ready(key.ok().map(|key| Subject::<K>::reference(&key))))
+        .boxed()
+}
+
+fn keys_of<K: Object<DynamicType = ()>>(snapshot: &Snapshot, which: impl Fn(&K) -> bool) -> Vec<Key> {
+    snapshot.list::<K>().filter(|object| which(object)).map(|object| Key::of(object.as_ref())).collect()
+}
+
+fn all<K: Object<DynamicType = ()>>(snapshot: &Snapshot) -> Vec<Key> {
+    keys_of::<K>(snapshot, |_| true)
+}
+
+fn is_accepted<K: HasConditions>(object: &K) -> bool {
+    object.is_condition_true(ACCEPTED)
+}
+
+/// What others read of EPIC.
+fn settings(epic: &EPIC) -> impl PartialEq + use<> {
+    let status = epic.status.clone().unwrap_or_default();
+    (
+        epic.spec.clone(),
+        status.proxy_addresses,
+        status.alias_addresses,
+        is_accepted(epic),
+        crate::uninstall::is_asked_for(epic),
+    )
+}
+
+/// Addresses of a Node and of its pods.
+fn networks(node: &Node) -> impl PartialEq + use<> {
+    let spec = node.spec.clone().unwrap_or_default();
+    (node.status.as_ref().and_then(|status| status.addresses.clone()), spec.pod_cidr, spec.pod_cidrs)
+}
+
+fn addresses(node: &EPICNode) -> Vec<String> {
+    node.status.iter().flat_map(|status| status.addresses.clone()).collect()
+}
+
+/// Changes of what must overlap nothing: networks of the cluster and of EPIC.
+fn surroundings<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
+    let nodes = on::<Node, K, _>(context, networks, |snapshot, _| all::<K>(snapshot));
+    let cidrs = on::<ServiceCIDR, K, _>(context, |cidr| cidr.spec.clone(), |snapshot, _| all::<K>(snapshot));
+    let epic = on::<EPIC, K, _>(context, settings, |snapshot, _| all::<K>(snapshot));
+    let ours = on::<EPICNode, K, _>(context, addresses, |snapshot, _| all::<K>(snapshot));
+    let pools = on::<AddressPool, K, _>(context, |pool| pool.spec.clone(), |snapshot, _| all::<K>(snapshot));
+    stream::select_all([nodes, cidrs, epic, ours, pools]).boxed()
+}
+
+/// EPIC's controller.
+pub fn epic(context: &Shared) -> Controller<Subject<EPIC>> {
+    context.watches.controller::<EPIC>().reconcile_on(surroundings(context)).reconcile_on(told(context.verdicts.changes()))
+}
+
+/// The controller of AddressPools.
+pub fn address_pool(context: &Shared) -> Controller<Subject<AddressPool>> {
+    let claims = on::<AddressClaim, AddressPool, _>(
+        context,
+        |claim| claim.spec.pool.clone(),
+        |snapshot, claim| {
+            let address = epic_model::address::parse(&claim.spec.address).ok();
+            let holds = |pool: &AddressPool| {
+                pool.metadata.name.as_deref() == Some(claim.spec.pool.as_str())
+                    || address.is_some_and(|address| {
+                        crate::claim::pool(pool).is_ok_and(|pool| pool.contains(address))
+                    })
+            };
+            keys_of(snapshot, holds)
+        },
+    );
+    context.watches.controller::<AddressPool>().reconcile_on(claims).reconcile_on(surroundings(context))
+}
+
+/// The controller of ServiceGroups.
+pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
+    let pools = on::<AddressPool, ServiceGroup, _>(
+        context,
+        |pool| (pool.spec.disabled, pool.spec.accounts.clone(), is_accepted(pool)),
+        |snapshot, pool| {
+            let name = pool.metadata.name.clone().unwrap_or_default();
+            keys_of(snapshot, |group: &ServiceGroup| group.spec.address_pools().contains(&name.as_str()))
+        },
+    );
+    let balancers = on::<LoadBalancer, ServiceGroup, _>(
+        context,
+        |balancer| balancer.spec.service_group.clone(),
+        |_, balancer| {
+            let name: Arc<str> = balancer.spec.service_group.as_str().into();
+            let own = balancer.metadata.namespace.clone().unwrap_or_default();
+            vec![Key::namespaced(own, Arc::clone(&name)), Key::namespaced(EPIC_NAMESPACE, name)]
+        },
+    );
+    let accounts = on::<Account, ServiceGroup, _>(
+        context,
+        |_| (),
+        |snapshot, account| {
+            let namespace = format!("{TENANT_NAMESPACE_PREFIX}{}", account.metadata.name.as_deref().unwrap_or_default());
+            keys_of(snapshot, |group: &ServiceGroup| group.metadata.namespace.as_deref() == Some(&namespace))
+        },
+    );
+    context
+        .watches
+        .controller::<ServiceGroup>()
+        .reconcile_on(pools)
+        .reconcile_on(balancers)
+        .reconcile_on(accounts)
+}
+
+/// The key of the one EPIC object.
+pub fn epic_key() -> Key {
+    Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)
+}

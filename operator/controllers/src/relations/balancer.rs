@@ -1,0 +1,211 @@
+//! What concerns LoadBalancers and Endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use epic_crds::condition::{PROGRAMMED, READY};
+use epic_crds::well_known::{LABEL_LOAD_BALANCER, tenant_namespace};
+use epic_crds::{
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, HasConditions, LoadBalancer, ServiceGroup,
+};
+use epic_model::name;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kates::{Change, Key, Object, Snapshot, Subject};
+use kube::ResourceExt;
+use kube::runtime::Controller;
+
+use super::{addresses, all, is_accepted, keys_of, on, on_changes, settings, surroundings, told};
+use crate::context::Shared;
+
+/// The controller of LoadBalancers.
+pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
+    let everyone = |snapshot: &Snapshot| all::<LoadBalancer>(snapshot);
+    context
+        .watches
+        .controller::<LoadBalancer>()
+        // Its proxies.
+        .reconcile_on(on::<Pod, _, _>(context, |pod| pod.resource_version(), |snapshot, pod| labelled(snapshot, pod)))
+        .reconcile_on(on::<ReplicaSet, _, _>(context, |set| set.owner_references().to_vec(), labelled))
+        .reconcile_on(on::<Deployment, _, _>(context, |deployment| deployment.metadata.generation, |_, o| owned(o)))
+        .reconcile_on(on::<PodDisruptionBudget, _, _>(context, |budget| budget.metadata.generation, |_, o| owned(o)))
+        .reconcile_on(on::<ConfigMap, _, _>(context, |map| map.data.clone(), |_, o| owned(o)))
+        // What it asks for, and who may.
+        .reconcile_on(on::<ServiceGroup, _, _>(context, |group| (group.spec.clone(), is_accepted(group)), members))
+        .reconcile_on(on::<AddressPool, _, _>(
+            context,
+            |pool| (pool.spec.clone(), pool.metadata.deletion_timestamp.clone()),
+            move |snapshot, _| everyone(snapshot),
+        ))
+        .reconcile_on(on::<AddressClaim, _, _>(
+            context,
+            |claim| (claim.spec.owner.clone(), claim.status.clone().and_then(|status| status.phase)),
+            claimants,
+        ))
+        .reconcile_on(on::<Account, _, _>(
+            context,
+            |account| {
+                let group_id = account.status.as_ref().and_then(|status| status.group_id);
+                (account.spec.clone(), group_id, account.is_condition_true(READY))
+            },
+            |snapshot, account| in_namespace::<LoadBalancer>(snapshot, &tenant_namespace(&account.name_any()), |_| true),
+        ))
+        // One that goes makes room within a limit, and gives back an ID.
+        .reconcile_on(on::<LoadBalancer, _, _>(
+            context,
+            |_| (),
+            |snapshot, balancer| {
+                let namespace = balancer.namespace().unwrap_or_default();
+                in_namespace::<LoadBalancer>(snapshot, &namespace, |other| !is_accepted(other))
+            },
+        ))
+        .reconcile_on(on::<EPIC, _, _>(context, settings, move |snapshot, _| everyone(snapshot)))
+        // Where it is in force. A Lease matters when it comes or goes; one that is not renewed shows in the next look.
+        .reconcile_on(on::<EPICNode, _, _>(context, addresses, move |snapshot, _| everyone(snapshot)))
+        .reconcile_on(on::<EPICNode, _, _>(
+            context,
+            |node| node.status.as_ref().and_then(|status| status.load_balancers_revision.clone()),
+            |snapshot, _| keys_of(snapshot, |balancer: &LoadBalancer| !balancer.is_condition_true(PROGRAMMED)),
+        ))
+        .reconcile_on(on::<Lease, _, _>(context, |_| (), move |snapshot, _| everyone(snapshot)))
+        .reconcile_on(on::<Endpoint, _, _>(
+            context,
+            |endpoint| (endpoint.spec.load_balancer.clone(), endpoint.is_condition_true(PROGRAMMED)),
+            |_, endpoint| vec![balancer_of(endpoint)],
+        ))
+        .reconcile_on(on::<Service, _, _>(
+            context,
+            |service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone()),
+            move |snapshot, _| everyone(snapshot),
+        ))
+        .reconcile_on(told(context.verdicts.changes()))
+}
+
+/// The controller of Endpoints.
+pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
+    context
+        .watches
+        .controller::<Endpoint>()
+        .reconcile_on(on::<LoadBalancer, _, _>(
+            context,
+            |balancer| {
+                let status = balancer.status.clone().unwrap_or_default();
+                let proxies: Vec<_> =
+                    status.proxies.into_iter().map(|proxy| (proxy.epic_address, proxy.state)).collect();
+                let ids = (status.group_id, status.service_id, status.proxy_ifindex);
+                (balancer.spec.public_ports.clone(), is_accepted(balancer), ids, status.gue_tunnel_endpoints, proxies)
+            },
+            |snapshot, balancer| endpoints_of(snapshot, &Key::of(balancer), |_| true),
+        ))
+        // Of two equal ones the older counts; one that goes makes room.
+        .reconcile_on(on::<Endpoint, _, _>(
+            context,
+            |endpoint| endpoint.spec.clone(),
+            |snapshot, endpoint| endpoints_of(snapshot, &balancer_of(endpoint), |_| true),
+        ))
+        .reconcile_on(on::<Account, _, _>(
+            context,
+            |account| account.spec.endpoint_limit,
+            |snapshot, account| in_namespace::<Endpoint>(snapshot, &tenant_namespace(&account.name_any()), |_| true),
+        ))
+        .reconcile_on(on::<AddressClaim, _, _>(
+            context,
+            |_| (),
+            |snapshot, claim| keys_of(snapshot, |endpoint: &Endpoint| endpoint.spec.address == claim.spec.address),
+        ))
+        .reconcile_on(on_changes::<EPICNode, _>(context, |snapshot, changes| tunnelled(snapshot, &changes)))
+        .reconcile_on(surroundings(context))
+        .reconcile_on(told(context.verdicts.changes()))
+        .reconcile_on(told(context.assigned.changes()))
+}
+
+/// The LoadBalancer that an object belongs to by its controller reference.
+fn owned<K: Object>(object: &K) -> Vec<Key> {
+    let Some(namespace) = object.meta().namespace.clone() else { return Vec::new() };
+    let owners = object.meta().owner_references.iter().flatten();
+    owners
+        .filter(|owner| owner.kind == "LoadBalancer")
+        .map(|owner| Key::namespaced(namespace.as_str(), owner.name.as_str()))
+        .collect()
+}
+
+/// The LoadBalancer whose children carry the label that `object` has.
+fn labelled<K: Object>(snapshot: &Snapshot, object: &K) -> Vec<Key> {
+    let (Some(namespace), Some(label)) = (
+        object.meta().namespace.as_deref(),
+        object.meta().labels.as_ref().and_then(|labels| labels.get(LABEL_LOAD_BALANCER)),
+    ) else {
+        return Vec::new();
+    };
+    let child = |balancer: &LoadBalancer| name::child(&namespace.into(), &balancer.name_any().into());
+    in_namespace::<LoadBalancer>(snapshot, namespace, |balancer| child(balancer) == *label)
+}
+
+fn in_namespace<K: Object<DynamicType = ()>>(
+    snapshot: &Snapshot,
+    namespace: &str,
+    which: impl Fn(&K) -> bool,
+) -> Vec<Key> {
+    let found = snapshot.in_namespace::<K>(namespace);
+    found.filter(|object| which(object)).map(|object| Key::of(object.as_ref())).collect()
+}
+
+fn members(snapshot: &Snapshot, group: &ServiceGroup) -> Vec<Key> {
+    let (name, namespace) = (group.name_any(), group.namespace());
+    let shared = namespace.as_deref() == Some(epic_crds::well_known::EPIC_NAMESPACE);
+    keys_of(snapshot, |balancer: &LoadBalancer| {
+        balancer.spec.service_group == name && (shared || balancer.namespace() == namespace)
+    })
+}
+
+/// The owner of a claim, and who waits for an address.
+fn claimants(snapshot: &Snapshot, claim: &AddressClaim) -> Vec<Key> {
+    let owner = &claim.spec.owner;
+    let waits = |balancer: &LoadBalancer| {
+        balancer.status.as_ref().is_none_or(|status| status.public_address.is_none())
+    };
+    let mut keys = keys_of(snapshot, waits);
+    keys.push(Key::namespaced(owner.namespace.as_str(), owner.name.as_str()));
+    keys
+}
+
+fn balancer_of(endpoint: &Endpoint) -> Key {
+    Key::namespaced(endpoint.namespace().unwrap_or_default(), endpoint.spec.load_balancer.as_str())
+}
+
+fn endpoints_of(snapshot: &Snapshot, balancer: &Key, which: impl Fn(&Endpoint) -> bool) -> Vec<Key> {
+    in_namespace::<Endpoint>(snapshot, balancer.namespace().unwrap_or_default(), |endpoint| {
+        endpoint.spec.load_balancer == balancer.name() && which(endpoint)
+    })
+}
+
+/// The Endpoints behind tunnels whose state changed.
+fn tunnelled(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key> {
+    let states = |node: Option<&std::sync::Arc<EPICNode>>| -> BTreeMap<i64, bool> {
+        let status = node.and_then(|node| node.status.clone()).unwrap_or_default();
+        let states = status.tunnels.map(|tunnels| tunnels.states).unwrap_or_default();
+        states.iter().map(|state| (state.tunnel_id, state.up)).collect()
+    };
+    let mut moved = BTreeSet::new();
+    for change in changes {
+        let (before, after) = (states(change.before.as_ref()), states(change.after.as_ref()));
+        moved.extend(before.keys().chain(after.keys()).filter(|id| before.get(id) != after.get(id)).copied());
+    }
+    if moved.is_empty() {
+        return BTreeSet::new();
+    }
+    snapshot
+        .list::<LoadBalancer>()
+        .flat_map(|balancer| {
+            let tunnels = balancer.status.iter().flat_map(|status| &status.gue_tunnel_endpoints);
+            let clients: BTreeSet<&String> = tunnels
+                .filter(|(_, entry)| entry.legs().any(|leg| moved.contains(&leg.tunnel_id)))
+                .map(|(client, _)| client)
+                .collect();
+            endpoints_of(snapshot, &Key::of(balancer.as_ref()), |endpoint| {
+                endpoint.spec.node_address.as_ref().is_some_and(|node| clients.contains(node))
+            })
+        })
+        .collect()
+}

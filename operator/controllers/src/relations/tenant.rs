@@ -1,0 +1,80 @@
+//! What concerns Accounts.
+
+use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, TENANT_NAMESPACE_PREFIX};
+use epic_crds::{Account, EPIC, Endpoint, LoadBalancer, ServiceGroup};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kates::{Key, Object, Subject};
+use kube::runtime::Controller;
+
+use super::{all, on, settings, told};
+use crate::context::Shared;
+
+/// The controller of Accounts.
+pub fn account(context: &Shared) -> Controller<Subject<Account>> {
+    let epic = on::<EPIC, Account, _>(context, settings, |snapshot, _| all::<Account>(snapshot));
+    let namespaces = on::<Namespace, Account, _>(
+        context,
+        |namespace| {
+            let meta = &namespace.metadata;
+            (meta.labels.clone(), meta.annotations.clone(), meta.deletion_timestamp.clone())
+        },
+        |_, namespace| of_namespace(namespace.metadata.name.as_deref().unwrap_or_default()),
+    );
+    let namesakes = on::<Account, Account, _>(
+        context,
+        |_| (),
+        |_, account| {
+            let name = account.metadata.name.as_deref().unwrap_or_default();
+            of_namespace(&format!("{TENANT_NAMESPACE_PREFIX}{name}"))
+        },
+    );
+    let balancers = on::<LoadBalancer, Account, _>(
+        context,
+        |balancer| {
+            let status = balancer.status.clone().unwrap_or_default();
+            (balancer.spec.service_group.clone(), status.group_id, status.service_id, status.key_generation)
+        },
+        |_, balancer| around(balancer),
+    );
+    let endpoints = on::<Endpoint, Account, _>(context, |_| (), |_, endpoint| around(endpoint));
+    let groups = on::<ServiceGroup, Account, _>(
+        context,
+        |group| group.spec.envoy_replicas,
+        |snapshot, group| match group.metadata.namespace.as_deref() {
+            Some(EPIC_NAMESPACE) | None => all::<Account>(snapshot),
+            Some(own) => of_namespace(own),
+        },
+    );
+    context
+        .watches
+        .controller::<Account>()
+        .reconcile_on(epic)
+        .reconcile_on(namespaces)
+        .reconcile_on(namesakes)
+        .reconcile_on(balancers)
+        .reconcile_on(endpoints)
+        .reconcile_on(groups)
+        .reconcile_on(on::<ConfigMap, Account, _>(context, |map| (map.data.clone(), labels(map)), |_, o| around(o)))
+        .reconcile_on(on::<ServiceAccount, Account, _>(context, labels, |_, o| around(o)))
+        .reconcile_on(on::<RoleBinding, Account, _>(
+            context,
+            |binding| (binding.subjects.clone(), labels(binding)),
+            |_, o| around(o),
+        ))
+        .reconcile_on(told(context.verdicts.changes()))
+}
+
+/// The Accounts that may have this namespace.
+fn of_namespace(namespace: &str) -> Vec<Key> {
+    let Some(name) = namespace.strip_prefix(TENANT_NAMESPACE_PREFIX) else { return Vec::new() };
+    vec![Key::namespaced(EPIC_NAMESPACE, name), Key::namespaced(namespace, name)]
+}
+
+fn around<K: Object>(object: &K) -> Vec<Key> {
+    of_namespace(object.meta().namespace.as_deref().unwrap_or_default())
+}
+
+fn labels<K: Object>(object: &K) -> Option<String> {
+    object.meta().labels.as_ref().and_then(|labels| labels.get(LABEL_ACCOUNT)).cloned()
+}

@@ -1,0 +1,227 @@
+//! Starting and ending the operator: connection, leadership, allocators, controllers, xDS, health.
+//!
+//! Everything runs from the start and waits by itself for what it needs: controllers and allocators for every kind to
+//! be listed and for leadership, xDS for certificates. `/readyz` names what is missing. On SIGTERM reconciles under
+//! way end, then the Lease is given back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epic_ops::readiness::Gate;
+use epic_ops::{Metrics, Readiness, ServeError};
+use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, Shared};
+use crate::leader::Leadership;
+use crate::settings::{Settings, UninstallArguments};
+use crate::{
+    account, address_pool, allocation, claim, endpoint, epic, load_balancer, poison, reconcile, relations,
+    service_group, uninstall, xds,
+};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a connection may be silent: longer than one watch lasts.
+const SILENCE: Duration = Duration::from_secs(300);
+/// How long sending a request may take.
+const SEND: Duration = Duration::from_secs(15);
+/// How long reconciles may take to end.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// The process cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kubeconfig cannot be read or lacks something.
+    #[error("cannot use the kubeconfig {0}")]
+    Kubeconfig(String, #[source] KubeconfigError),
+    /// Neither a kubeconfig nor the files of a pod.
+    #[error("cannot find an API server; give --kubeconfig, or run as a pod")]
+    Infer(#[from] InferConfigError),
+    /// The client could not be built.
+    #[error("cannot set up the connection to the API server")]
+    Client(#[from] kube::Error),
+    /// The kernel refuses a signal handler.
+    #[error("cannot listen for signals")]
+    Signals(#[from] std::io::Error),
+    /// Health and metrics.
+    #[error(transparent)]
+    Ops(#[from] ServeError),
+    /// xDS.
+    #[error(transparent)]
+    Xds(#[from] xds::Error),
+    /// EPIC could not be taken off the cluster.
+    #[error(transparent)]
+    Uninstall(#[from] uninstall::Error),
+}
+
+/// A client with limits of its own: kube's defaults would let a dead connection hang.
+///
+/// # Errors
+/// The configuration cannot be read.
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    let mut config = match kubeconfig {
+        None => Config::infer().await?,
+        Some(path) => {
+            let unusable = |error| Error::Kubeconfig(path.display().to_string(), error);
+            let file = Kubeconfig::read_from(path).map_err(unusable)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(unusable)?
+        }
+    };
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENCE);
+    config.write_timeout = Some(SEND);
+    // 429, 503 and 504 are tried again below us, within the limit of the call. Every write of ours may be repeated:
+    // it carries a version, or finds its own object.
+    config.default_retry = true;
+    Ok(Client::try_from(config)?)
+}
+
+/// Is the operator until SIGTERM.
+///
+/// # Errors
+/// [`Error`]: what makes it end by itself.
+pub async fn operator(settings: Settings) -> Result<(), Error> {
+    let shutdown = epic_ops::shutdown::on_signal()?;
+    let client = client(settings.kubeconfig.as_deref()).await?;
+    let (metrics, readiness) = (Metrics::new(), Readiness::new());
+    let mut ops = tokio::spawn(epic_ops::serve(
+        settings.ops_address,
+        readiness.clone(),
+        metrics.clone(),
+        shutdown.clone(),
+    ));
+    let lease = readiness.hold("lease");
+    let Some((leadership, held)) = lead(&client, &settings, &shutdown, &lease).await else { return Ok(()) };
+    drop(lease);
+    let serves_xds = !settings.no_xds;
+    let context = Context::new(client, settings, leadership, &metrics);
+    let mut tasks = start(&context, &readiness, &shutdown);
+    let mut served = {
+        let (context, readiness, shutdown) = (Arc::clone(&context), readiness.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            if serves_xds {
+                return xds::run(context, &metrics, &readiness, shutdown).await;
+            }
+            shutdown.cancelled().await;
+            Ok(())
+        })
+    };
+    let ended = tokio::select! {
+        ended = &mut ops => ended.unwrap_or(Ok(())).map_err(Error::from),
+        ended = &mut served => ended.unwrap_or(Ok(())).map_err(Error::from),
+    };
+    shutdown.cancel();
+    let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("some work did not end in time; it is done again by the next leader");
+    }
+    if let Some(held) = held {
+        // It bounds itself.
+        let _ = held.await;
+    }
+    ended
+}
+
+/// Takes EPIC off the cluster; see [`uninstall`].
+///
+/// # Errors
+/// [`Error`]: nothing more could be done.
+pub async fn uninstall(settings: Settings, arguments: UninstallArguments) -> Result<(), Error> {
+    let client = client(settings.kubeconfig.as_deref()).await?;
+    uninstall::run(&client, &settings.namespace, arguments.wait).await?;
+    Ok(())
+}
+
+async fn lead(
+    client: &Client,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+    pending: &epic_ops::readiness::Pending,
+) -> Option<(Leadership, Option<JoinHandle<()>>)> {
+    if settings.no_lease {
+        return Some((Leadership::always(), None));
+    }
+    loop {
+        let competed =
+            Leadership::compete(client.clone(), &settings.namespace, &settings.identity, shutdown.clone()).await;
+        match competed {
+            Ok((leadership, held)) => return Some((leadership, Some(held))),
+            Err(error) => {
+                pending.because(format!("the Lease cannot be used: {error}"));
+                tracing::warn!(%error, "the Lease cannot be used yet");
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = sleep(Duration::from_secs(2)) => {}
+        }
+    }
+}
+
+/// Starts everything that watches and writes; all of it ends with `shutdown`.
+pub fn start(context: &Shared, readiness: &Readiness, shutdown: &CancellationToken) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let synced = readiness.hold("watches");
+    let watched = (Arc::clone(context), readiness.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let (context, readiness, shutdown) = watched;
+        readiness_of_watches(&context, &readiness, synced, &shutdown).await;
+    });
+    tasks.spawn(allocation::run::run(Arc::clone(context), shutdown.clone()));
+    tasks.spawn(claim::release::run(Arc::clone(context), shutdown.clone()));
+    tasks.spawn(account::departure::run(Arc::clone(context), shutdown.clone()));
+    tasks.spawn(poison::run(Arc::clone(context), shutdown.clone()));
+    macro_rules! control {
+        ($kind:ident) => {
+            let controller = relations::$kind(context);
+            tasks.spawn(reconcile::run(controller, Arc::clone(context), shutdown.clone(), $kind::reconcile));
+        };
+    }
+    control!(epic);
+    control!(account);
+    control!(address_pool);
+    control!(service_group);
+    control!(load_balancer);
+    control!(endpoint);
+    tasks
+}
+
+/// Keeps `/readyz` and the gauge of leadership true. A kind that can no longer be listed makes the replica unready.
+async fn readiness_of_watches(
+    context: &Shared,
+    readiness: &Readiness,
+    synced: epic_ops::readiness::Pending,
+    shutdown: &CancellationToken,
+) {
+    let mut synced = Some(synced);
+    let mut gates: BTreeMap<String, Gate> = BTreeMap::new();
+    loop {
+        let pending = context.watches.pending();
+        for (name, reason) in &pending {
+            gates.entry(name.clone()).or_insert_with(|| readiness.gate(name)).close(reason.as_str());
+        }
+        gates.retain(|name, gate| {
+            let closed = pending.contains_key(name);
+            if !closed {
+                gate.open();
+            }
+            closed
+        });
+        if pending.is_empty() {
+            synced = None;
+        } else if let Some(synced) = &synced {
+            synced.because(format!("{} kinds are not listed", pending.len()));
+        }
+        context.counters.leads.set(i64::from(context.leadership.leads()));
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}

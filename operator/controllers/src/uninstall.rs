@@ -1,0 +1,175 @@
+//! Taking EPIC off the cluster: what `epic-operator uninstall` does, and how the rest of the operator knows.
+//!
+//! The annotation `epic.acnodal.io/uninstall` on the EPIC object stops allocators and controllers and makes agents
+//! detach (EPICNode condition `Detached`). The command sets it, ends the proxies, waits for the nodes, then takes off
+//! every finalizer of ours, whether or not all nodes could be cleaned: those that could not are listed. Objects of
+//! EPIC's kinds stay, so an installation can be taken up again by removing the annotation.
+//!
+//! An upgrade does none of this: pins and links survive it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use epic_crds::condition::DETACHED;
+use epic_crds::well_known::{ANNOTATION_UNINSTALL, EPIC_NAME, FINALIZER, LABEL_LOAD_BALANCER};
+use epic_crds::{Account, EPIC, EPICNode, HasConditions};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kates::Snapshot;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::relations::epic_key;
+
+/// Seconds that a proxy gets to end: nothing reaches it any more.
+const GRACE: u32 = 2;
+/// Time between two looks.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// EPIC could not be taken off the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call was refused or not answered.
+    #[error("cannot {0}; run the command again")]
+    Api(&'static str, #[source] kube::Error),
+}
+
+/// What was left when the time was up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// EPIC nodes that did not detach.
+    pub nodes: BTreeSet<String>,
+    /// Proxy pods that have not ended.
+    pub proxies: usize,
+}
+
+/// Whether EPIC is to be taken off the cluster.
+pub fn is_asked_for(epic: &EPIC) -> bool {
+    epic.annotations().contains_key(ANNOTATION_UNINSTALL)
+}
+
+/// Whether a snapshot shows that EPIC is to be taken off the cluster.
+pub fn is_under_way(snapshot: &Snapshot) -> bool {
+    snapshot.get::<EPIC>(&epic_key()).is_some_and(|epic| is_asked_for(epic))
+}
+
+/// Takes EPIC off the cluster, waiting at most `wait` for others. Can be repeated.
+///
+/// # Errors
+/// [`Error`]: nothing more could be done.
+pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Left, Error> {
+    let epics: Api<EPIC> = Api::namespaced(client.clone(), namespace);
+    let annotation = json!({"metadata": {"annotations": {ANNOTATION_UNINSTALL: "true"}}});
+    match epics.patch(EPIC_NAME, &PatchParams::default(), &Patch::Merge(annotation)).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_not_found() => {
+            tracing::info!("there is no EPIC object");
+        }
+        Err(error) => return Err(Error::Api("annotate the EPIC object", error)),
+    }
+    let deadline = Instant::now() + wait;
+    let mut left = Left::default();
+    let mut proxies = true;
+    loop {
+        if proxies {
+            left.proxies = end_proxies(client).await?;
+            proxies = left.proxies > 0;
+        }
+        left.nodes = attached(client, namespace).await?;
+        if (left.nodes.is_empty() && !proxies) || Instant::now() >= deadline {
+            break;
+        }
+        sleep(AGAIN).await;
+    }
+    release::<Account>(client).await?;
+    release::<EPIC>(client).await?;
+    for node in &left.nodes {
+        tracing::warn!(node, "could not be cleaned; its agent is away. Run `epic-agent node --cleanup` there, or restart it");
+    }
+    if left.proxies > 0 {
+        tracing::warn!(proxies = left.proxies, "have not ended yet");
+    }
+    tracing::info!("EPIC is off the cluster; its definitions and objects stay");
+    Ok(left)
+}
+
+/// Deletes the proxies; answers how many pods are left.
+async fn end_proxies(client: &Client) -> Result<usize, Error> {
+    let ours = ListParams::default().labels(LABEL_LOAD_BALANCER);
+    let failed = |error| Error::Api("end the proxies", error);
+    let deployments: Api<Deployment> = Api::all(client.clone());
+    for deployment in deployments.list(&ours).await.map_err(failed)? {
+        delete::<Deployment>(client, &deployment, &DeleteParams::background()).await?;
+    }
+    let pods: Api<Pod> = Api::all(client.clone());
+    let pods = pods.list(&ours).await.map_err(failed)?.items;
+    for pod in &pods {
+        // Not after its drain time: the nodes let go of its flows anyway.
+        let short = i64::from(GRACE);
+        if pod.metadata.deletion_grace_period_seconds.is_none_or(|grace| grace > short) {
+            delete::<Pod>(client, pod, &DeleteParams::default().grace_period(GRACE)).await?;
+        }
+    }
+    Ok(pods.len())
+}
+
+async fn delete<K>(client: &Client, object: &K, parameters: &DeleteParams) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    match api.delete(&object.name_any(), parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(Error::Api("end the proxies", error)),
+    }
+}
+
+/// The EPIC nodes that have not said that they are clean.
+async fn attached(client: &Client, namespace: &str) -> Result<BTreeSet<String>, Error> {
+    let nodes: Api<EPICNode> = Api::namespaced(client.clone(), namespace);
+    let listed = nodes.list(&ListParams::default()).await;
+    let listed = listed.map_err(|error| Error::Api("list the EPIC nodes", error))?;
+    Ok(listed
+        .iter()
+        .filter(|node| !node.is_condition_true(DETACHED))
+        .map(ResourceExt::name_any)
+        .collect())
+}
+
+/// Takes our finalizer off every object of a kind, at the version that was read.
+async fn release<K>(client: &Client) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + serde::Serialize
+        + std::fmt::Debug,
+{
+    let failed = |error| Error::Api("take off a finalizer", error);
+    let all: Api<K> = Api::all(client.clone());
+    loop {
+        let mut again = false;
+        for object in all.list(&ListParams::default()).await.map_err(failed)? {
+            let kept: Vec<&String> = object.finalizers().iter().filter(|name| *name != FINALIZER).collect();
+            if kept.len() == object.finalizers().len() {
+                continue;
+            }
+            let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": kept}});
+            let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+            match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(kube::Error::Api(status)) if status.is_conflict() => again = true,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        if !again {
+            return Ok(());
+        }
+    }
+}
