@@ -141,6 +141,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let client = Client::new(connection.kube.clone());
+    tokio::spawn(crate::tell_poisoned(client.poison_reports()));
     let accumulator = watch_namespace(&client, &namespace);
     let netlink = Netlink::connect()?;
     let Some(first) = first_facts(&accumulator, &namespace, &starting, &shutdown).await else {

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use epic_ops::{Metrics, Readiness};
+use tokio_util::sync::CancellationToken;
 
 use crate::{connect, device, nft};
 
@@ -72,9 +73,23 @@ pub enum Error {
 pub async fn run(settings: Settings) -> Result<(), Error> {
     let shutdown = epic_ops::shutdown::on_signal()?;
     let (readiness, metrics) = (Readiness::new(), Metrics::new());
+    let server = crate::administer(settings.listen, &readiness, &metrics, &shutdown);
+    let worked = work(settings, readiness, metrics, &shutdown).await;
+    shutdown.cancel();
+    worked?;
+    match server.await {
+        Ok(served) => served.map_err(Error::from),
+        Err(_) => Ok(()),
+    }
+}
+
+async fn work(
+    settings: Settings,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
     let starting = readiness.hold("start");
-    let server = epic_ops::serve(settings.listen, readiness.clone(), metrics.clone(), shutdown.clone());
-    let server = tokio::spawn(server);
     epic_datapath::kernel::check().map_err(epic_datapath::Error::from)?;
     let connection = renewal::connect(&settings.kubeconfig).await?;
     let namespace = settings.namespace.clone().unwrap_or_else(|| connection.namespace.clone());
@@ -83,11 +98,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         agent::run(settings, connection, namespace, (readiness, starting), metrics, shutdown.clone()).await;
     shutdown.cancel();
     let _ = renewing.await;
-    ended?;
-    match server.await {
-        Ok(served) => served.map_err(Error::from),
-        Err(_) => Ok(()),
-    }
+    ended
 }
 
 /// Takes away everything that [`run`] leaves: programs, pins, device, routes and rules.

@@ -83,9 +83,23 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 pub async fn run(settings: Settings) -> Result<(), Error> {
     let shutdown = epic_ops::shutdown::on_signal()?;
     let (readiness, registry) = (Readiness::new(), Metrics::new());
+    let server = crate::administer(settings.listen, &readiness, &registry, &shutdown);
+    let worked = work(settings, readiness, registry, &shutdown).await;
+    shutdown.cancel();
+    worked?;
+    match server.await {
+        Ok(served) => served.map_err(Error::from),
+        Err(_) => Ok(()),
+    }
+}
+
+async fn work(
+    settings: Settings,
+    readiness: Readiness,
+    registry: Metrics,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
     let starting = readiness.hold("start");
-    let server =
-        tokio::spawn(epic_ops::serve(settings.listen, readiness.clone(), registry.clone(), shutdown.clone()));
     let config = connect::config(settings.kubeconfig.as_deref()).await?;
     let kube = kube::Client::try_from(config).map_err(connect::Error::from)?;
     let client = Client::with_settings(
@@ -93,9 +107,9 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         ClientSettings { field_manager: Some("epic-agent".to_owned()), ..ClientSettings::default() },
     );
     starting.because("waiting for the API server to show this Node");
-    let Some(owner) = until(&shutdown, || owner(&client, &settings.node)).await else { return Ok(()) };
+    let Some(owner) = until(shutdown, || owner(&client, &settings.node)).await else { return Ok(()) };
     let key = Key::namespaced(EPIC_NAMESPACE, settings.node.as_str());
-    let own = until(&shutdown, || client.get_opt::<EPICNode>(&key)).await;
+    let own = until(shutdown, || client.get_opt::<EPICNode>(&key)).await;
     let Some(own) = own else { return Ok(()) };
     let before = own.and_then(|own| own.status).unwrap_or_default();
     let first = first_report(before.boot_id.as_deref());
@@ -107,6 +121,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let lease = lease::run(client.clone(), settings.node.clone(), owner.clone(), shutdown.clone());
     let publisher =
         report::run(client.clone(), settings.node.clone(), owner.clone(), receiver, shutdown.clone());
+    tokio::spawn(crate::tell_poisoned(client.poison_reports()));
     let accumulator = watched::watch(&client, &settings.node, before.load_balancers_revision.as_deref());
     starting.because("waiting for all kinds to be listed");
     let tasks = [tokio::spawn(lease), tokio::spawn(publisher)];
@@ -118,7 +133,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     if watched::epic(&synced).is_some_and(|epic| is_uninstalled(epic)) {
         drop(starting);
         let removed = epic_datapath::remove(&settings.bpffs_dir);
-        detached(&accumulator, &reports, removed, &shutdown).await;
+        detached(&accumulator, &reports, removed, shutdown).await;
     } else {
         let datapath = match Datapath::open(&Options::new(&settings.bpffs_dir, Side::Node)) {
             Ok(datapath) => datapath,
@@ -140,17 +155,14 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         };
         let end = agent::run(parts, starting).await?;
         if let agent::End::Uninstalled(removed) = end {
-            detached(&accumulator, &reports, removed, &shutdown).await;
+            detached(&accumulator, &reports, removed, shutdown).await;
         }
     }
     shutdown.cancel();
     for task in tasks {
         let _ = task.await;
     }
-    match server.await {
-        Ok(served) => served.map_err(Error::from),
-        Err(_) => Ok(()),
-    }
+    Ok(())
 }
 
 /// Tries until the API server answers; `None` when asked to end meanwhile.
