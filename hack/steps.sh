@@ -3,32 +3,32 @@
 #
 # A failed step does not keep the following ones from running, unless they need it: `step --needed` ends everything.
 
+steps_done=()
 steps_failed=()
 steps_started=$SECONDS
 
 # step [--needed] NAME COMMAND…
 step() {
-    local needed=no name started code=0
+    local needed=no name started code=0 verdict=passed
     [ "$1" != --needed ] || { needed=yes && shift; }
     name=$1 started=$SECONDS
     shift
     echo "==> $name"
     "$@" || code=$?
-    if [ $code -eq 0 ]; then
-        echo "    $name: passed ($((SECONDS - started)) s)"
-        return 0
+    if [ $code -ne 0 ]; then
+        verdict=FAILED
+        steps_failed+=("$name")
     fi
-    echo "    $name: FAILED ($((SECONDS - started)) s)"
-    steps_failed+=("$name")
-    [ $needed = no ] || steps_end
+    echo "    $name: $verdict ($((SECONDS - started)) s)"
+    steps_done+=("$(printf '%6d s  %-6s  %s' $((SECONDS - started)) "$verdict" "$name")")
+    [ $code -eq 0 ] || [ $needed = no ] || steps_end
 }
 
-# Exits, successfully only if every step was.
+# Exits, successfully only if every step was. A script may have `steps_last` say the last word.
 steps_end() {
-    if [ ${#steps_failed[@]} -eq 0 ]; then
-        echo "all steps passed ($((SECONDS - steps_started)) s)"
-        exit 0
-    fi
-    printf 'failed step: %s\n' "${steps_failed[@]}"
-    exit 1
+    echo "==> $((SECONDS - steps_started)) s in all"
+    printf '%s\n' "${steps_done[@]}"
+    ! declare -F steps_last >/dev/null || steps_last
+    [ ${#steps_failed[@]} -eq 0 ]
+    exit
 }
