@@ -78,8 +78,7 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;
+    let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })?;
     axum::serve(listener, router(readiness, metrics))
         .with_graceful_shutdown(async move { shutdown.cancelled().await })
         .await
