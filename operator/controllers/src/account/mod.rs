@@ -12,6 +12,7 @@ use epic_crds::condition::ACCEPTED;
 use epic_crds::well_known::{EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
 use epic_crds::{Account, AccountReason as Reason, EPIC, Endpoint, HasConditions, LoadBalancer};
 use epic_model::account::{self as model, Counted, Limit, Usage, fit};
+use epic_model::allocation::Counter;
 use epic_model::id::{AccountName, Seconds};
 use kates::{Key, Snapshot, Subject};
 use kube::ResourceExt;
@@ -21,6 +22,7 @@ pub use dereference::{Found, load};
 
 use crate::context::Shared;
 use crate::reconcile::Error;
+use crate::allocation::facts::Facts;
 use crate::service_group::group_of;
 use crate::uninstall;
 
@@ -107,7 +109,8 @@ pub struct Limits {
     pub endpoints: Usage,
 }
 
-/// The limits of an Account, and who is beyond them. Oldest first, so every replica decides the same.
+/// The limits of an Account, and who is beyond them. What is served goes before what is not, so a limit that is
+/// lowered takes nothing away; then the oldest first, so every replica decides the same.
 pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits {
     let of = |written: Option<i64>, limit: Limit| {
         written.and_then(|written| u64::try_from(written).ok()).unwrap_or(limit.default_value())
@@ -115,7 +118,7 @@ pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits
     let spec = &account.spec;
     let counted = |object: &dyn Object, amount: u64| Counted {
         uid: object.uid_text().into(),
-        created: Seconds(object.created()),
+        created: if object.is_served() { Seconds(i64::MIN) } else { Seconds(object.created()) },
         amount,
     };
     let balancers: Vec<&LoadBalancer> =
@@ -145,9 +148,14 @@ pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits
 trait Object {
     fn uid_text(&self) -> String;
     fn created(&self) -> i64;
+    fn is_served(&self) -> bool;
 }
 
-impl<K: ResourceExt> Object for K {
+impl<K: ResourceExt + Facts> Object for K {
+    fn is_served(&self) -> bool {
+        self.accepted() || [Counter::Service, Counter::Endpoint].iter().any(|counter| self.granted(*counter).is_some())
+    }
+
     fn uid_text(&self) -> String {
         self.uid().unwrap_or_default()
     }

@@ -6,50 +6,46 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use epic_crds::LoadBalancerReason;
+use epic_crds::condition::{ACCEPTED, PROGRAMMED};
 use epic_model::address;
 use epic_model::allocation::{Child, ChildWrite, Counter, Request, Slot, parse_tunnel_subkey, tunnel_subkey};
 use epic_model::id::{Kind, NodeName, ObjectVersion, Seconds, TunnelId, Uid};
 use epic_model::proxy::{Known, ProxyState};
 use epic_model::tunnel::Pair;
-use kube::api::DynamicObject;
+use jiff::Timestamp;
+use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::{Value, json};
 
+use super::facts::Facts;
+
 /// What an object is to the plan, whatever its content; `None` for one that was not read from the API server.
-pub fn object_version(kind: Kind, object: &DynamicObject) -> Option<ObjectVersion> {
+pub fn object_version(kind: Kind, meta: &ObjectMeta) -> Option<ObjectVersion> {
     Some(ObjectVersion {
         kind,
-        namespace: object.metadata.namespace.as_deref()?.into(),
-        name: object.metadata.name.as_deref()?.into(),
-        uid: object.metadata.uid.as_deref()?.into(),
-        resource_version: object.metadata.resource_version.as_deref()?.into(),
+        namespace: meta.namespace.as_deref()?.into(),
+        name: meta.name.as_deref()?.into(),
+        uid: meta.uid.as_deref()?.into(),
+        resource_version: meta.resource_version.as_deref()?.into(),
     })
+}
+
+/// When an object was created, in whole seconds as the API server has it.
+pub fn created(meta: &ObjectMeta) -> Seconds {
+    Seconds(meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()))
 }
 
 /// A child with these slots.
-pub fn child(kind: Kind, object: &DynamicObject, slots: Vec<Slot>) -> Option<Child> {
-    let created = object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-    Some(Child {
-        object: object_version(kind, object)?,
-        created: Seconds(created),
-        deleting: object.metadata.deletion_timestamp.is_some(),
-        slots,
-    })
+pub fn child(kind: Kind, meta: &ObjectMeta, slots: Vec<Slot>) -> Option<Child> {
+    let deleting = meta.deletion_timestamp.is_some();
+    Some(Child { object: object_version(kind, meta)?, created: created(meta), deleting, slots })
 }
 
-/// The slot of a counter that gives one value: `status.<field>` granted, `spec.<field>` requested. `remembering` are
-/// the EPIC nodes that may still program an old owner of a requested value.
-pub fn single(
-    counter: Counter,
-    object: &DynamicObject,
-    field: &str,
-    asks: bool,
-    remembering: &[NodeName],
-) -> Slot {
-    let number = |part: &str| {
-        object.data.get(part).and_then(|part| part.get(field)).and_then(Value::as_u64).and_then(narrow)
-    };
-    let granted = number("status");
-    let request = number("spec").filter(|_| asks && granted.is_none());
+/// The slot of a counter that gives one value. `remembering` are the EPIC nodes that may still program an old owner of
+/// a requested value.
+pub fn single(counter: Counter, object: &impl Facts, asks: bool, remembering: &[NodeName]) -> Slot {
+    let granted = object.granted(counter);
+    let request = object.requested(counter).filter(|_| asks && granted.is_none());
     let request = request.map(|value| Request { value, programmed_by: remembering.to_vec() });
     Slot { wanted: asks || granted.is_some(), ..Slot::single(counter, granted, request) }
 }
@@ -92,12 +88,12 @@ pub fn known_proxies(object: &DynamicObject) -> BTreeMap<Uid, Known> {
 }
 
 /// The slots of a LoadBalancer that asks for nothing (it does not parse): it keeps what it has.
-pub fn held(object: &DynamicObject) -> Vec<Slot> {
-    let tunnels = granted_tunnels(object);
+pub fn held(object: &impl Facts) -> Vec<Slot> {
+    let tunnels = object.tunnels();
     let tunnels = tunnels.iter().map(|(pair, id)| {
         Slot::keyed(Counter::Tunnel, tunnel_subkey(pair.client, pair.epic), Some(id.get()), true)
     });
-    let proxies = known_proxies(object);
+    let proxies = object.proxies();
     let proxies = proxies
         .iter()
         .map(|(uid, known)| Slot::keyed(Counter::Proxy, uid.as_str(), Some(known.proxy_id.get()), true));
@@ -115,8 +111,50 @@ pub struct Rows {
     pub gue_port: u16,
 }
 
-/// The object with a plan's values in its status.
-pub fn apply(object: &mut DynamicObject, write: &ChildWrite, rows: &Rows) {
+/// A time as conditions have it.
+pub fn timestamp(now: Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Changes an object without granting anything: `mark` goes into the message of its condition `Accepted`, whose
+/// controller takes it out again. What the condition says stays, since what is served must not blink.
+pub fn mark(object: &mut DynamicObject, mark: &str, now: &str) {
+    let message = format!("waiting for its IDs ({mark})");
+    if let Some(known) = condition(object, ACCEPTED) {
+        known["message"] = message.into();
+        return;
+    }
+    let status = status(object);
+    if !status.get("conditions").is_some_and(Value::is_array) {
+        status["conditions"] = json!([]);
+    }
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        conditions.push(json!({
+            "type": ACCEPTED, "status": "Unknown", "reason": "Pending", "message": message, "lastTransitionTime": now,
+        }));
+    }
+}
+
+fn condition<'o>(object: &'o mut DynamicObject, type_: &str) -> Option<&'o mut Value> {
+    let conditions = object.data.pointer_mut("/status/conditions").and_then(Value::as_array_mut)?;
+    conditions.iter_mut().find(|known| known.get("type").and_then(Value::as_str) == Some(type_))
+}
+
+/// The object with a plan's values in its status. What changes what nodes program withdraws `Programmed` in the same
+/// write.
+pub fn apply(object: &mut DynamicObject, write: &ChildWrite, rows: &Rows, now: &str) {
+    let programmed = |value: &epic_model::allocation::Value| {
+        matches!(value.counter, Counter::Service | Counter::Tunnel | Counter::Proxy)
+    };
+    if write.grant.iter().chain(&write.free).any(programmed)
+        && let Some(known) = condition(object, PROGRAMMED)
+        && known.get("status").and_then(Value::as_str) == Some("True")
+    {
+        known["status"] = "False".into();
+        known["reason"] = LoadBalancerReason::NodesPending.as_str().into();
+        known["message"] = "what is programmed has just changed".into();
+        known["lastTransitionTime"] = now.into();
+    }
     for value in &write.free {
         match value.counter {
             Counter::Tunnel => free_tunnel(object, &value.subkey),
@@ -163,6 +201,8 @@ fn grant_proxy(object: &mut DynamicObject, uid: &str, id: u32, rows: &Rows) {
         status["proxies"] = json!([]);
     }
     if let Some(list) = status["proxies"].as_array_mut() {
+        // A row without ID (an import) is no grant.
+        list.retain(|known| known.get("pod-uid") != row.get("pod-uid"));
         list.push(row);
     }
 }
@@ -220,14 +260,12 @@ fn free_tunnel(object: &mut DynamicObject, subkey: &str) {
     }
 }
 
-fn narrow(value: u64) -> Option<u32> {
-    u32::try_from(value).ok().filter(|value| *value > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use epic_model::allocation::Value as Allocated;
+
+    const NOW: &str = "2026-01-02T03:04:05Z";
 
     fn balancer(status: Value) -> DynamicObject {
         serde_json::from_value(json!({
@@ -248,7 +286,7 @@ mod tests {
                 })
                 .collect()
         };
-        let object = object_version(Kind::LoadBalancer, &balancer(json!({}))).unwrap();
+        let object = object_version(Kind::LoadBalancer, &balancer(json!({})).metadata).unwrap();
         ChildWrite { object, grant: values(grant), free: values(free) }
     }
 
@@ -261,26 +299,26 @@ mod tests {
         let mut object = balancer(json!({}));
         let (first, second) = ("10.0.0.1/192.168.77.11", "10.0.0.1/192.168.77.12");
         let grants = [(Counter::Tunnel, first, 4), (Counter::Tunnel, second, 5), (Counter::Proxy, "p", 9)];
-        apply(&mut object, &write(&grants, &[]), &rows());
+        apply(&mut object, &write(&grants, &[]), &rows(), NOW);
         let ids: Vec<u32> = granted_tunnels(&object).values().map(|id| id.get()).collect();
         assert_eq!(ids, [4, 5]);
         assert_eq!(object.data["status"]["proxies"][0]["proxy-address"], "100.64.0.9");
-        apply(&mut object, &write(&[], &[(Counter::Tunnel, first, 4), (Counter::Proxy, "p", 9)]), &rows());
+        apply(&mut object, &write(&[], &[(Counter::Tunnel, first, 4), (Counter::Proxy, "p", 9)]), &rows(), NOW);
         let left = granted_tunnels(&object);
         assert_eq!(
             left.into_iter().map(|(pair, id)| (pair.epic.to_string(), id.get())).collect::<Vec<_>>(),
             [("192.168.77.12".to_owned(), 5)]
         );
         assert!(known_proxies(&object).is_empty());
-        apply(&mut object, &write(&[], &[(Counter::Tunnel, second, 5)]), &rows());
+        apply(&mut object, &write(&[], &[(Counter::Tunnel, second, 5)]), &rows(), NOW);
         assert_eq!(object.data["status"]["gue-tunnel-endpoints"], json!({}));
     }
 
     #[test]
     fn a_request_counts_until_something_is_granted() {
-        let asked = single(Counter::Service, &balancer(json!({})), "service-id", true, &[]);
+        let asked = single(Counter::Service, &balancer(json!({})), true, &[]);
         assert_eq!(asked.request.map(|request| request.value), Some(7));
-        let granted = single(Counter::Service, &balancer(json!({"service-id": 3})), "service-id", true, &[]);
+        let granted = single(Counter::Service, &balancer(json!({"service-id": 3})), true, &[]);
         assert_eq!((granted.granted, granted.request), (Some(3), None));
     }
 
@@ -288,6 +326,6 @@ mod tests {
     fn an_object_that_asks_for_nothing_keeps_what_it_has() {
         let object = balancer(json!({"service-id": 3, "proxies": [{"pod-uid": "p", "proxy-id": 9}]}));
         assert!(held(&object).iter().all(|slot| slot.wanted && slot.granted.is_some()));
-        assert!(single(Counter::Service, &object, "service-id", false, &[]).wanted);
+        assert!(single(Counter::Service, &object, false, &[]).wanted);
     }
 }

@@ -14,7 +14,6 @@ use jiff::Timestamp;
 use kates::{Client, Object};
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
 
 use super::child::{self, Rows};
 use super::parent::{self, ParentObject};
@@ -128,7 +127,8 @@ fn listed_object<'l>(listed: &'l Listed, object: &ObjectVersion) -> Result<&'l D
 async fn write_child(client: &Client, listed: &Listed, write: &ChildWrite) -> Result<(), Interrupted> {
     let mut object = listed_object(listed, &write.object)?.clone();
     let nothing = Rows::default();
-    child::apply(&mut object, write, listed.rows.get(&write.object.uid).unwrap_or(&nothing));
+    let rows = listed.rows.get(&write.object.uid).unwrap_or(&nothing);
+    child::apply(&mut object, write, rows, &child::timestamp(Timestamp::now()));
     Ok(client.kind_of(resource(write.object.kind)).update_status(&mut object).await?)
 }
 
@@ -140,24 +140,7 @@ async fn fence(
     mark: &str,
 ) -> Result<(), Interrupted> {
     let mut fenced = listed_object(listed, object)?.clone();
-    let condition = json!({
-        "type": "Accepted",
-        "status": "Unknown",
-        "reason": "Pending",
-        "message": format!("waiting for its IDs ({mark})"),
-        "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    });
-    if !fenced.data.get("status").is_some_and(Value::is_object) {
-        fenced.data["status"] = json!({});
-    }
-    let status = &mut fenced.data["status"];
-    match status.get_mut("conditions").and_then(Value::as_array_mut) {
-        Some(conditions) => {
-            conditions.retain(|known| known.get("type").and_then(Value::as_str) != Some("Accepted"));
-            conditions.push(condition);
-        }
-        None => status["conditions"] = json!([condition]),
-    }
+    child::mark(&mut fenced, mark, &child::timestamp(Timestamp::now()));
     match client.kind_of(resource(object.kind)).update_status(&mut fenced).await {
         Ok(()) => Ok(()),
         // It has moved on by itself, which serves as well.

@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod execute;
+pub mod facts;
 pub mod need;
 pub mod parent;
 pub mod run;

@@ -1,30 +1,33 @@
 //! What children need, from objects as they were listed and from a snapshot of what surrounds them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use epic_crds::condition::ACCEPTED;
-use epic_crds::{Account, EPIC, EPICSpec, Endpoint, HasConditions, LoadBalancer};
+use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
 use epic_model::account::{Counted, Limit, fit};
 use epic_model::address;
 use epic_model::allocation::{
     Child, Counter, SIXTEEN_BITS, Slot, THIRTY_TWO_BITS, endpoint_range, proxy_range,
 };
 use epic_model::claim::remembered_by;
-use epic_model::id::{Kind, NodeName, Seconds, Uid};
+use epic_model::id::{Kind, NodeName, Seconds, TunnelId, Uid};
 use epic_model::tunnel::{self, EpicNode, Pair, Wanted};
 use epic_model::{proxy as proxies, tunnel::LINGER_SECONDS};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
 use kates::Snapshot;
 use kube::ResourceExt;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ObjectMeta};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::child::{self, Rows};
 use super::execute::Listed;
+use super::facts::Facts;
 use crate::claim::{claims, node_revisions};
-use crate::proxy::{gue_address, pods_of};
+use crate::proxy::{self as proxies_of, gue_address};
 
 /// Since when EPIC nodes have had no proxy of a LoadBalancer, as far as this process has seen.
 #[derive(Debug, Default)]
@@ -80,55 +83,83 @@ pub fn remembering(snapshot: &Snapshot, namespace: Option<&str>, now: Seconds) -
 }
 
 /// Accounts as children of EPIC.
-pub fn accounts<'o>(
-    objects: impl Iterator<Item = &'o DynamicObject>,
+pub fn accounts<'o, F: Facts + 'o>(
+    objects: impl Iterator<Item = &'o F>,
     remembering: &[NodeName],
 ) -> Vec<Child> {
     objects
         .filter_map(|object| {
-            let slot = child::single(Counter::Group, object, "group-id", accepted(object), remembering);
-            child::child(Kind::Account, object, vec![slot])
+            let slot = child::single(Counter::Group, object, object.accepted(), remembering);
+            child::child(Kind::Account, object.meta(), vec![slot])
         })
         .collect()
 }
 
-/// LoadBalancers as children of EPIC: their tunnels and proxies.
-pub fn datapaths<'o>(
-    objects: impl Iterator<Item = &'o DynamicObject>,
-    snapshot: &Snapshot,
-    epic: &EPIC,
-    system: &str,
+/// What surrounds LoadBalancers in a snapshot, indexed once for all of them.
+pub struct Around<'s> {
+    snapshot: &'s Snapshot,
+    pods: proxies_of::Index<'s>,
+    /// Endpoints by namespace and LoadBalancer.
+    endpoints: HashMap<(&'s str, &'s str), Vec<&'s Endpoint>>,
+    /// Whether some object that decides what is no longer needed cannot be read.
+    unreadable: bool,
+}
+
+impl<'s> Around<'s> {
+    /// The surroundings in `snapshot`.
+    pub fn new(snapshot: &'s Snapshot) -> Self {
+        let mut endpoints: HashMap<_, Vec<&Endpoint>> = HashMap::new();
+        for endpoint in snapshot.list::<Endpoint>() {
+            let namespace = endpoint.metadata.namespace.as_deref().unwrap_or_default();
+            endpoints.entry((namespace, endpoint.spec.load_balancer.as_str())).or_default().push(endpoint);
+        }
+        let unreadable = snapshot.view::<Endpoint>().poisoned().count()
+            + snapshot.view::<Pod>().poisoned().count()
+            + snapshot.view::<ReplicaSet>().poisoned().count()
+            + snapshot.view::<Deployment>().poisoned().count();
+        let pods = proxies_of::Index::new(snapshot);
+        Self { snapshot, pods, endpoints, unreadable: unreadable > 0 }
+    }
+
+    fn endpoints<'m>(&'m self, balancer: &'m ObjectMeta) -> &'m [&'s Endpoint] {
+        let (Some(namespace), Some(name)) = (balancer.namespace.as_deref(), balancer.name.as_deref()) else {
+            return &[];
+        };
+        self.endpoints.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// LoadBalancers as children of EPIC: their tunnels and proxies; and when the next tunnel is due to be freed.
+pub fn datapaths<'o, F: Facts + 'o>(
+    objects: impl Iterator<Item = &'o F>,
+    around: &Around<'_>,
     absences: &Absences,
     now: Seconds,
-) -> (Vec<Child>, BTreeMap<Uid, Rows>, Option<Seconds>) {
-    let (mut children, mut rows, mut due) = (Vec::new(), BTreeMap::new(), None::<Seconds>);
+) -> (Vec<Child>, Option<Seconds>) {
+    let (mut children, mut due) = (Vec::new(), None::<Seconds>);
     for object in objects {
-        let Ok(balancer) = object.clone().try_parse::<LoadBalancer>() else {
-            children.extend(child::child(Kind::LoadBalancer, object, child::held(object)));
-            continue;
+        let slots = if object.is_balancer() {
+            let (slots, next) = datapath(object, around, absences, now);
+            due = [due, next].into_iter().flatten().min();
+            slots
+        } else {
+            child::held(object)
         };
-        let (slots, row, next) = datapath(object, &balancer, snapshot, epic, system, absences, now);
-        due = [due, next].into_iter().flatten().min();
-        rows.insert(balancer.uid().unwrap_or_default().into(), row);
-        children.extend(child::child(Kind::LoadBalancer, object, slots));
+        children.extend(child::child(Kind::LoadBalancer, object.meta(), slots));
     }
-    (children, rows, due)
+    (children, due)
 }
 
 fn datapath(
-    object: &DynamicObject,
-    balancer: &LoadBalancer,
-    snapshot: &Snapshot,
-    epic: &EPIC,
-    system: &str,
+    object: &impl Facts,
+    around: &Around<'_>,
     absences: &Absences,
     now: Seconds,
-) -> (Vec<Slot>, Rows, Option<Seconds>) {
-    let uid: Uid = balancer.uid().unwrap_or_default().into();
-    let known = child::known_proxies(object);
-    let granted = child::granted_tunnels(object);
-    let pods = pods_of(snapshot, balancer);
-    let status = balancer.status.clone().unwrap_or_default();
+) -> (Vec<Slot>, Option<Seconds>) {
+    let meta = object.meta();
+    let uid: Uid = meta.uid.clone().unwrap_or_default().into();
+    let (known, granted) = (object.proxies(), object.tunnels());
+    let pods = around.pods.proxies(meta, known.keys().map(Uid::as_str));
     let alive: BTreeSet<IpAddr> =
         pods.iter().filter(|pod| !pod.ended).filter_map(|pod| pod.epic_address).collect();
     let all: BTreeSet<IpAddr> = alive.iter().copied().chain(granted.keys().map(|pair| pair.epic)).collect();
@@ -139,121 +170,129 @@ fn datapath(
             without_proxy_since: absences.note(&uid, address, alive.contains(&address), now),
         })
         .collect();
-    let clients = client_nodes(snapshot, balancer);
-    // A LoadBalancer that is not served yet needs no tunnels; those it has it keeps.
-    let served = status.service_id.is_some() && balancer.is_condition_true(ACCEPTED);
-    let wanted = if served {
+    let clients = client_nodes(around.endpoints(meta), &granted);
+    // One that never had a service ID needs no tunnels. One that has is served, accepted or not: what is refused is
+    // its change, or what it refers to is gone for a moment.
+    let wanted = if object.granted(Counter::Service).is_some() {
         tunnel::wanted(&clients, &nodes, &granted, now)
     } else {
         Wanted { pairs: granted.keys().copied().collect::<BTreeSet<Pair>>(), ..Wanted::default() }
     };
     let mut slots = tunnel::slots(&wanted, &granted);
     slots.extend(proxies::slots(&pods, &known));
-    let rows = pods
-        .iter()
-        .map(|pod| {
-            let mut row = json!({"pod": pod.name.as_str()});
-            if let Some(node) = &pod.node {
-                row["node"] = node.as_str().into();
-                if let Some(address) = gue_address(snapshot, node.as_str(), system) {
-                    row["epic-address"] = address.to_string().into();
-                }
-            }
-            (pod.uid.clone(), row)
-        })
-        .collect();
-    let rows = Rows {
-        proxies: rows,
-        proxy_addresses: address::parse_network(epic.spec.proxy_ipv4()).ok(),
-        gue_port: epic.spec.gue_port(),
-    };
+    if around.unreadable {
+        // What cannot be read may be what still needs it.
+        slots.iter_mut().for_each(|slot| slot.wanted |= slot.granted.is_some());
+    }
     let due = wanted.next_due.filter(|due| due.0 <= now.0.saturating_add(LINGER_SECONDS));
-    (slots, rows, due)
+    (slots, due)
 }
 
-/// Node addresses of the accepted Endpoints of a LoadBalancer, those of the oldest first.
-fn client_nodes(snapshot: &Snapshot, balancer: &LoadBalancer) -> Vec<IpAddr> {
-    let (Some(namespace), name) = (balancer.namespace(), balancer.name_any()) else { return Vec::new() };
-    let mut endpoints: Vec<&Endpoint> = snapshot
-        .in_namespace::<Endpoint>(&namespace)
-        .map(|endpoint| endpoint.as_ref())
-        .filter(|endpoint| endpoint.spec.load_balancer == name)
-        .filter(|endpoint| endpoint.metadata.deletion_timestamp.is_none())
-        .filter(|endpoint| endpoint.is_condition_true(ACCEPTED))
-        .collect();
-    endpoints.sort_by_key(|endpoint| (endpoint.creation_timestamp().map(|time| time.0), endpoint.name_any()));
-    endpoints
-        .iter()
-        .filter_map(|endpoint| endpoint.spec.node_address.as_deref())
-        .filter_map(|text| address::parse(text).ok())
+/// What the granted rows of LoadBalancers say besides their numbers, by uid.
+pub fn rows<'o, F: Facts + 'o>(
+    objects: impl Iterator<Item = &'o F>,
+    around: &Around<'_>,
+    epic: &EPIC,
+    system: &str,
+) -> BTreeMap<Uid, Rows> {
+    let proxy_addresses = address::parse_network(epic.spec.proxy_ipv4()).ok();
+    objects
+        .map(|object| {
+            let meta = object.meta();
+            let pods = around.pods.proxies(meta, object.proxies().keys().map(Uid::as_str));
+            let rows = pods.iter().map(|pod| {
+                let mut row = json!({"pod": pod.name.as_str()});
+                if let Some(node) = &pod.node {
+                    row["node"] = node.as_str().into();
+                    if let Some(address) = gue_address(around.snapshot, node.as_str(), system) {
+                        row["epic-address"] = address.to_string().into();
+                    }
+                }
+                (pod.uid.clone(), row)
+            });
+            let rows = Rows { proxies: rows.collect(), proxy_addresses, gue_port: epic.spec.gue_port() };
+            (meta.uid.clone().unwrap_or_default().into(), rows)
+        })
         .collect()
 }
 
+/// Node addresses of the Endpoints of a LoadBalancer, those of the oldest first. A new tunnel needs an Endpoint that
+/// is accepted; one that is there stays while any Endpoint names its node, so a refusal that passes renumbers nothing.
+fn client_nodes(endpoints: &[&Endpoint], granted: &BTreeMap<Pair, TunnelId>) -> Vec<IpAddr> {
+    let has_tunnel: BTreeSet<IpAddr> = granted.keys().map(|pair| pair.client).collect();
+    let mut found: Vec<(Option<Timestamp>, &str, IpAddr)> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.metadata.deletion_timestamp.is_none())
+        .filter_map(|endpoint| {
+            let node = address::parse(endpoint.spec.node_address.as_deref()?).ok()?;
+            (endpoint.accepted() || has_tunnel.contains(&node)).then(|| {
+                let created = endpoint.metadata.creation_timestamp.as_ref().map(|time| time.0);
+                (created, endpoint.metadata.name.as_deref().unwrap_or_default(), node)
+            })
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, _, node)| node).collect()
+}
+
 /// LoadBalancers and Endpoints as children of their Account.
-pub fn services<'o>(
+pub fn services<'o, B: Facts + 'o, E: Facts + 'o>(
     account: &Account,
-    balancers: impl Iterator<Item = &'o DynamicObject>,
-    endpoints: impl Iterator<Item = &'o DynamicObject>,
+    balancers: impl Iterator<Item = &'o B>,
+    endpoints: impl Iterator<Item = &'o E>,
     remembering: &[NodeName],
 ) -> Vec<Child> {
-    let balancers: Vec<&DynamicObject> = balancers.collect();
-    let endpoints: Vec<&DynamicObject> = endpoints.collect();
+    let balancers: Vec<&B> = balancers.collect();
+    let endpoints: Vec<&E> = endpoints.collect();
     let limit = |written: Option<i64>, limit: Limit| {
         written.and_then(|written| u64::try_from(written).ok()).unwrap_or(limit.default_value())
     };
-    let no_balancer = over_limit(&balancers, limit(account.spec.load_balancer_limit, Limit::LoadBalancers));
-    let no_endpoint = over_limit(&endpoints, limit(account.spec.endpoint_limit, Limit::Endpoints));
+    let no_balancer = over_limit(
+        &balancers,
+        Counter::Service,
+        limit(account.spec.load_balancer_limit, Limit::LoadBalancers),
+    );
+    let no_endpoint =
+        over_limit(&endpoints, Counter::Endpoint, limit(account.spec.endpoint_limit, Limit::Endpoints));
     let services = balancers.into_iter().filter_map(|object| {
-        let asks = accepted(object) && !no_balancer.contains(&uid(object));
-        child::child(
-            Kind::LoadBalancer,
-            object,
-            vec![child::single(Counter::Service, object, "service-id", asks, remembering)],
-        )
+        let asks = object.accepted() && !no_balancer.contains(&uid(object.meta()));
+        let slot = child::single(Counter::Service, object, asks, remembering);
+        child::child(Kind::LoadBalancer, object.meta(), vec![slot])
     });
     let aliases = endpoints.into_iter().filter_map(|object| {
-        let tunnelled = object.data.pointer("/spec/node-address").is_some_and(Value::is_string);
-        let asks = tunnelled && accepted(object) && !no_endpoint.contains(&uid(object));
-        child::child(
-            Kind::Endpoint,
-            object,
-            vec![child::single(Counter::Endpoint, object, "endpoint-id", asks, &[])],
-        )
+        let asks = object.is_tunnelled() && object.accepted() && !no_endpoint.contains(&uid(object.meta()));
+        let slot = child::single(Counter::Endpoint, object, asks, &[]);
+        child::child(Kind::Endpoint, object.meta(), vec![slot])
     });
     services.chain(aliases).collect()
 }
 
 /// The objects of a round by uid.
 pub fn listed(objects: impl IntoIterator<Item = DynamicObject>, rows: BTreeMap<Uid, Rows>) -> Listed {
-    let objects = objects.into_iter().map(|object| (uid(&object), object)).collect();
+    let objects = objects.into_iter().map(|object| (uid(&object.metadata), object)).collect();
     Listed { objects, rows }
 }
 
-fn over_limit(objects: &[&DynamicObject], limit: u64) -> BTreeSet<Uid> {
+/// Those beyond a limit: the youngest, but what is served goes before what is not. A limit that is lowered
+/// takes nothing away.
+fn over_limit<F: Facts>(objects: &[&F], counter: Counter, limit: u64) -> BTreeSet<Uid> {
+    if u64::try_from(objects.len()).is_ok_and(|count| count <= limit) {
+        return BTreeSet::new();
+    }
     let counted: Vec<Counted> = objects
         .iter()
         .map(|object| Counted {
-            uid: uid(object),
-            created: Seconds(
-                object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-            ),
+            uid: uid(object.meta()),
+            created: match object.granted(counter).is_some() || object.accepted() {
+                true => Seconds(i64::MIN),
+                false => child::created(object.meta()),
+            },
             amount: 1,
         })
         .collect();
     fit(&counted, limit).refused
 }
 
-fn uid(object: &DynamicObject) -> Uid {
-    object.metadata.uid.clone().unwrap_or_default().into()
-}
-
-/// Whether the object's controller has accepted it. IDs are not spent on what cannot be served.
-fn accepted(object: &DynamicObject) -> bool {
-    let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
-    let text =
-        |condition: &Value, field: &str| condition.get(field).and_then(Value::as_str).map(str::to_owned);
-    conditions.into_iter().flatten().any(|condition| {
-        text(condition, "type").as_deref() == Some(ACCEPTED)
-            && text(condition, "status").as_deref() == Some("True")
-    })
+fn uid(meta: &ObjectMeta) -> Uid {
+    meta.uid.clone().unwrap_or_default().into()
 }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
-use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
+use epic_crds::{Account, AddressClaim, EPIC, EPICNode, EPICSpec, Endpoint, LoadBalancer};
 use epic_model::allocation::{Child, FollowUp, Plan, Reason, plan};
 use epic_model::id::{Kind, Seconds, Uid};
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Query, Snapshot};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -22,7 +24,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{self, Interrupted, Listed, Parent};
-use super::need::{self, Absences};
+use super::facts::Facts;
+use super::need::{self, Absences, Around};
 use super::parent;
 use super::verdict::{Verdict, Verdicts};
 use crate::account::accounts_in_force;
@@ -44,6 +47,46 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 struct Memory {
     absences: Absences,
     last_child_write: Mutex<BTreeMap<Uid, Instant>>,
+    /// Failed rounds in a row, by parent.
+    failures: Mutex<BTreeMap<Uid, u32>>,
+    /// By parent, the snapshot that showed it settled, and until when that holds.
+    settled: Mutex<BTreeMap<Uid, (Snapshot, Option<Instant>)>>,
+}
+
+impl Memory {
+    /// What is left of a settled parent's rest, if nothing that its plan is made of has changed since.
+    fn at_rest(&self, parent: &Uid, snapshot: &Snapshot, concerns: impl Fn(&Snapshot) -> bool) -> Option<Next> {
+        let (seen, until) = self.settled.lock().remove(parent)?;
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) || concerns(&seen) {
+            return None;
+        }
+        // The next comparison starts here, so the older state can go.
+        self.settled.lock().insert(parent.clone(), (snapshot.clone(), until));
+        Some(left.map_or(Next::Quiet, Next::After))
+    }
+
+    fn rest(&self, parent: Uid, snapshot: Snapshot, next: Next) {
+        let until = match next {
+            Next::Quiet => None,
+            Next::After(wait) => Some(Instant::now() + wait),
+        };
+        self.settled.lock().insert(parent, (snapshot, until));
+    }
+
+    /// Failed rounds of the parent in a row, this one included.
+    fn failed(&self, parent: &Uid) -> u32 {
+        let mut failures = self.failures.lock();
+        let count = failures.entry(parent.clone()).or_insert(0);
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    fn forget_all_but(&self, alive: &BTreeSet<Uid>) {
+        self.last_child_write.lock().retain(|parent, _| alive.contains(parent));
+        self.failures.lock().retain(|parent, _| alive.contains(parent));
+        self.settled.lock().retain(|parent, _| alive.contains(parent));
+    }
 }
 
 /// When to look again although nothing changed.
@@ -113,9 +156,18 @@ async fn pass(context: &Shared, memory: &Memory) -> Next {
             Arc::new(EPIC::new(EPIC_NAME, EPICSpec::default()))
         }
     };
+    // One that does not count (any more) has no children; only its finalizer is left to be taken off.
+    let retired: Vec<_> = snapshot
+        .list::<Account>()
+        .filter(|account| account.metadata.deletion_timestamp.is_some())
+        .filter(|account| !accounts.iter().any(|(known, _)| known.metadata.uid == account.metadata.uid))
+        .collect();
+    let parents = snapshot.list::<Account>().filter_map(|account| account.uid()).chain(epic.uid());
+    memory.forget_all_but(&parents.map(Uid::from).collect());
+    let in_force = accounts.iter().map(|(account, namespace)| (account, Some(namespace.as_str())));
     // Boxed one by one: closures over borrowed items are not general enough for a spawned task.
     let mut work = Vec::new();
-    for (account, namespace) in &accounts {
+    for (account, namespace) in in_force.chain(retired.into_iter().map(|account| (account, None))) {
         let epic = &epic;
         let one = async move { rounds(context, memory, &AccountRounds { context, account, namespace, epic }).await };
         work.push(one.boxed());
@@ -133,25 +185,36 @@ trait Rounds {
     const KIND: &'static str;
     /// The parent as the snapshot shows it.
     fn cached(&self) -> &Self::Parent;
+    /// Whether something that the plan is made of differs between two snapshots.
+    fn concerns(&self, before: &Snapshot, after: &Snapshot) -> bool;
     /// Parent and children as the snapshot shows them; decides whether a round is needed.
-    fn peek(&self, snapshot: &Snapshot, memory: &Memory) -> Option<Input<Self::Parent>>;
+    fn peek(&self, snapshot: &Snapshot, memory: &Memory) -> Option<Glance>;
     /// Quorum reads: the parent, *then* its children.
     async fn read(&self, memory: &Memory) -> Result<Option<Input<Self::Parent>>, Interrupted>;
 }
 
-/// What a plan is made of.
+/// What a plan is made of, as a snapshot shows it.
+struct Glance {
+    plain: epic_model::allocation::Parent,
+    children: Vec<Child>,
+    due: Option<Seconds>,
+}
+
+/// What a plan is made of, as quorum reads show it.
 struct Input<P> {
     parent: P,
     plain: epic_model::allocation::Parent,
     children: Vec<Child>,
     listed: Listed,
-    due: Option<Seconds>,
 }
 
 async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next {
-    let mut failures = 0;
+    let parent: Uid = work.cached().meta().uid.clone().unwrap_or_default().into();
     for _ in 0..ROUNDS {
         let Ok(snapshot) = context.snapshot() else { return Next::Quiet };
+        if let Some(rest) = memory.at_rest(&parent, &snapshot, |before| work.concerns(before, &snapshot)) {
+            return rest;
+        }
         let Some(peeked) = work.peek(&snapshot, memory) else { return Next::Quiet };
         let due = peeked.due.map(|due| Duration::from_secs(due.since(now()).max(0).unsigned_abs()));
         let due = due.map_or(Next::Quiet, Next::After);
@@ -159,6 +222,7 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
         let verdicts = &context.verdicts;
         if seen.is_settled() {
             tell(verdicts, &peeked.plain.uid, &seen);
+            memory.rest(parent, snapshot, due);
             return due;
         }
         if seen.writes.is_empty() && !seen.more {
@@ -180,12 +244,16 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
         };
         context.counters.allocations.get_or_create(&OutcomeLabel { kind: R::KIND, outcome: label }).inc();
         match outcome {
-            Ok(FollowUp::Now) => failures = 0,
-            Ok(FollowUp::Flush) => return due.sooner(Next::After(FLUSH_AFTER)),
-            Ok(FollowUp::None) => return due,
+            Ok(follow_up) => {
+                memory.failures.lock().remove(&parent);
+                match follow_up {
+                    FollowUp::Now => {}
+                    FollowUp::Flush => return due.sooner(Next::After(FLUSH_AFTER)),
+                    FollowUp::None => return due,
+                }
+            }
             Err(error) => {
-                failures += 1;
-                let wait = backoff(failures);
+                let wait = backoff(memory.failed(&parent));
                 if !matches!(error, Interrupted::Changed) {
                     tracing::warn!(parent = R::KIND, name = work.cached().name_any(), %error, source = ?std::error::Error::source(&error), "allocation interrupted");
                     return Next::After(wait);
@@ -242,22 +310,17 @@ struct EpicRounds<'c> {
 }
 
 impl EpicRounds<'_> {
-    fn input(
-        &self,
-        epic: EPIC,
-        accounts: Vec<DynamicObject>,
-        balancers: Vec<DynamicObject>,
+    fn children<'o, A: Facts + 'o, B: Facts + 'o>(
+        accounts: impl Iterator<Item = &'o A>,
+        balancers: impl Iterator<Item = &'o B>,
+        around: &Around<'_>,
         snapshot: &Snapshot,
         memory: &Memory,
-    ) -> Result<Input<EPIC>, parent::Unusable> {
-        let plain = parent::read(&epic, &need::epic_ranges(&epic))?;
-        let mut children = need::accounts(accounts.iter(), &need::remembering(snapshot, None, now()));
-        let system = &self.context.settings.namespace;
-        let (datapaths, rows, due) =
-            need::datapaths(balancers.iter(), snapshot, &epic, system, &memory.absences, now());
+    ) -> (Vec<Child>, Option<Seconds>) {
+        let mut children = need::accounts(accounts, &need::remembering(snapshot, None, now()));
+        let (datapaths, due) = need::datapaths(balancers, around, &memory.absences, now());
         children.extend(datapaths);
-        let listed = need::listed(accounts.into_iter().chain(balancers), rows);
-        Ok(Input { parent: epic, plain, children, listed, due })
+        (children, due)
     }
 }
 
@@ -269,11 +332,26 @@ impl Rounds for EpicRounds<'_> {
         self.epic
     }
 
-    fn peek(&self, snapshot: &Snapshot, memory: &Memory) -> Option<Input<EPIC>> {
+    fn concerns(&self, before: &Snapshot, after: &Snapshot) -> bool {
+        differs::<EPIC>(before, after)
+            || differs::<Account>(before, after)
+            || differs::<LoadBalancer>(before, after)
+            || differs::<Endpoint>(before, after)
+            || differs::<Pod>(before, after)
+            || differs_in(before, after, |set: &ReplicaSet| set.owner_references().to_vec())
+            || differs_in(before, after, |deployment: &Deployment| deployment.owner_references().to_vec())
+            || nodes_differ(before, after)
+    }
+
+    fn peek(&self, snapshot: &Snapshot, memory: &Memory) -> Option<Glance> {
         let epic = snapshot.get::<EPIC>(&Key::of(self.epic))?;
-        let accounts = untyped(snapshot.list::<Account>().map(AsRef::as_ref));
-        let balancers = untyped(snapshot.list::<LoadBalancer>().map(AsRef::as_ref));
-        self.input(epic.as_ref().clone(), accounts, balancers, snapshot, memory).ok()
+        let plain = parent::read(epic.as_ref(), &need::epic_ranges(epic)).ok()?;
+        let accounts = snapshot.list::<Account>().map(AsRef::as_ref);
+        let balancers = snapshot.list::<LoadBalancer>().map(AsRef::as_ref);
+        let around = Around::new(snapshot);
+        let (children, due) =
+            Self::children::<Account, LoadBalancer>(accounts, balancers, &around, snapshot, memory);
+        Some(Glance { plain, children, due })
     }
 
     async fn read(&self, memory: &Memory) -> Result<Option<Input<EPIC>>, Interrupted> {
@@ -284,35 +362,24 @@ impl Rounds for EpicRounds<'_> {
         let accounts = list(self.context, Kind::Account, &Query::all()).await?;
         let balancers = list(self.context, Kind::LoadBalancer, &Query::all()).await?;
         let Ok(snapshot) = self.context.snapshot() else { return Ok(None) };
-        self.input(epic, accounts, balancers, &snapshot, memory).map(Some).or_else(unusable)
+        let plain = match parent::read(&epic, &need::epic_ranges(&epic)) {
+            Ok(plain) => plain,
+            Err(error) => return unusable(error),
+        };
+        let around = Around::new(&snapshot);
+        let (children, _) = Self::children(accounts.iter(), balancers.iter(), &around, &snapshot, memory);
+        let rows = need::rows(balancers.iter(), &around, &epic, &self.context.settings.namespace);
+        let listed = need::listed(accounts.into_iter().chain(balancers), rows);
+        Ok(Some(Input { parent: epic, plain, children, listed }))
     }
 }
 
 struct AccountRounds<'c> {
     context: &'c Shared,
     account: &'c Account,
-    namespace: &'c str,
+    /// Where its children are; `None` for one that does not count any more.
+    namespace: Option<&'c str>,
     epic: &'c EPIC,
-}
-
-impl AccountRounds<'_> {
-    fn input(
-        &self,
-        account: Account,
-        balancers: Vec<DynamicObject>,
-        endpoints: Vec<DynamicObject>,
-        snapshot: &Snapshot,
-    ) -> Result<Input<Account>, parent::Unusable> {
-        let plain = parent::read(&account, &need::account_ranges(&self.epic.spec))?;
-        let children = need::services(
-            &account,
-            balancers.iter(),
-            endpoints.iter(),
-            &need::remembering(snapshot, Some(self.namespace), now()),
-        );
-        let listed = need::listed(balancers.into_iter().chain(endpoints), BTreeMap::new());
-        Ok(Input { parent: account, plain, children, listed, due: None })
-    }
 }
 
 impl Rounds for AccountRounds<'_> {
@@ -323,23 +390,77 @@ impl Rounds for AccountRounds<'_> {
         self.account
     }
 
-    fn peek(&self, snapshot: &Snapshot, _: &Memory) -> Option<Input<Account>> {
+    fn concerns(&self, before: &Snapshot, after: &Snapshot) -> bool {
+        differs_in(before, after, |epic: &EPIC| epic.spec.clone())
+            || differs::<Account>(before, after)
+            || touches::<LoadBalancer>(before, after, self.namespace)
+            || touches::<Endpoint>(before, after, self.namespace)
+            || nodes_differ(before, after)
+    }
+
+    fn peek(&self, snapshot: &Snapshot, _: &Memory) -> Option<Glance> {
         let account = snapshot.get::<Account>(&Key::of(self.account))?;
-        let balancers = untyped(snapshot.in_namespace::<LoadBalancer>(self.namespace).map(AsRef::as_ref));
-        let endpoints = untyped(snapshot.in_namespace::<Endpoint>(self.namespace).map(AsRef::as_ref));
-        self.input(account.as_ref().clone(), balancers, endpoints, snapshot).ok()
+        let plain = parent::read(account.as_ref(), &need::account_ranges(&self.epic.spec)).ok()?;
+        let Some(namespace) = self.namespace else {
+            return Some(Glance { plain, children: Vec::new(), due: None });
+        };
+        let balancers = snapshot.in_namespace::<LoadBalancer>(namespace).map(AsRef::as_ref);
+        let endpoints = snapshot.in_namespace::<Endpoint>(namespace).map(AsRef::as_ref);
+        let remembering = need::remembering(snapshot, Some(namespace), now());
+        let children = need::services::<LoadBalancer, Endpoint>(account, balancers, endpoints, &remembering);
+        Some(Glance { plain, children, due: None })
     }
 
     async fn read(&self, _: &Memory) -> Result<Option<Input<Account>>, Interrupted> {
         let client = &self.context.client;
         let found = client.get_opt::<Account>(&Key::of(self.account)).await.map_err(Interrupted::Api)?;
         let Some(account) = found else { return Ok(None) };
-        let query = Query::namespace(self.namespace);
-        let balancers = list(self.context, Kind::LoadBalancer, &query).await?;
-        let endpoints = list(self.context, Kind::Endpoint, &query).await?;
+        let (mut balancers, mut endpoints) = (Vec::new(), Vec::new());
+        if let Some(namespace) = self.namespace {
+            let query = Query::namespace(namespace);
+            balancers = list(self.context, Kind::LoadBalancer, &query).await?;
+            endpoints = list(self.context, Kind::Endpoint, &query).await?;
+        }
         let Ok(snapshot) = self.context.snapshot() else { return Ok(None) };
-        self.input(account, balancers, endpoints, &snapshot).map(Some).or_else(unusable)
+        let plain = match parent::read(&account, &need::account_ranges(&self.epic.spec)) {
+            Ok(plain) => plain,
+            Err(error) => return unusable(error),
+        };
+        let remembering = need::remembering(&snapshot, self.namespace, now());
+        let children = need::services(&account, balancers.iter(), endpoints.iter(), &remembering);
+        let listed = need::listed(balancers.into_iter().chain(endpoints), BTreeMap::new());
+        Ok(Some(Input { parent: account, plain, children, listed }))
     }
+}
+
+/// Whether any object of a kind differs between two snapshots.
+fn differs<K: kates::Object>(before: &Snapshot, after: &Snapshot) -> bool {
+    !after.changes_since::<K>(Some(before)).is_empty()
+}
+
+/// Whether any object of a kind differs in the namespace.
+fn touches<K: kates::Object>(before: &Snapshot, after: &Snapshot, namespace: Option<&str>) -> bool {
+    after.changes_since::<K>(Some(before)).iter().any(|change| change.key.namespace() == namespace)
+}
+
+/// Whether any object of a kind differs in a part of it.
+fn differs_in<K: kates::Object, P: PartialEq>(
+    before: &Snapshot,
+    after: &Snapshot,
+    part: impl Fn(&K) -> P,
+) -> bool {
+    let of = |object: Option<&Arc<K>>| object.map(|object| part(object));
+    let changes = after.changes_since::<K>(Some(before));
+    changes.iter().any(|change| of(change.before.as_ref()) != of(change.after.as_ref()))
+}
+
+/// Whether nodes may have forgotten old owners of IDs, or have other addresses.
+fn nodes_differ(before: &Snapshot, after: &Snapshot) -> bool {
+    differs::<AddressClaim>(before, after)
+        || differs_in(before, after, |node: &EPICNode| {
+            let status = node.status.clone().unwrap_or_default();
+            (status.addresses, status.load_balancers_revision)
+        })
 }
 
 /// A parent that cannot be used says so in its own condition; here it only means that nothing is handed out.
@@ -352,11 +473,6 @@ fn unusable<P>(error: parent::Unusable) -> Result<Option<Input<P>>, Interrupted>
 async fn list(context: &Shared, kind: Kind, query: &Query) -> Result<Vec<DynamicObject>, Interrupted> {
     let kinds = context.client.kind_of::<DynamicObject>(execute::resource(kind));
     Ok(kinds.list(query).await.map_err(Interrupted::Api)?.items)
-}
-
-/// Typed objects in the form the plan's inputs are read from.
-fn untyped<'k, K: serde::Serialize + 'k>(objects: impl Iterator<Item = &'k K>) -> Vec<DynamicObject> {
-    objects.filter_map(|object| serde_json::to_value(object).and_then(serde_json::from_value).ok()).collect()
 }
 
 fn now() -> Seconds {

@@ -100,7 +100,7 @@ fn proxies(found: &Found, valid: &Valid) -> Result<Proxies, &'static str> {
 }
 
 /// What a status holds of its proxies.
-pub(super) fn known(status: &LoadBalancerStatus) -> BTreeMap<Uid, Known> {
+pub fn known(status: &LoadBalancerStatus) -> BTreeMap<Uid, Known> {
     status
         .proxies
         .iter()
@@ -176,7 +176,7 @@ fn written(proxy: &Proxy) -> WrittenProxy {
 }
 
 /// The granted tunnels of a status.
-pub(super) fn granted(status: &LoadBalancerStatus) -> BTreeMap<Pair, TunnelId> {
+pub fn granted(status: &LoadBalancerStatus) -> BTreeMap<Pair, TunnelId> {
     let mut granted = BTreeMap::new();
     for (client, entry) in &status.gue_tunnel_endpoints {
         let Ok(client) = address::parse(client) else { continue };

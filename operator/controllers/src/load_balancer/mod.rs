@@ -17,6 +17,7 @@ use epic_crds::LoadBalancer;
 use kates::{Key, Subject};
 use kube::runtime::controller::Action;
 
+pub use build::{granted, known};
 pub use dereference::{Found, load};
 pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_protocol};
 

@@ -11,10 +11,7 @@ use serde_json::{Value, json};
 pub const CONTAINER: &str = "envoy";
 
 /// How long a new pod must be Ready before an old one goes: longer than a change takes to reach every node.
-pub const MIN_READY_SECONDS: u64 = 5;
-
-/// Seconds between the end of the drain and SIGKILL.
-const GRACE_AFTER_DRAIN: u64 = 5;
+pub const MIN_READY_SECONDS: i64 = epic_model::proxy::PROPAGATION_SECONDS;
 
 /// What decides how a LoadBalancer's proxies run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +122,7 @@ fn metadata(proxies: &Proxies) -> Value {
 }
 
 fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
-    let drain = proxies.drain.as_secs();
+    let drain = epic_model::proxy::drain(i64::try_from(proxies.drain.as_secs()).unwrap_or(i64::MAX));
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
     json!({
         "automountServiceAccountToken": false,
@@ -134,7 +131,7 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},
         "readinessGates": [{"conditionType": POD_CONDITION_PROGRAMMED}],
-        "terminationGracePeriodSeconds": drain + GRACE_AFTER_DRAIN,
+        "terminationGracePeriodSeconds": drain.grace_period,
         "securityContext": {
             "runAsNonRoot": true,
             "runAsUser": 65532,
@@ -167,7 +164,7 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
                 "failureThreshold": 3,
             },
             // SIGTERM cuts every connection at once; until then the pod serves the flows it has.
-            "lifecycle": {"preStop": {"sleep": {"seconds": drain}}},
+            "lifecycle": {"preStop": {"sleep": {"seconds": drain.pre_stop}}},
             "resources": {
                 "requests": {"cpu": "20m", "memory": "96Mi"},
                 "limits": {"memory": "512Mi"},

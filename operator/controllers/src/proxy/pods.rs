@@ -1,10 +1,11 @@
 //! Which pods are a LoadBalancer's proxies, as the model sees them.
 //!
 //! Labels select what is watched, but prove nothing: a pod counts when its chain of controllers (ReplicaSet,
-//! Deployment) ends at the uid of the LoadBalancer.
+//! Deployment) ends at the uid of the LoadBalancer, or when the operator has put its uid into the status before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use epic_crds::well_known::{ANNOTATION_IFINDEX, ANNOTATION_IFNAME};
 use epic_crds::{EPICNode, LoadBalancer};
@@ -16,7 +17,82 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kates::{Key, Snapshot};
 use kube::ResourceExt;
 
-use super::owned_by;
+/// Who controls whom. One pass over a snapshot, then a step for each pod.
+pub struct Index<'s> {
+    snapshot: &'s Snapshot,
+    /// Controlled objects by the uid of their controller: Deployments of LoadBalancers, ReplicaSets of Deployments.
+    controlled: HashMap<&'s str, Vec<&'s str>>,
+    /// Pods by the uid of their controller.
+    pods: HashMap<&'s str, Vec<&'s Pod>>,
+    by_uid: HashMap<&'s str, &'s Pod>,
+}
+
+impl<'s> Index<'s> {
+    /// Over all namespaces.
+    pub fn new(snapshot: &'s Snapshot) -> Self {
+        let (deployments, sets) = (snapshot.list::<Deployment>(), snapshot.list::<ReplicaSet>());
+        Self::of(snapshot, deployments, sets, snapshot.list::<Pod>())
+    }
+
+    /// Over one namespace.
+    pub fn within(snapshot: &'s Snapshot, namespace: &str) -> Self {
+        let deployments = snapshot.in_namespace::<Deployment>(namespace);
+        let sets = snapshot.in_namespace::<ReplicaSet>(namespace);
+        Self::of(snapshot, deployments, sets, snapshot.in_namespace::<Pod>(namespace))
+    }
+
+    fn of(
+        snapshot: &'s Snapshot,
+        deployments: impl Iterator<Item = &'s Arc<Deployment>>,
+        sets: impl Iterator<Item = &'s Arc<ReplicaSet>>,
+        all: impl Iterator<Item = &'s Arc<Pod>>,
+    ) -> Self {
+        let mut index =
+            Self { snapshot, controlled: HashMap::new(), pods: HashMap::new(), by_uid: HashMap::new() };
+        let metas = deployments.map(|found| &found.metadata).chain(sets.map(|found| &found.metadata));
+        for meta in metas {
+            if let (Some(owner), Some(uid)) = (controller(meta), meta.uid.as_deref()) {
+                index.controlled.entry(owner).or_default().push(uid);
+            }
+        }
+        for pod in all {
+            if let Some(owner) = controller(&pod.metadata) {
+                index.pods.entry(owner).or_default().push(pod);
+            }
+            if let Some(uid) = pod.metadata.uid.as_deref() {
+                index.by_uid.insert(uid, pod);
+            }
+        }
+        index
+    }
+
+    /// The pods of the LoadBalancer with this metadata, by name: those that its Deployment made, and those whose uid
+    /// stands in its status (`listed`). The latter outlast their ReplicaSet, which may go while they drain.
+    pub fn objects<'l>(
+        &self,
+        balancer: &ObjectMeta,
+        listed: impl Iterator<Item = &'l str>,
+    ) -> Vec<&'s Pod> {
+        let (Some(namespace), Some(uid)) = (&balancer.namespace, balancer.uid.as_deref()) else {
+            return Vec::new();
+        };
+        let controlled = |uid: &str| self.controlled.get(uid).into_iter().flatten().copied();
+        let made = controlled(uid).flat_map(controlled).flat_map(|set| self.pods.get(set).into_iter().flatten());
+        let mut pods: BTreeMap<&str, &Pod> = BTreeMap::new();
+        for pod in made.copied().chain(listed.filter_map(|uid| self.by_uid.get(uid).copied())) {
+            // References do not cross namespaces, whatever they say.
+            if pod.metadata.namespace.as_ref() == Some(namespace) {
+                pods.insert(pod.metadata.name.as_deref().unwrap_or_default(), pod);
+            }
+        }
+        pods.into_values().collect()
+    }
+
+    /// The same pods as the model sees them, whatever their state.
+    pub fn proxies<'l>(&self, balancer: &ObjectMeta, listed: impl Iterator<Item = &'l str>) -> Vec<Proxy> {
+        self.objects(balancer, listed).into_iter().map(|pod| proxy(self.snapshot, pod)).collect()
+    }
+}
 
 /// The pods of `balancer`, whatever their state, by name.
 pub fn pods_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Vec<Proxy> {
@@ -25,25 +101,13 @@ pub fn pods_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Vec<Proxy> {
 
 /// The same pods as the API server shows them.
 pub fn objects_of<'s>(snapshot: &'s Snapshot, balancer: &LoadBalancer) -> Vec<&'s Pod> {
-    let (Some(namespace), Some(uid)) = (balancer.namespace(), balancer.uid()) else { return Vec::new() };
-    let deployments = |owner: &str| {
-        snapshot.in_namespace::<Deployment>(&namespace).any(|deployment| {
-            deployment.metadata.uid.as_deref() == Some(owner) && owned_by(&deployment.metadata, &uid)
-        })
-    };
-    let replica_sets: BTreeMap<&str, bool> = snapshot
-        .in_namespace::<ReplicaSet>(&namespace)
-        .filter_map(|set| {
-            Some((set.metadata.uid.as_deref()?, controller(&set.metadata).is_some_and(deployments)))
-        })
-        .collect();
-    snapshot
-        .in_namespace::<Pod>(&namespace)
-        .filter(|pod| {
-            controller(&pod.metadata).is_some_and(|owner| replica_sets.get(owner).copied().unwrap_or(false))
-        })
-        .map(|pod| pod.as_ref())
-        .collect()
+    let namespace = balancer.metadata.namespace.as_deref().unwrap_or_default();
+    Index::within(snapshot, namespace).objects(&balancer.metadata, listed(balancer))
+}
+
+/// Uids of the pods that stand in a LoadBalancer's status.
+pub(super) fn listed(balancer: &LoadBalancer) -> impl Iterator<Item = &str> {
+    balancer.status.iter().flat_map(|status| &status.proxies).map(|proxy| proxy.pod_uid.as_str())
 }
 
 /// GUE addresses of the EPIC nodes by name.
