@@ -235,7 +235,7 @@ impl Agent {
     async fn pass(&mut self) {
         let Some(snapshot) = self.accumulator.snapshot() else { return };
         let Some(objects) = watched::objects(&snapshot) else {
-            return self.not_ready("epic", "there is no EPIC object epic/epic");
+            return self.without_epic();
         };
         self.readiness.gate("epic").open();
         let Some(master) = watched::master(&snapshot) else {
@@ -291,6 +291,17 @@ impl Agent {
         self.port.send_if_modified(|port| port.replace(config.gue_port) != Some(config.gue_port));
         let balancers = snapshot.revision::<epic_crds::LoadBalancer>().cloned();
         self.passed = Some(Passed { desired, snapshot, basis, interfaces: found, tables, balancers });
+    }
+
+    /// On a fresh installation there is nothing to do, and helm waits for its pods before anybody can create the EPIC
+    /// object: the process is ready then, and its EPICNode says that the node is not.
+    fn without_epic(&mut self) {
+        let why = "there is no EPIC object epic/epic";
+        if self.passed.is_some() {
+            return self.not_ready("epic", why);
+        }
+        self.starting = None;
+        self.judge(Judgement::new(false, EPICNodeReason::Starting, why));
     }
 
     fn not_ready(&self, what: &str, why: &str) {
