@@ -51,6 +51,8 @@ fn operator() -> Vec<Value> {
                 rule(GROUP, &strs(&finalizers), &["update"]),
                 rule("", &["namespaces"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
                 rule("", &["nodes", "pods"], READ),
+                // Taking EPIC off the cluster ends proxies without waiting for their drain time.
+                rule("", &["pods"], &["delete"]),
                 rule("", &["pods/status"], &["get", "update", "patch"]),
                 rule("", &["configmaps", "serviceaccounts"], READ),
                 rule("", &["configmaps", "serviceaccounts"], WRITE),

@@ -3,6 +3,7 @@
 //! The reason of an Event is the reason of the condition that changed, out of the kind's closed list. An Event is
 //! published when a condition takes another status or reason, not with every pass, so it needs no memory of its own.
 
+use epic_crds::condition::OVERLAPS;
 use epic_crds::reason::Reason;
 use epic_crds::{Condition, ConditionStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -29,11 +30,7 @@ impl Events {
     pub async fn conditions(&self, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
         for change in changed(before, after) {
             let event = Event {
-                type_: if change.status == ConditionStatus::False {
-                    EventType::Warning
-                } else {
-                    EventType::Normal
-                },
+                type_: if is_bad_news(change) { EventType::Warning } else { EventType::Normal },
                 reason: change.reason.clone(),
                 note: Some(note(&format!("{}: {}", change.type_, change.message))),
                 action: change.type_.clone(),
@@ -66,6 +63,12 @@ fn changed<'c>(before: &'c [Condition], after: &'c [Condition]) -> impl Iterator
         Some(known) => known.status != condition.status || known.reason != condition.reason,
         None => condition.status != ConditionStatus::Unknown,
     })
+}
+
+/// What an administrator should look at: conditions are good when True, but for the one that tells of overlaps.
+fn is_bad_news(condition: &Condition) -> bool {
+    let bad = if condition.type_ == OVERLAPS { ConditionStatus::True } else { ConditionStatus::False };
+    condition.status == bad
 }
 
 fn note(text: &str) -> String {

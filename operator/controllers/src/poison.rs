@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use epic_crds::well_known::API_VERSION;
-use epic_crds::{AccountReason, EndpointReason, EPICNodeReason, EpicReason, LoadBalancerReason};
+use epic_crds::{AccountReason, EPICNodeReason, EndpointReason, EpicReason, LoadBalancerReason};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kates::Poison;
 use tokio::sync::broadcast::error::RecvError;
@@ -39,7 +39,9 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
         match report {
             Ok(poison) => tell(&context, &poison).await,
             // What was missed is in the snapshot's list and in the log of its source.
-            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "more unreadable objects than can be told"),
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "more unreadable objects than can be told")
+            }
             Err(RecvError::Closed) => sleep(Duration::from_secs(1)).await,
         }
     }

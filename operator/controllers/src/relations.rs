@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use epic_crds::condition::ACCEPTED;
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
-use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup};
+use epic_crds::{
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup,
+};
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Node;
@@ -48,7 +50,8 @@ where
             }
             _ => true,
         };
-        let objects = changes.iter().filter(differs).flat_map(|change| change.before.iter().chain(&change.after));
+        let objects =
+            changes.iter().filter(differs).flat_map(|change| change.before.iter().chain(&change.after));
         objects.flat_map(|object| relate(snapshot, object)).collect()
     })
 }
@@ -126,7 +129,11 @@ fn surroundings<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
 
 /// EPIC's controller.
 pub fn epic(context: &Shared) -> Controller<Subject<EPIC>> {
-    context.watches.controller::<EPIC>().reconcile_on(surroundings(context)).reconcile_on(told(context.verdicts.changes()))
+    context
+        .watches
+        .controller::<EPIC>()
+        .reconcile_on(surroundings(context))
+        .reconcile_on(told(context.verdicts.changes()))
 }
 
 /// The controller of AddressPools.
@@ -171,7 +178,8 @@ pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
         context,
         |_| (),
         |snapshot, account| {
-            let namespace = format!("{TENANT_NAMESPACE_PREFIX}{}", account.metadata.name.as_deref().unwrap_or_default());
+            let namespace =
+                format!("{TENANT_NAMESPACE_PREFIX}{}", account.metadata.name.as_deref().unwrap_or_default());
             keys_of(snapshot, |group: &ServiceGroup| group.metadata.namespace.as_deref() == Some(&namespace))
         },
     );

@@ -149,7 +149,8 @@ async fn lead(
     }
     loop {
         let competed =
-            Leadership::compete(client.clone(), &settings.namespace, &settings.identity, shutdown.clone()).await;
+            Leadership::compete(client.clone(), &settings.namespace, &settings.identity, shutdown.clone())
+                .await;
         match competed {
             Ok((leadership, held)) => return Some((leadership, Some(held))),
             Err(error) => {

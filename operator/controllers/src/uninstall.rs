@@ -88,7 +88,10 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
     release::<Account>(client).await?;
     release::<EPIC>(client).await?;
     for node in &left.nodes {
-        tracing::warn!(node, "could not be cleaned; its agent is away. Run `epic-agent node --cleanup` there, or restart it");
+        tracing::warn!(
+            node,
+            "could not be cleaned; its agent is away. Run `epic-agent node --cleanup` there, or restart it"
+        );
     }
     if left.proxies > 0 {
         tracing::warn!(proxies = left.proxies, "have not ended yet");
@@ -119,7 +122,10 @@ async fn end_proxies(client: &Client) -> Result<usize, Error> {
 
 async fn delete<K>(client: &Client, object: &K, parameters: &DeleteParams) -> Result<(), Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
     match api.delete(&object.name_any(), parameters).await {
@@ -134,11 +140,7 @@ async fn attached(client: &Client, namespace: &str) -> Result<BTreeSet<String>, 
     let nodes: Api<EPICNode> = Api::namespaced(client.clone(), namespace);
     let listed = nodes.list(&ListParams::default()).await;
     let listed = listed.map_err(|error| Error::Api("list the EPIC nodes", error))?;
-    Ok(listed
-        .iter()
-        .filter(|node| !node.is_condition_true(DETACHED))
-        .map(ResourceExt::name_any)
-        .collect())
+    Ok(listed.iter().filter(|node| !node.is_condition_true(DETACHED)).map(ResourceExt::name_any).collect())
 }
 
 /// Takes our finalizer off every object of a kind, at the version that was read.
@@ -159,7 +161,8 @@ where
             if kept.len() == object.finalizers().len() {
                 continue;
             }
-            let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": kept}});
+            let patch =
+                json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": kept}});
             let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
             match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => {}

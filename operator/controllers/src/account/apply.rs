@@ -138,7 +138,10 @@ async fn furnish(
     epic: &EPIC,
 ) -> Result<(), Error> {
     for object in rights(tenant) {
-        let key = Key::namespaced(tenant.namespace.as_str(), object["metadata"]["name"].as_str().unwrap_or_default());
+        let key = Key::namespaced(
+            tenant.namespace.as_str(),
+            object["metadata"]["name"].as_str().unwrap_or_default(),
+        );
         if object["kind"] == "ServiceAccount" {
             ensure(context, snapshot.get::<ServiceAccount>(&key).map(AsRef::as_ref), object).await?;
         } else {
@@ -173,7 +176,11 @@ fn extra_entries(live: &Secret, wanted: &Value) -> bool {
     live.data.iter().flatten().any(|(entry, _)| wanted["data"].get(entry).is_none())
 }
 
-async fn ensure<K: Object<DynamicType = ()>>(context: &Shared, live: Option<&K>, wanted: Value) -> Result<(), Error> {
+async fn ensure<K: Object<DynamicType = ()>>(
+    context: &Shared,
+    live: Option<&K>,
+    wanted: Value,
+) -> Result<(), Error> {
     ensure_if(context, live, wanted, false).await
 }
 
@@ -204,8 +211,9 @@ async fn apply<K: Object<DynamicType = ()>>(context: &Shared, wanted: Value) -> 
 }
 
 fn parse<K: Object>(wanted: Value) -> Result<K, Error> {
-    serde_json::from_value(wanted)
-        .map_err(|_| Error::Missing("an object of the tenant does not have the form of its kind; this is a bug"))
+    serde_json::from_value(wanted).map_err(|_| {
+        Error::Missing("an object of the tenant does not have the form of its kind; this is a bug")
+    })
 }
 
 /// Whether a workload that must be refused is refused. Asked once for each namespace that this process serves: until

@@ -94,10 +94,8 @@ async fn remove(context: &Shared, namespace: &Namespace, account: &str) -> Resul
         return Ok(());
     }
     // An Account that comes again meanwhile changes the annotation, hence the version.
-    let preconditions = Preconditions {
-        uid: namespace.uid(),
-        resource_version: namespace.resource_version(),
-    };
+    let preconditions =
+        Preconditions { uid: namespace.uid(), resource_version: namespace.resource_version() };
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     context.counters.wrote("Namespace");
     context.keys.forget(&name);

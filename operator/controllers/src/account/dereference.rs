@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use epic_abi::Lb;
 use epic_crds::well_known::{LABEL_ACCOUNT, tenant_namespace};
 use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
 use epic_model::account as model;
 use epic_model::key;
-use epic_abi::Lb;
 use k8s_openapi::api::core::v1::Namespace;
 use kates::{Key, Snapshot};
 use kube::ResourceExt;

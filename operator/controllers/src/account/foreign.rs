@@ -29,9 +29,11 @@ pub(super) async fn objects(client: &Client, tenant: &Tenant) -> Result<Vec<Stri
     found.extend(names::<CronJob>(client, namespace).await?);
     found.extend(names::<Pod>(client, namespace).await?);
     let bindings = names::<RoleBinding>(client, namespace).await?;
-    found.extend(bindings.into_iter().filter(|name| {
-        !ours.iter().any(|ours| name.strip_prefix("RoleBinding ") == Some(ours.as_str()))
-    }));
+    found.extend(
+        bindings
+            .into_iter()
+            .filter(|name| !ours.iter().any(|ours| name.strip_prefix("RoleBinding ") == Some(ours.as_str()))),
+    );
     Ok(found)
 }
 

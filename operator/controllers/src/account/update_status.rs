@@ -20,7 +20,11 @@ const GIVE_WAY: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// What the API server answers.
-pub(super) async fn accepted(context: &Shared, found: &Found, judged: Result<(), &(Reason, String)>) -> Result<bool, Error> {
+pub(super) async fn accepted(
+    context: &Shared,
+    found: &Found,
+    judged: Result<(), &(Reason, String)>,
+) -> Result<bool, Error> {
     let mut status = found.account.status.clone().unwrap_or_default();
     let (generation, now) = (found.account.metadata.generation, now());
     match judged {
@@ -49,7 +53,10 @@ pub(super) async fn publish(
     let before = found.account.status.clone().unwrap_or_default();
     let (generation, now) = (found.account.metadata.generation, now());
     let mut status = before.clone();
-    let housed = !matches!(done, Err(Waiting { reason: Reason::NamespaceNotAdopted | Reason::NamespaceTerminating, .. }));
+    let housed = !matches!(
+        done,
+        Err(Waiting { reason: Reason::NamespaceNotAdopted | Reason::NamespaceTerminating, .. })
+    );
     status.namespace = housed.then(|| namespace.to_owned());
     let (ready, reason, message) = match (&found.verdict, done) {
         (Some(verdict), _) => {
@@ -94,11 +101,14 @@ pub(super) async fn departing(context: &Shared, found: &Found) -> Result<(), Err
         (0, 0) => (Reason::Deleting, "it is being deleted".to_owned()),
         (0, endpoints) => (
             Reason::Deleting,
-            format!("{endpoints} Endpoints remain in its namespace; delete them unless the namespace goes as well"),
+            format!(
+                "{endpoints} Endpoints remain in its namespace; delete them unless the namespace goes as well"
+            ),
         ),
-        (balancers, _) => {
-            (Reason::LoadBalancersRemain, format!("{balancers} LoadBalancers remain in its namespace; delete them"))
-        }
+        (balancers, _) => (
+            Reason::LoadBalancersRemain,
+            format!("{balancers} LoadBalancers remain in its namespace; delete them"),
+        ),
     };
     set(&mut status.conditions, READY, false, reason, text, generation, &now);
     write(context, found, status).await?;

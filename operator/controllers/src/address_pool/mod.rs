@@ -109,7 +109,8 @@ fn protected(snapshot: &Snapshot, pool: &Pool) -> Option<String> {
     if let Some(address) = around.node_addresses.iter().find(|address| pool.contains(**address)) {
         return Some(format!("it holds the address {address} of a node; {take_out}"));
     }
-    let networks = around.cluster_networks.iter().chain(&around.proxy_addresses).chain(&around.alias_addresses);
+    let networks =
+        around.cluster_networks.iter().chain(&around.proxy_addresses).chain(&around.alias_addresses);
     for network in networks {
         let shared = pool.intervals().iter().find(|interval| {
             network.contains(&interval.first())

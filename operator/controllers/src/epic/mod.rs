@@ -37,7 +37,8 @@ pub async fn reconcile(subject: Arc<Subject<EPIC>>, context: Shared) -> Result<A
     };
     let verdict = context.verdicts.by(&epic.uid().unwrap_or_default());
     let (ready, reason, message) = if uninstall::is_asked_for(epic) {
-        let text = "EPIC is being taken off the cluster; remove the annotation epic.acnodal.io/uninstall to keep it";
+        let text =
+            "EPIC is being taken off the cluster; remove the annotation epic.acnodal.io/uninstall to keep it";
         (false, Reason::Uninstalling, text.to_owned())
     } else if epic.metadata.deletion_timestamp.is_some() {
         let text = "it is to be deleted and waits for its Accounts and LoadBalancers to go";

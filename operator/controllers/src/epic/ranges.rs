@@ -43,10 +43,15 @@ mod tests {
     fn a_range_is_drawn_once_and_of_one_prefix() {
         let epic = EPIC::new("epic", EPICSpec::default());
         let (proxies, aliases) = in_force(&epic);
-        let (first, second) = (proxies.clone().unwrap().ipv6.unwrap(), aliases.clone().unwrap().ipv6.unwrap());
+        let (first, second) =
+            (proxies.clone().unwrap().ipv6.unwrap(), aliases.clone().unwrap().ipv6.unwrap());
         assert_eq!(first.replace(":1::/64", ""), second.replace(":2::/64", ""));
         assert!(first.starts_with("fd"), "{first}");
-        let status = EPICStatus { proxy_addresses: proxies.clone(), alias_addresses: aliases.clone(), ..EPICStatus::default() };
+        let status = EPICStatus {
+            proxy_addresses: proxies.clone(),
+            alias_addresses: aliases.clone(),
+            ..EPICStatus::default()
+        };
         let drawn = EPIC { status: Some(status), ..epic };
         assert_eq!(in_force(&drawn), (proxies, aliases));
     }

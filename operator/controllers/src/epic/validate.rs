@@ -34,7 +34,8 @@ pub(super) fn check(snapshot: &Snapshot, epic: &EPIC) -> Result<(), (Reason, Str
             return Err(invalid(format!("{network} is too small; give a larger network")));
         }
         if let Some((other, theirs)) = ours.iter().find(|(_, theirs)| overlap(*theirs, network)) {
-            let text = format!("spec.{field} {network} and spec.{other} {theirs} overlap; choose another one");
+            let text =
+                format!("spec.{field} {network} and spec.{other} {theirs} overlap; choose another one");
             return Err((Reason::RangesOverlap, text));
         }
         ours.push((field, network));
@@ -52,7 +53,9 @@ pub(super) fn check(snapshot: &Snapshot, epic: &EPIC) -> Result<(), (Reason, Str
             return inside(&format!("{theirs} of pods or Services"));
         }
         if let Some(pool) = around.pools.iter().find(|pool| {
-            network.contains(&pool.first()) || network.contains(&pool.last()) || pool.contains(network.network())
+            network.contains(&pool.first())
+                || network.contains(&pool.last())
+                || pool.contains(network.network())
         }) {
             return inside(&format!("{pool} of an AddressPool"));
         }

@@ -26,13 +26,29 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         .watches
         .controller::<LoadBalancer>()
         // Its proxies.
-        .reconcile_on(on::<Pod, _, _>(context, |pod| pod.resource_version(), |snapshot, pod| labelled(snapshot, pod)))
+        .reconcile_on(on::<Pod, _, _>(
+            context,
+            |pod| pod.resource_version(),
+            |snapshot, pod| labelled(snapshot, pod),
+        ))
         .reconcile_on(on::<ReplicaSet, _, _>(context, |set| set.owner_references().to_vec(), labelled))
-        .reconcile_on(on::<Deployment, _, _>(context, |deployment| deployment.metadata.generation, |_, o| owned(o)))
-        .reconcile_on(on::<PodDisruptionBudget, _, _>(context, |budget| budget.metadata.generation, |_, o| owned(o)))
+        .reconcile_on(on::<Deployment, _, _>(
+            context,
+            |deployment| deployment.metadata.generation,
+            |_, o| owned(o),
+        ))
+        .reconcile_on(on::<PodDisruptionBudget, _, _>(
+            context,
+            |budget| budget.metadata.generation,
+            |_, o| owned(o),
+        ))
         .reconcile_on(on::<ConfigMap, _, _>(context, |map| map.data.clone(), |_, o| owned(o)))
         // What it asks for, and who may.
-        .reconcile_on(on::<ServiceGroup, _, _>(context, |group| (group.spec.clone(), is_accepted(group)), members))
+        .reconcile_on(on::<ServiceGroup, _, _>(
+            context,
+            |group| (group.spec.clone(), is_accepted(group)),
+            members,
+        ))
         .reconcile_on(on::<AddressPool, _, _>(
             context,
             |pool| (pool.spec.clone(), pool.metadata.deletion_timestamp.clone()),
@@ -49,7 +65,9 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
                 let group_id = account.status.as_ref().and_then(|status| status.group_id);
                 (account.spec.clone(), group_id, account.is_condition_true(READY))
             },
-            |snapshot, account| in_namespace::<LoadBalancer>(snapshot, &tenant_namespace(&account.name_any()), |_| true),
+            |snapshot, account| {
+                in_namespace::<LoadBalancer>(snapshot, &tenant_namespace(&account.name_any()), |_| true)
+            },
         ))
         // One that goes makes room within a limit, and gives back an ID.
         .reconcile_on(on::<LoadBalancer, _, _>(
@@ -66,7 +84,9 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         .reconcile_on(on::<EPICNode, _, _>(
             context,
             |node| node.status.as_ref().and_then(|status| status.load_balancers_revision.clone()),
-            |snapshot, _| keys_of(snapshot, |balancer: &LoadBalancer| !balancer.is_condition_true(PROGRAMMED)),
+            |snapshot, _| {
+                keys_of(snapshot, |balancer: &LoadBalancer| !balancer.is_condition_true(PROGRAMMED))
+            },
         ))
         .reconcile_on(on::<Lease, _, _>(context, |_| (), move |snapshot, _| everyone(snapshot)))
         .reconcile_on(on::<Endpoint, _, _>(
@@ -94,7 +114,13 @@ pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
                 let proxies: Vec<_> =
                     status.proxies.into_iter().map(|proxy| (proxy.epic_address, proxy.state)).collect();
                 let ids = (status.group_id, status.service_id, status.proxy_ifindex);
-                (balancer.spec.public_ports.clone(), is_accepted(balancer), ids, status.gue_tunnel_endpoints, proxies)
+                (
+                    balancer.spec.public_ports.clone(),
+                    is_accepted(balancer),
+                    ids,
+                    status.gue_tunnel_endpoints,
+                    proxies,
+                )
             },
             |snapshot, balancer| endpoints_of(snapshot, &Key::of(balancer), |_| true),
         ))
@@ -107,12 +133,16 @@ pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
         .reconcile_on(on::<Account, _, _>(
             context,
             |account| account.spec.endpoint_limit,
-            |snapshot, account| in_namespace::<Endpoint>(snapshot, &tenant_namespace(&account.name_any()), |_| true),
+            |snapshot, account| {
+                in_namespace::<Endpoint>(snapshot, &tenant_namespace(&account.name_any()), |_| true)
+            },
         ))
         .reconcile_on(on::<AddressClaim, _, _>(
             context,
             |_| (),
-            |snapshot, claim| keys_of(snapshot, |endpoint: &Endpoint| endpoint.spec.address == claim.spec.address),
+            |snapshot, claim| {
+                keys_of(snapshot, |endpoint: &Endpoint| endpoint.spec.address == claim.spec.address)
+            },
         ))
         .reconcile_on(on_changes::<EPICNode, _>(context, |snapshot, changes| tunnelled(snapshot, &changes)))
         .reconcile_on(surroundings(context))

@@ -55,7 +55,11 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
         .reconcile_on(balancers)
         .reconcile_on(endpoints)
         .reconcile_on(groups)
-        .reconcile_on(on::<ConfigMap, Account, _>(context, |map| (map.data.clone(), labels(map)), |_, o| around(o)))
+        .reconcile_on(on::<ConfigMap, Account, _>(
+            context,
+            |map| (map.data.clone(), labels(map)),
+            |_, o| around(o),
+        ))
         .reconcile_on(on::<ServiceAccount, Account, _>(context, labels, |_, o| around(o)))
         .reconcile_on(on::<RoleBinding, Account, _>(
             context,

@@ -119,7 +119,9 @@ fn check(snapshot: &Snapshot, group: &ServiceGroup) -> Result<(), (Reason, Strin
     }
     for name in group.spec.address_pools() {
         let Some(pool) = snapshot.get::<AddressPool>(&pool_of(name)) else {
-            let text = format!("AddressPool {name:?} does not exist in namespace epic; create it or name another one");
+            let text = format!(
+                "AddressPool {name:?} does not exist in namespace epic; create it or name another one"
+            );
             return Err((Reason::PoolNotFound, text));
         };
         let admitted = account.as_ref().is_none_or(|account| {

@@ -1,0 +1,124 @@
+//! What goes with what, and what waits for what.
+
+use epic_control_plane::{Request, eventually};
+use serde_json::json;
+
+use super::Cluster;
+use super::harness::Harness;
+use super::operator::Operator;
+use super::tenants::{load_balancer, object, remains, unconverged, until_nothing_is_left};
+
+async fn platform(cluster: &Cluster, account: &str) {
+    for object in [
+        object("EPIC", "epic", "epic", json!({})),
+        object("AddressPool", "epic", "default", json!({"addresses": ["192.0.2.0/28"]})),
+        object("ServiceGroup", "epic", "shared", json!({"envoy-replicas": 1})),
+        object("Account", "epic", account, json!({})),
+    ] {
+        Request::create(&object).send(&cluster.admin).await.expect_ok();
+    }
+}
+
+async fn reason_of(cluster: &Cluster, path: &str, type_: &str) -> Option<String> {
+    let found = Request::get(path).send(&cluster.admin).await;
+    let conditions = found.body["status"]["conditions"].as_array()?.clone();
+    let condition = conditions.iter().find(|known| known["type"] == type_)?;
+    condition["reason"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_waits_for_its_load_balancers_and_takes_its_namespace_along() {
+    let cluster = Cluster::start().await;
+    let _harness = Harness::start(&cluster, 1).await;
+    let operator = Operator::start(&cluster).await;
+    operator.ready().await;
+    platform(&cluster, "red").await;
+    until_nothing_is_left("the account being ready", || unconverged(&cluster.admin)).await;
+    let balancer = load_balancer("epic-red", "web", "shared");
+    Request::create(&balancer).send(&cluster.admin).await.expect_ok();
+    until_nothing_is_left("the load balancer being ready", || unconverged(&cluster.admin)).await;
+
+    let account = "/apis/epic.acnodal.io/v1/namespaces/epic/accounts/red";
+    Request::delete(account).send(&cluster.admin).await.expect_ok();
+    eventually("the account saying that it waits", || async {
+        (reason_of(&cluster, account, "Ready").await.as_deref() == Some("LoadBalancersRemain")).then_some(())
+    })
+    .await;
+    Request::get("/api/v1/namespaces/epic-red").send(&cluster.admin).await.expect_ok();
+    Request::delete(&Request::path_of(&balancer)).send(&cluster.admin).await.expect_ok();
+    for plural in ["servicegroups/shared", "addresspools/default", "epics/epic"] {
+        let path = format!("/apis/epic.acnodal.io/v1/namespaces/epic/{plural}");
+        Request::delete(&path).send(&cluster.admin).await.expect_ok();
+    }
+    until_nothing_is_left("everything being gone", || remains(&cluster.admin)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_account() {
+    let cluster = Cluster::start().await;
+    let operator = Operator::start(&cluster).await;
+    operator.ready().await;
+    for name in ["epic-red", "epic-blue"] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        Request::create(&namespace).send(&cluster.admin).await.expect_ok();
+    }
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": "epic-red"}});
+    Request::create(&secret).send(&cluster.admin).await.expect_ok();
+    platform(&cluster, "red").await;
+    Request::create(&object("Account", "epic", "blue", json!({}))).send(&cluster.admin).await.expect_ok();
+    let path = |name: &str| format!("/apis/epic.acnodal.io/v1/namespaces/epic/accounts/{name}");
+    eventually("the namespace in use being refused", || async {
+        (reason_of(&cluster, &path("red"), "Ready").await.as_deref() == Some("NamespaceNotAdopted"))
+            .then_some(())
+    })
+    .await;
+    eventually("the empty namespace being adopted", || async {
+        (reason_of(&cluster, &path("blue"), "Ready").await.as_deref() == Some("Ready")).then_some(())
+    })
+    .await;
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/epic-red/rolebindings";
+    eventually("no right of ours being left in it", || async {
+        let found = Request::get(bindings).send(&cluster.admin).await.expect_ok();
+        found["items"].as_array().is_some_and(Vec::is_empty).then_some(())
+    })
+    .await;
+    for name in ["red", "blue"] {
+        Request::delete(&path(name)).send(&cluster.admin).await.expect_ok();
+        eventually("the account being gone", || async {
+            (Request::get(&path(name)).send(&cluster.admin).await.code == 404).then_some(())
+        })
+        .await;
+        let namespace = format!("/api/v1/namespaces/epic-{name}");
+        let namespace = Request::get(&namespace).send(&cluster.admin).await.expect_ok();
+        assert!(namespace["metadata"]["deletionTimestamp"].is_null(), "epic-{name} stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_keeps_its_objects() {
+    let cluster = Cluster::start().await;
+    let _harness = Harness::start(&cluster, 1).await;
+    let operator = Operator::start(&cluster).await;
+    operator.ready().await;
+    platform(&cluster, "red").await;
+    until_nothing_is_left("the account being ready", || unconverged(&cluster.admin)).await;
+    let balancer = load_balancer("epic-red", "web", "shared");
+    Request::create(&balancer).send(&cluster.admin).await.expect_ok();
+    until_nothing_is_left("the load balancer being ready", || unconverged(&cluster.admin)).await;
+    let detached = json!({"status": {"conditions": [{
+        "type": "Detached", "status": "True", "reason": "Detached", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]}});
+    let node = "/apis/epic.acnodal.io/v1/namespaces/epic/epicnodes/node1/status";
+    Request::merge(node, &detached).send(&cluster.admin).await.expect_ok();
+
+    operator.uninstall().await;
+    let epic = Request::get("/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic").send(&cluster.admin).await;
+    assert!(epic.expect_ok()["metadata"]["finalizers"].is_null(), "no finalizer is left on EPIC");
+    let account =
+        Request::get("/apis/epic.acnodal.io/v1/namespaces/epic/accounts/red").send(&cluster.admin).await;
+    assert!(account.expect_ok()["metadata"]["finalizers"].is_null(), "no finalizer is left on the Account");
+    let pods = Request::get("/api/v1/namespaces/epic-red/pods").send(&cluster.admin).await.expect_ok();
+    assert!(pods["items"].as_array().is_some_and(Vec::is_empty), "no proxy is left");
+    Request::get(&Request::path_of(&balancer)).send(&cluster.admin).await.expect_ok();
+}

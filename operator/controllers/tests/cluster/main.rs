@@ -1,0 +1,45 @@
+//! The operator on a real API server and controller-manager, with a harness that plays kubelets and node agents.
+//!
+//! The operator runs as the process that is shipped, with the rights of its ServiceAccount, and is killed like one.
+//! What is proved is judged from the watch history of the API server, not from the state in the end alone. Each test
+//! has a control plane of its own; they take turns, since together they would measure each other.
+
+mod deletion;
+mod harness;
+mod history;
+mod operator;
+mod orders;
+mod tenants;
+mod writers;
+
+use std::sync::Arc;
+
+use epic_control_plane::{ControlPlane, Request};
+use kube::Client;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A control plane with EPIC's definitions, roles and policies, and the xDS Service that the chart brings.
+struct Cluster {
+    control_plane: ControlPlane,
+    admin: Client,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    async fn start() -> Arc<Self> {
+        let turn = TURN.lock().await;
+        let control_plane = ControlPlane::start().unwrap_or_else(|error| panic!("{error}"));
+        control_plane.install_definitions().await.expect("definitions are installed");
+        control_plane.install_access().await.expect("roles and policies are installed");
+        let admin = control_plane.admin().await.expect("an administrator's client");
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "epic-xds", "namespace": "epic"},
+            "spec": {"ports": [{"port": 18000}], "selector": {"app": "epic-operator"}},
+        });
+        Request::apply(&service).send(&admin).await.expect_ok();
+        Arc::new(Self { control_plane, admin, _turn: turn })
+    }
+}
