@@ -19,7 +19,7 @@ use kube::api::ObjectMeta;
 use parking_lot::Mutex;
 
 use crate::context::Shared;
-use crate::proxy::{Proxies, owned_by};
+use crate::proxy::owned_by;
 use crate::reconcile::Error;
 use crate::tenant::owner_reference;
 
@@ -38,6 +38,21 @@ const BELIEF: Duration = Duration::from_secs(120);
 pub struct Certificates {
     authority: ArcSwapOption<KeyedCertificate>,
     current: Mutex<BTreeMap<Key, Current>>,
+}
+
+/// The LoadBalancer whose proxies a certificate is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub load_balancer: String,
+    /// Its uid: a successor of the same name is somebody else.
+    pub uid: String,
+    /// The Account of its namespace.
+    pub account: String,
+    /// Name of the Secret, [`epic_model::name::child`].
+    pub secret: String,
 }
 
 #[derive(Clone, Debug)]
@@ -84,40 +99,40 @@ impl Certificates {
     ///
     /// # Errors
     /// What the API server answers.
-    pub async fn ensure(&self, context: &Shared, proxies: &Proxies) -> Result<(), Error> {
+    pub async fn ensure(&self, context: &Shared, holder: &Holder) -> Result<(), Error> {
         let now = SystemTime::now();
-        let balancer = Key::namespaced(proxies.namespace.as_str(), proxies.load_balancer.as_str());
+        let balancer = Key::namespaced(holder.namespace.as_str(), holder.load_balancer.as_str());
         let believed = self.current.lock().get(&balancer).cloned();
         if believed.is_some_and(|known| {
-            known.uid == proxies.uid && now < known.renew_at && known.seen.elapsed() < BELIEF
+            known.uid == holder.uid && now < known.renew_at && known.seen.elapsed() < BELIEF
         }) {
             return Ok(());
         }
         let client = &context.client;
         let authority = self.authority(client).await?;
-        let key = Key::namespaced(proxies.namespace.as_str(), proxies.certificate.as_str());
+        let key = Key::namespaced(holder.namespace.as_str(), holder.secret.as_str());
         let found = client.get_opt::<Secret>(&key).await?;
-        let is_ours = |secret: &Secret| owned_by(&secret.metadata, &proxies.uid);
+        let is_ours = |secret: &Secret| owned_by(&secret.metadata, &holder.uid);
         if found.as_ref().is_some_and(|secret| !is_ours(secret)) {
             return Err(Error::Missing("a Secret of the proxies' name exists and is not theirs; delete it"));
         }
-        let held = found.as_ref().and_then(|secret| text(secret, CERTIFICATE));
+        let held = found.as_ref().and_then(|secret| held(secret, &authority));
         let certificate = match held {
             Some(held) if pki::is_current(&held, &authority.certificate, now) => held,
             _ => {
                 let identity = Identity::new(
-                    proxies.namespace.as_str(),
-                    proxies.load_balancer.as_str(),
-                    proxies.uid.as_str(),
+                    holder.namespace.as_str(),
+                    holder.load_balancer.as_str(),
+                    holder.uid.as_str(),
                 );
                 let made = pki::issue_client(&authority, &identity, now)?;
                 let mut secret =
-                    secret(&proxies.namespace, &proxies.certificate, &made, &authority.certificate);
+                    secret(&holder.namespace, &holder.secret, &made, &authority.certificate);
                 secret.metadata.labels = Some(BTreeMap::from([
-                    (LABEL_ACCOUNT.to_owned(), proxies.account.clone()),
-                    (LABEL_LOAD_BALANCER.to_owned(), proxies.name.clone()),
+                    (LABEL_ACCOUNT.to_owned(), holder.account.clone()),
+                    (LABEL_LOAD_BALANCER.to_owned(), holder.secret.clone()),
                 ]));
-                let owner = owner_reference("LoadBalancer", &proxies.load_balancer, &proxies.uid);
+                let owner = owner_reference("LoadBalancer", &holder.load_balancer, &holder.uid);
                 secret.metadata.owner_references = serde_json::from_value(serde_json::json!([owner])).ok();
                 context.counters.wrote("Secret");
                 match found {
@@ -131,7 +146,7 @@ impl Certificates {
             }
         };
         let renew_at = pki::renew_at(&certificate)?;
-        let current = Current { uid: proxies.uid.clone(), renew_at, seen: Instant::now() };
+        let current = Current { uid: holder.uid.clone(), renew_at, seen: Instant::now() };
         self.current.lock().insert(balancer, current);
         Ok(())
     }
@@ -158,6 +173,13 @@ fn secret(namespace: &str, name: &str, keyed: &KeyedCertificate, authority: &str
         ])),
         ..Secret::default()
     }
+}
+
+/// The certificate in a Secret that has all its parts: a key, and the authority that the proxies trust.
+fn held(secret: &Secret, authority: &KeyedCertificate) -> Option<String> {
+    let trusts = text(secret, CA)? == authority.certificate;
+    let key = text(secret, KEY)?;
+    text(secret, CERTIFICATE).filter(|_| trusts && key.contains("PRIVATE KEY"))
 }
 
 fn text(secret: &Secret, entry: &str) -> Option<String> {

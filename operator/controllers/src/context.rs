@@ -23,6 +23,7 @@ use crate::certificate::Certificates;
 use crate::event::Events;
 use crate::keys::Keys;
 use crate::leader::Leadership;
+use crate::load_balancer::Awaited;
 use crate::metrics::Counters;
 use crate::settings::Settings;
 use crate::xds::Assigned;
@@ -47,6 +48,8 @@ pub struct Context {
     pub keys: Keys,
     /// What ready proxies have acknowledged.
     pub assigned: Assigned,
+    /// Which versions of LoadBalancers nodes have to pass.
+    pub awaited: Awaited,
     /// What the allocators could not give.
     pub verdicts: Verdicts,
     /// Rings when the allocators should look again although no object changed.
@@ -73,6 +76,7 @@ impl Context {
             certificates: Certificates::default(),
             keys: Keys::default(),
             assigned: Assigned::default(),
+            awaited: Awaited::default(),
             verdicts: Verdicts::default(),
             allocate: Notify::new(),
         })

@@ -45,6 +45,12 @@ pub fn claim(object: &AddressClaim) -> Option<Claim> {
     })
 }
 
+/// The address that a claim is named after.
+pub(super) fn address_of(name: &str) -> Option<IpAddr> {
+    let text = if name.contains('.') { name.to_owned() } else { name.replace('-', ":") };
+    text.parse().ok()
+}
+
 /// The claims of a snapshot.
 pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
     snapshot.list::<AddressClaim>().filter_map(|object| claim(object)).collect()

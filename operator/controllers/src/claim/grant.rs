@@ -46,7 +46,12 @@ pub async fn round(
     let Some(object) = convert::balancer_version(&balancer) else { return Ok(Granted::Changed) };
     let claims: Vec<model::Claim> = listed.items.iter().filter_map(convert::claim).collect();
     let asker = asker(&balancer, object, account, pool_names);
-    let plan = model::plan(&asker, &convert::pools(snapshot), &claims, &avoid(snapshot, &balancer));
+    // A claim that cannot be read holds its name all the same.
+    let unreadable = listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
+    let poisoned = listed.poisoned.iter().map(|poison| poison.key.name().to_owned());
+    let mut avoid = avoid(snapshot, &balancer);
+    avoid.extend(unreadable.chain(poisoned).filter_map(|name| convert::address_of(&name)));
+    let plan = model::plan(&asker, &convert::pools(snapshot), &claims, &avoid);
     match carry_out(client, &balancer, &listed.items, &plan).await {
         Ok(0) => Ok(plan.refusal.map_or(Granted::Settled, Granted::Refused)),
         Ok(_) => Ok(Granted::Written),
@@ -71,7 +76,7 @@ pub fn is_settled(
     plan.writes.is_empty() && plan.refusal.is_none()
 }
 
-fn asker(
+pub(super) fn asker(
     balancer: &LoadBalancer,
     object: ObjectVersion,
     account: &AccountName,

@@ -10,7 +10,7 @@ use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{AddressClaim, ClaimPhase, LoadBalancer};
 use epic_model::address;
 use epic_model::claim::{self as model, OwnerSeen, Release};
-use epic_model::id::{PoolName, Seconds};
+use epic_model::id::{AccountName, Seconds};
 use epic_model::revision::Revision;
 use jiff::Timestamp;
 use kates::{Error, Key, Query, Snapshot};
@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
+use crate::account::account_of;
 use crate::context::Shared;
 use crate::uninstall;
 use crate::service_group::pool_names;
@@ -124,17 +125,20 @@ fn owner_seen<'b>(
     }
 }
 
-/// Whether a LoadBalancer without address could still take this one.
+/// Whether a LoadBalancer without address could still take this one, by the judgement that adopts claims.
 fn fits(snapshot: &Snapshot, balancer: &LoadBalancer, address: IpAddr) -> bool {
-    let asked = balancer.spec.public_address.as_deref().and_then(|text| address::parse(text).ok());
-    // Of a group that is not there nothing can be said: the claim stays.
-    let Some(names) = pool_names(snapshot, balancer) else {
+    let account = balancer
+        .namespace()
+        .and_then(|namespace| account_of(snapshot, &namespace))
+        .and_then(|account| AccountName::parse(&account.name_any()).ok());
+    let (Some(names), Some(account), Some(object)) =
+        (pool_names(snapshot, balancer), account, convert::balancer_version(balancer))
+    else {
+        // Of a group or an Account that is not there nothing can be said: the claim stays, if it is what is asked for.
+        let asked = balancer.spec.public_address.as_deref().and_then(|text| address::parse(text).ok());
         return asked.is_none_or(|asked| asked == address);
     };
-    let usable = |name: &PoolName| {
-        convert::pools(snapshot).iter().any(|pool| pool.name == *name && pool.contains(address))
-    };
-    asked.is_none_or(|asked| asked == address) && names.iter().any(usable)
+    model::fits(&super::grant::asker(balancer, object, &account, &names), address, &convert::pools(snapshot))
 }
 
 fn now() -> Seconds {

@@ -84,7 +84,7 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         surroundings: surroundings(snapshot),
         verdict: context.verdicts.of(&uid),
         tunnels: surroundings::tunnel_states(snapshot),
-        acknowledged: context.assigned.holds(&namespace, &endpoint.spec.load_balancer, &endpoint.name_any()),
+        acknowledged: context.assigned.holds(&namespace, &endpoint.spec.load_balancer, &uid),
         account,
         endpoint,
     })

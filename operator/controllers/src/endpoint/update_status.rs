@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, TUNNEL_UP, set};
-use epic_crds::{ConditionStatus, Endpoint, EndpointReason as Reason, EndpointStatus, ProxyState};
+use epic_crds::{
+    ConditionStatus, Endpoint, EndpointReason as Reason, EndpointStatus, GueTunnelEndpoint, ProxyState,
+};
 use epic_model::address;
 use epic_model::endpoint::alias;
 use epic_model::id::EndpointId;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Found, Refused};
 use crate::context::Shared;
@@ -22,48 +25,58 @@ pub(super) async fn publish(
     judged: &Result<(), Refused>,
 ) -> Result<bool, Error> {
     let endpoint = &found.endpoint;
+    let after = Endpoint { status: Some(status(found, judged, &now())), ..endpoint.as_ref().clone() };
+    publish_status(context, endpoint.as_ref(), after).await
+}
+
+/// The status as it should be.
+fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) -> EndpointStatus {
+    let endpoint = &found.endpoint;
     let before = endpoint.status.clone().unwrap_or_default();
     let mut status = EndpointStatus { conditions: before.conditions.clone(), ..granted(found, &before) };
-    let (generation, now) = (endpoint.metadata.generation, now());
+    let generation = endpoint.metadata.generation;
     let conditions = &mut status.conditions;
     match judged {
-        Ok(()) => set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now),
+        Ok(()) => set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, now),
         Err(Refused { reason, message }) => {
-            set(conditions, ACCEPTED, false, *reason, message, generation, &now)
+            set(conditions, ACCEPTED, false, *reason, message, generation, now)
         }
     };
     let (value, reason, message) = match judged {
         Ok(()) => programmed(found, &before),
         Err(Refused { reason, message }) => (false, *reason, message.clone()),
     };
-    set(conditions, PROGRAMMED, value, reason, message, generation, &now);
+    set(conditions, PROGRAMMED, value, reason, message, generation, now);
     let (value, reason, message) = tunnel(found);
-    set(conditions, TUNNEL_UP, value, reason, message, generation, &now);
-    let after = Endpoint { status: Some(status), ..endpoint.as_ref().clone() };
-    publish_status(context, endpoint.as_ref(), after).await
+    set(conditions, TUNNEL_UP, value, reason, message, generation, now);
+    status
+}
+
+/// The tunnels of its client node.
+fn entry(found: &Found) -> Option<&GueTunnelEndpoint> {
+    let node = address::parse(found.endpoint.spec.node_address.as_deref()?).ok()?;
+    found.balancer.as_ref()?.status.as_ref()?.gue_tunnel_endpoints.get(&node.to_string())
 }
 
 /// The values that follow from what was granted.
 fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
     let balancer = found.balancer.as_ref().and_then(|balancer| balancer.status.clone()).unwrap_or_default();
-    let aliases = found.epic.as_ref().and_then(|epic| address::parse_network(epic.spec.alias_ipv4()).ok());
-    let id = before.endpoint_id.and_then(|id| EndpointId::try_from(id).ok());
-    let legs: Vec<i64> = found
-        .endpoint
-        .spec
-        .node_address
-        .as_ref()
-        .and_then(|node| balancer.gue_tunnel_endpoints.get(node))
-        .map(|entry| entry.legs().map(|leg| leg.tunnel_id).collect())
-        .unwrap_or_default();
+    let alias_address = match &found.epic {
+        Some(epic) => {
+            let id = before.endpoint_id.and_then(|id| EndpointId::try_from(id).ok());
+            let range = address::parse_network(epic.spec.alias_ipv4()).ok();
+            range.zip(id).and_then(|(range, id)| alias(range, id)).map(|alias| alias.to_string())
+        }
+        // Of EPIC gone for a moment nothing can be said.
+        None => before.alias_address.clone(),
+    };
+    let legs: Vec<i64> =
+        entry(found).map(|entry| entry.legs().map(|leg| leg.tunnel_id).collect()).unwrap_or_default();
     EndpointStatus {
         group_id: balancer.group_id,
         service_id: balancer.service_id,
         endpoint_id: before.endpoint_id,
-        alias_address: aliases
-            .zip(id)
-            .and_then(|(range, id)| alias(range, id))
-            .map(|alias| alias.to_string()),
+        alias_address,
         proxy_ifindex: balancer.proxy_ifindex,
         // Sticky until that tunnel is freed; else the main one, which stands first.
         tunnel_id: before.tunnel_id.filter(|id| legs.contains(id)).or(legs.first().copied()),
@@ -73,7 +86,10 @@ fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
 
 fn programmed(found: &Found, before: &EndpointStatus) -> (bool, Reason, String) {
     if found.endpoint.spec.node_address.is_some() && before.endpoint_id.is_none() {
-        return (false, Reason::AliasPending, "waiting for its alias".to_owned());
+        return match &found.verdict {
+            Some(verdict) => (false, Reason::IdsExhausted, verdict.message.clone()),
+            None => (false, Reason::AliasPending, "waiting for its alias".to_owned()),
+        };
     }
     if found.acknowledged {
         return (true, Reason::Programmed, String::new());
@@ -94,9 +110,7 @@ fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {
         return (ConditionStatus::Unknown, Reason::NotTunnelled, "it has no node-address".to_owned());
     };
     let status = found.balancer.as_ref().and_then(|balancer| balancer.status.as_ref());
-    let Some((status, entry)) =
-        status.and_then(|status| Some((status, status.gue_tunnel_endpoints.get(node)?)))
-    else {
+    let (Some(status), Some(entry)) = (status, entry(found)) else {
         return (ConditionStatus::False, Reason::TunnelPending, "waiting for its tunnel".to_owned());
     };
     let serving: BTreeSet<&str> = status
@@ -105,6 +119,15 @@ fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {
         .filter(|proxy| proxy.state == ProxyState::Ready)
         .filter_map(|proxy| proxy.epic_address.as_deref())
         .collect();
+    let lacking: Vec<&str> = serving
+        .iter()
+        .filter(|address| !entry.legs().any(|leg| leg.epic_address == **address))
+        .copied()
+        .collect();
+    if !lacking.is_empty() {
+        let text = format!("waiting for its tunnel to {}", lacking.join(", "));
+        return (ConditionStatus::False, Reason::TunnelPending, text);
+    }
     let down: Vec<String> = entry
         .legs()
         .filter(|leg| serving.is_empty() || serving.contains(leg.epic_address.as_str()))

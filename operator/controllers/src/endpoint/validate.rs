@@ -1,7 +1,7 @@
 //! Whether an Endpoint can serve its LoadBalancer. Pure.
 
 use epic_crds::condition::ACCEPTED;
-use epic_crds::{Endpoint, EndpointReason as Reason, HasConditions};
+use epic_crds::{ConditionStatus, Endpoint, EndpointReason as Reason, HasConditions};
 use epic_model::address;
 use epic_model::endpoint::{self as model, Forbidden, Refusal};
 use epic_model::id::Seconds;
@@ -35,7 +35,9 @@ pub fn check(found: &Found) -> Result<(), Refused> {
         let text = format!("{} has no effect in this version", unsupported.join(", "));
         return refuse(Reason::NotSupportedYet, text);
     }
-    if found.account.is_none() {
+    // What is served is not taken away since something else is gone for a moment, or a limit was lowered.
+    let served = is_served(endpoint);
+    if found.account.is_none() && !served {
         let text = "this namespace belongs to no Account; an administrator creates the Account first";
         return refuse(Reason::AccountNotReady, text);
     }
@@ -46,12 +48,13 @@ pub fn check(found: &Found) -> Result<(), Refused> {
         );
         return refuse(Reason::LoadBalancerNotFound, text);
     };
-    if !balancer.is_condition_true(ACCEPTED) {
+    let in_service = balancer.status.as_ref().is_some_and(|status| status.service_id.is_some());
+    if !balancer.is_condition_true(ACCEPTED) && !in_service {
         let text =
             format!("LoadBalancer {:?} is not accepted; see its conditions", endpoint.spec.load_balancer);
         return refuse(Reason::LoadBalancerNotAccepted, text);
     }
-    if found.over_limit {
+    if found.over_limit && !served {
         let text =
             "the account has as many Endpoints as it may have; delete one, or have endpoint-limit raised";
         return refuse(Reason::LimitExceeded, text);
@@ -65,11 +68,19 @@ pub fn check(found: &Found) -> Result<(), Refused> {
         Some(Err(refusal)) => return refuse(reason(refusal), refusal.to_string()),
         None => return refuse(Reason::AddressRefused, "an address or port of it cannot be read"),
     }
-    if let Some(verdict) = &found.verdict {
-        let reason = if verdict.duplicate { Reason::DuplicateGrant } else { Reason::IdsExhausted };
-        return refuse(reason, verdict.message.clone());
+    // An ID that is lacking is no refusal: only what is accepted asks for one.
+    if let Some(verdict) = found.verdict.as_ref().filter(|verdict| verdict.duplicate) {
+        return refuse(Reason::DuplicateGrant, verdict.message.clone());
     }
     Ok(())
+}
+
+/// Whether it was accepted as it is now.
+fn is_served(endpoint: &Endpoint) -> bool {
+    let known = endpoint.condition(ACCEPTED);
+    known.is_some_and(|known| {
+        known.status == ConditionStatus::True && known.observed_generation == endpoint.metadata.generation
+    })
 }
 
 fn plain(endpoint: &Endpoint) -> Option<model::Endpoint> {

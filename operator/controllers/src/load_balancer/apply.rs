@@ -14,7 +14,7 @@ use super::build::Wanted;
 use crate::claim::grant::{self, Granted};
 use crate::context::Shared;
 use crate::proxy::{self, covers, owned_by};
-use crate::reconcile::Error;
+use crate::reconcile::{Category, Error};
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -39,8 +39,9 @@ pub(super) async fn run(
 ) -> Result<Done, Error> {
     let mut done = Done::default();
     let key = Key::of(found.balancer.as_ref());
-    let valid = &wanted.valid;
-    if !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools) {
+    if let Some(valid) = &wanted.valid
+        && !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools)
+    {
         match grant::round(&context.client, snapshot, &key, &valid.account, &valid.pools).await? {
             Granted::Settled => {}
             Granted::Refused(refusal) => done.refusal = Some(refusal),
@@ -50,22 +51,26 @@ pub(super) async fn run(
             }
         }
     }
-    if let Ok(proxies) = &wanted.proxies {
-        context.certificates.ensure(context, proxies).await?;
+    let mut outcomes = Vec::new();
+    if let Some(holder) = &wanted.holder {
+        outcomes.push(context.certificates.ensure(context, holder).await);
+    }
+    if let Ok(Some(proxies)) = &wanted.proxies {
         let mut proxies = proxies.clone();
         if proxies.image.is_empty() {
             proxies.image.clone_from(&context.settings.envoy_image);
         }
         let objects = proxy::objects(&proxies);
         let uid = &proxies.uid;
-        for outcome in [
-            child::<ConfigMap>(context, snapshot, objects.config_map, uid).await,
-            child::<PodDisruptionBudget>(context, snapshot, objects.disruption_budget, uid).await,
-            child::<Deployment>(context, snapshot, objects.deployment, uid).await,
-        ] {
-            if let Err(error) = outcome {
-                done.failed = Some(reason(&error));
-            }
+        outcomes.push(child::<ConfigMap>(context, snapshot, objects.config_map, uid).await);
+        outcomes.push(child::<PodDisruptionBudget>(context, snapshot, objects.disruption_budget, uid).await);
+        outcomes.push(child::<Deployment>(context, snapshot, objects.deployment, uid).await);
+    }
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        match error.category() {
+            // Somebody wrote first: nothing to tell, only to look again.
+            Category::Conflict => done.moved = true,
+            Category::Transient | Category::Waiting => done.failed = Some(reason(&error)),
         }
     }
     Ok(done)
@@ -82,26 +87,37 @@ where
         ));
     };
     let key = Key::of(&object);
-    if let Some(live) = snapshot.get::<K>(&key) {
+    // One that carries no label of ours is not watched, and must not be taken over for that.
+    let unwatched;
+    let live = match snapshot.get::<K>(&key) {
+        Some(live) => Some(live.as_ref()),
+        None => {
+            unwatched = context.client.get_opt::<K>(&key).await?;
+            unwatched.as_ref()
+        }
+    };
+    if let Some(live) = live {
         if !owned_by(live.meta(), uid) {
             return Err(Error::Missing("an object of the proxies' name exists and is not theirs; delete it"));
         }
-        let live = serde_json::to_value(live.as_ref()).unwrap_or_default();
-        let mut wanted = wanted;
-        // Typed objects carry no kind.
-        if let Some(wanted) = wanted.as_object_mut() {
-            wanted.remove("apiVersion");
-            wanted.remove("kind");
-        }
-        if covers(&live, &wanted) {
+        if covers(&serde_json::to_value(live).unwrap_or_default(), &untyped(wanted)) {
             return Ok(());
         }
-        // Made for a predecessor of the same name between snapshot and write: refused by the version.
-        object.meta_mut().resource_version =
-            live.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
+        // Made anew by somebody between look and write: refused. The version would be refused too often, since its
+        // own controller writes the status of such an object all the time.
+        object.meta_mut().uid.clone_from(&live.meta().uid);
     }
     context.counters.wrote("Proxies");
     Ok(context.client.apply(&mut object).await?)
+}
+
+/// Typed objects carry no kind.
+fn untyped(mut wanted: Value) -> Value {
+    if let Some(wanted) = wanted.as_object_mut() {
+        wanted.remove("apiVersion");
+        wanted.remove("kind");
+    }
+    wanted
 }
 
 fn reason(error: &Error) -> String {

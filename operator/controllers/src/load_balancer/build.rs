@@ -19,15 +19,18 @@ use kube::ResourceExt;
 
 use super::validate::protocol;
 use super::{Found, Valid};
+use crate::certificate::Holder;
 use crate::proxy::Proxies;
 
 /// What should be there.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    /// Pools to take an address from, and for whom.
-    pub valid: Valid,
-    /// The proxies' objects; `None` while something they need is missing, which the text names.
-    pub proxies: Result<Proxies, &'static str>,
+    /// Pools to take an address from, and for whom; `None` for one that is refused and served as it was.
+    pub valid: Option<Valid>,
+    /// Whose certificate is kept current.
+    pub holder: Option<Holder>,
+    /// The proxies' objects, `None` when those that are there stay as they are. The text names what is missing.
+    pub proxies: Result<Option<Proxies>, &'static str>,
     /// The status, as far as it follows from what was read; conditions are set later.
     pub status: LoadBalancerStatus,
     /// The proxies, for the decision whether everything is in force.
@@ -36,37 +39,78 @@ pub(super) struct Wanted {
     pub ready: usize,
 }
 
-/// The plan for `found`.
-pub(super) fn plan(found: &Found, valid: &Valid) -> Wanted {
+/// The plan for `found`. Without `valid` it is refused: what was granted is served on, with proxies and tunnels as
+/// they come and go, and nothing new begins.
+pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
     let before = found.balancer.status.clone().unwrap_or_default();
     let range = found.epic.as_ref().and_then(|epic| address::parse_network(epic.spec.proxy_ipv4()).ok());
     let known = known(&before);
-    let list = range.map(|range| proxy::list(&found.pods, &known, range)).unwrap_or_default();
+    let mut list = range.map(|range| proxy::list(&found.pods, &known, range)).unwrap_or_default();
+    keep_addresses(&mut list, &before);
     let configured = acknowledgements(found, &list);
     let primary = proxy::primary(&list);
     let port = found.epic.as_ref().map_or(epic_abi::gue::DEFAULT_PORT, |epic| epic.spec.gue_port());
     let generation = found.balancer.metadata.generation.unwrap_or(0);
-    let slots = assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
-    // Rows whose pod is gone are taken out by the allocator, which frees their IDs in the same write.
-    let gone =
-        before.proxies.iter().filter(|row| !list.iter().any(|proxy| proxy.pod_uid.as_str() == row.pod_uid));
+    let ports = match valid {
+        Some(valid) => {
+            let slots = assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
+            slots.iter().map(written_slot).collect()
+        }
+        None => before.ports.clone(),
+    };
+    // Rows whose pod is gone are taken out by the allocator, which frees their IDs in the same write. Until then
+    // nothing new is sent there.
+    let gone = before
+        .proxies
+        .iter()
+        .filter(|row| row.proxy_id.is_some())
+        .filter(|row| range.is_none() || !list.iter().any(|proxy| proxy.pod_uid.as_str() == row.pod_uid))
+        .map(|row| WrittenProxy {
+            state: if range.is_none() { row.state } else { WrittenState::Draining },
+            ..row.clone()
+        });
     let status = LoadBalancerStatus {
-        group_id: Some(i64::from(valid.group.get())),
+        group_id: valid.map(|valid| i64::from(valid.group.get())).or(before.group_id),
         gue_tunnel_endpoints: tunnels(&before, primary.and_then(|proxy| proxy.epic_address), port),
-        proxies: list.iter().map(written).chain(gone.cloned()).collect(),
-        ports: slots.iter().map(written_slot).collect(),
+        proxies: list.iter().map(written).chain(gone).collect(),
+        ports,
         proxy_ifindex: primary.and_then(|proxy| proxy.ifindex).map(i64::from),
         proxy_ifname: primary.and_then(|proxy| proxy.ifname.clone()),
         key_generation: Some(before.key_generation.unwrap_or(i64::from(key::FIRST_GENERATION))),
         ..before
     };
     Wanted {
-        valid: valid.clone(),
-        proxies: proxies(found, valid),
+        valid: valid.cloned(),
+        holder: holder(found),
+        proxies: valid.map(|valid| proxies(found, valid)).transpose(),
         status,
         configured,
         ready: proxy::ready_pods(&found.pods),
     }
+}
+
+/// A node whose EPICNode is being made anew keeps the address that it had.
+fn keep_addresses(list: &mut [Proxy], before: &LoadBalancerStatus) {
+    for proxy in list.iter_mut().filter(|proxy| proxy.epic_address.is_none()) {
+        let known = before.proxies.iter().find(|row| {
+            row.pod_uid == proxy.pod_uid.as_str() && row.node.as_deref() == Some(proxy.node.as_str())
+        });
+        proxy.epic_address =
+            known.and_then(|row| row.epic_address.as_deref()).and_then(|text| address::parse(text).ok());
+    }
+}
+
+/// Who has a certificate: a LoadBalancer that has a service ID.
+fn holder(found: &Found) -> Option<Holder> {
+    found.balancer.status.as_ref()?.service_id?;
+    let (namespace, load_balancer) = (found.balancer.namespace()?, found.balancer.name_any());
+    Some(Holder {
+        secret: name::child(&namespace.as_str().into(), &load_balancer.as_str().into()),
+        account: found.account.as_ref()?.name_any(),
+        uid: found.balancer.uid()?,
+        namespace,
+        load_balancer,
+    })
 }
 
 fn proxies(found: &Found, valid: &Valid) -> Result<Proxies, &'static str> {
@@ -215,23 +259,32 @@ fn tunnels(
         .collect()
 }
 
-/// Whether two statuses differ in what nodes and proxies program. Such a change begins a new wait for `Programmed`.
-pub(super) fn differs_in_content(before: &LoadBalancerStatus, after: &LoadBalancerStatus) -> bool {
-    let content = |status: &LoadBalancerStatus| {
-        let proxies: Vec<_> = status
-            .proxies
-            .iter()
-            .map(|row| (row.pod_uid.clone(), row.proxy_id, row.epic_address.clone(), row.state, row.ifindex))
-            .collect();
-        let tunnels: Vec<_> = granted(status).into_iter().collect();
-        (
-            status.public_address.clone(),
-            status.service_id,
-            status.ports.clone(),
-            proxies,
-            tunnels,
-            status.key_generation,
-        )
-    };
-    content(before) != content(after)
+/// What of a status nodes and proxies program. A change of it begins a new wait for `Programmed`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    address: Option<String>,
+    service_id: Option<i64>,
+    key_generation: Option<i64>,
+    ports: Vec<WrittenSlot>,
+    proxies: Vec<(String, Option<i64>, Option<String>, WrittenState, Option<i64>)>,
+    tunnels: BTreeMap<Pair, TunnelId>,
+}
+
+impl Content {
+    /// The content of a status.
+    pub fn of(status: &LoadBalancerStatus) -> Self {
+        let proxies = status.proxies.iter();
+        Self {
+            address: status.public_address.clone(),
+            service_id: status.service_id,
+            key_generation: status.key_generation,
+            ports: status.ports.clone(),
+            proxies: proxies
+                .map(|row| {
+                    (row.pod_uid.clone(), row.proxy_id, row.epic_address.clone(), row.state, row.ifindex)
+                })
+                .collect(),
+            tunnels: granted(status),
+        }
+    }
 }

@@ -3,8 +3,13 @@
 //! Who writes what of a LoadBalancer's status: the allocators put `service-id`, new rows of `proxies` and new
 //! tunnels, and take out what is no longer needed; [`crate::claim::grant`] puts `public-address`; everything else is
 //! put here, in one PUT at the version that was read, and only when something differs.
+//!
+//! A LoadBalancer that is refused after it was granted something is not taken away: it keeps its grants and its
+//! proxies, their states and certificates are looked after, and `Accepted` says what is wrong. Only its deletion ends
+//! it.
 
 mod apply;
+mod awaited;
 mod build;
 mod dereference;
 mod update_status;
@@ -17,6 +22,7 @@ use epic_crds::LoadBalancer;
 use kates::{Key, Subject};
 use kube::runtime::controller::Action;
 
+pub use awaited::Awaited;
 pub use build::{granted, known};
 pub use dereference::{Found, load};
 pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_protocol};
@@ -47,10 +53,14 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
         // The write rings this controller's own bell; what follows wants the object as it is now.
         return Ok(Action::await_change());
     }
-    let Ok(valid) = valid else { return Ok(full_pass(&context)) };
-    let wanted = build::plan(&found, &valid);
+    // What has been granted is served on, whatever is refused: a change of the spec, or what it refers to is gone.
+    let served = found.balancer.status.as_ref().is_some_and(|status| status.service_id.is_some());
+    if valid.is_err() && !served {
+        return Ok(full_pass(&context));
+    }
+    let wanted = build::plan(&found, valid.as_ref().ok());
     let done = apply::run(&context, &snapshot, &found, &wanted).await?;
-    let settled = update_status::publish(&context, &found, &wanted, &done).await?;
+    let settled = update_status::publish(&context, &found, &valid, &wanted, &done).await?;
     Ok(if settled { full_pass(&context) } else { Action::requeue(SOON) })
 }
 

@@ -1,17 +1,20 @@
 //! What a LoadBalancer's status says. One PUT, and only when something differs.
 
-use epic_crds::condition::{ACCEPTED, ADVERTISED, ENDPOINTS, PROGRAMMED, READY, set};
+use epic_crds::condition::{ACCEPTED, ADVERTISED, ENDPOINTS, PROGRAMMED, READY, find, set};
 use epic_crds::{
     ConditionStatus, HasConditions, LoadBalancer, LoadBalancerReason as Reason, LoadBalancerStatus,
 };
 use epic_model::claim::Refusal;
 use epic_model::programmed::{Programmed, programmed};
+use epic_model::proxy::ProxyState;
 use epic_model::revision::Revision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::Found;
 use super::apply::{Done, complete_spec};
-use super::build::{Wanted, differs_in_content};
+use super::awaited::{Awaited, Wait};
+use super::build::{Content, Wanted};
 use super::validate::{Refused, Valid};
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
@@ -28,23 +31,33 @@ pub(super) async fn accepted(
 ) -> Result<bool, Error> {
     let balancer = &found.balancer;
     let mut status = balancer.status.clone().unwrap_or_default();
-    let (generation, now) = (balancer.metadata.generation, now());
-    let conditions = &mut status.conditions;
-    let changed = match valid {
-        Ok(_) => set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now),
-        Err(Refused { reason, message }) => {
-            let mut changed = set(conditions, ACCEPTED, false, *reason, message, generation, &now);
-            for type_ in [PROGRAMMED, READY] {
-                changed |= set(conditions, type_, false, *reason, message, generation, &now);
-            }
-            changed
-        }
-    };
+    let changed = judged(&mut status, valid, balancer.metadata.generation, &now());
     if changed {
         let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
         publish_status(context, balancer.as_ref(), after).await?;
     }
     Ok(changed)
+}
+
+/// Puts the judgement into the conditions; says whether that changed anything.
+fn judged(
+    status: &mut LoadBalancerStatus,
+    valid: &Result<Valid, Refused>,
+    generation: Option<i64>,
+    now: &Time,
+) -> bool {
+    let conditions = &mut status.conditions;
+    let Err(Refused { reason, message }) = valid else {
+        return set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, now);
+    };
+    let mut changed = set(conditions, ACCEPTED, false, *reason, message, generation, now);
+    changed |= set(conditions, READY, false, *reason, message, generation, now);
+    // What was programmed for an earlier generation goes on, and proxies acknowledge that one.
+    let programmed = find(conditions, PROGRAMMED).and_then(|known| known.observed_generation);
+    if programmed.is_none() || programmed != generation {
+        changed |= set(conditions, PROGRAMMED, false, *reason, message, programmed, now);
+    }
+    changed
 }
 
 /// Writes the rest of the status, then completes the spec. Says whether nothing is awaited any more.
@@ -54,6 +67,7 @@ pub(super) async fn accepted(
 pub(super) async fn publish(
     context: &Shared,
     found: &Found,
+    valid: &Result<Valid, Refused>,
     wanted: &Wanted,
     done: &Done,
 ) -> Result<bool, Error> {
@@ -61,30 +75,41 @@ pub(super) async fn publish(
         return Ok(false);
     }
     let balancer = &found.balancer;
-    let before = balancer.status.clone().unwrap_or_default();
-    let mut status = wanted.status.clone();
-    conditions(found, wanted, done, &before, &mut status);
+    let status = status(found, valid, wanted, done, &context.awaited, &now());
     let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
     if publish_status(context, balancer.as_ref(), after).await? {
         return Ok(false);
     }
-    if complete_spec(context, balancer).await? {
+    if valid.is_ok() && complete_spec(context, balancer).await? {
         return Ok(false);
     }
-    Ok(balancer.is_condition_true(READY) && balancer.is_condition_true(PROGRAMMED))
+    let settled = balancer.is_condition_true(PROGRAMMED);
+    if settled {
+        context.awaited.forget(&balancer.uid().unwrap_or_default());
+    }
+    Ok(settled && (valid.is_err() || balancer.is_condition_true(READY)))
 }
 
-fn conditions(
+/// The status as it should be.
+fn status(
     found: &Found,
+    valid: &Result<Valid, Refused>,
     wanted: &Wanted,
     done: &Done,
-    before: &LoadBalancerStatus,
-    status: &mut LoadBalancerStatus,
-) {
+    awaited: &Awaited,
+    now: &Time,
+) -> LoadBalancerStatus {
     let generation = found.balancer.metadata.generation;
-    let now = now();
-    let (in_force, reason, message) = in_force(found, wanted, done, before, status);
-    set(&mut status.conditions, PROGRAMMED, in_force, reason, message, generation, &now);
+    let before = found.balancer.status.clone().unwrap_or_default();
+    let mut status = wanted.status.clone();
+    let obstacle = obstacle(found, wanted, done, &status);
+    let programmed = find(&before.conditions, PROGRAMMED).and_then(|known| known.observed_generation);
+    // A refused generation is not programmed; `judged` has said so.
+    let is_of_now = valid.is_ok() || programmed == generation;
+    let in_force = is_of_now.then(|| in_force(found, wanted, obstacle.as_ref(), &before, &status, awaited));
+    if let Some((value, reason, message)) = in_force.clone() {
+        set(&mut status.conditions, PROGRAMMED, value, reason, message, generation, now);
+    }
 
     let (serving, count) = endpoints(found);
     let (reason, message) = if serving == 0 {
@@ -97,78 +122,103 @@ fn conditions(
     } else {
         (Reason::EndpointsReady, format!("{serving} of {count} take traffic"))
     };
-    set(&mut status.conditions, ENDPOINTS, serving > 0, reason, message, generation, &now);
+    set(&mut status.conditions, ENDPOINTS, serving > 0, reason, message, generation, now);
 
     if let Some(announced) = found.announced {
         let (value, reason, message) = advertised(found, announced);
-        set(&mut status.conditions, ADVERTISED, value, reason, message, generation, &now);
+        set(&mut status.conditions, ADVERTISED, value, reason, message, generation, now);
     }
 
-    let (ready, reason, message) = if !in_force {
-        let programmed = epic_crds::condition::find(&status.conditions, PROGRAMMED);
-        let (reason, message) =
-            programmed.map(|known| (known.reason.clone(), known.message.clone())).unwrap_or_default();
-        (false, <Reason as epic_crds::Reason>::parse(&reason).unwrap_or(Reason::Pending), message)
-    } else if wanted.ready == 0 {
-        (false, Reason::NoReadyProxy, "no proxy is ready; see the pods of this namespace".to_owned())
-    } else if !found.in_pool {
-        (
-            true,
-            Reason::AddressOutOfPool,
-            "its address lies in no pool of its group any more; it stays granted".to_owned(),
-        )
-    } else {
-        (true, Reason::Ready, String::new())
-    };
-    set(&mut status.conditions, READY, ready, reason, message, generation, &now);
+    if let (Ok(_), Some(in_force)) = (valid, in_force) {
+        let (ready, reason, message) = ready(found, wanted, obstacle, in_force);
+        set(&mut status.conditions, READY, ready, reason, message, generation, now);
+    }
+    status
 }
 
-/// Whether what the status says is in force everywhere.
-fn in_force(
+fn ready(
+    found: &Found,
+    wanted: &Wanted,
+    obstacle: Option<(Reason, String)>,
+    in_force: (bool, Reason, String),
+) -> (bool, Reason, String) {
+    if !in_force.0 {
+        return in_force;
+    }
+    if wanted.ready == 0 {
+        return (false, Reason::NoReadyProxy, "no proxy is ready; see the pods of this namespace".to_owned());
+    }
+    if let Some((reason, message)) = obstacle {
+        return (true, reason, format!("it goes on as it was: {message}"));
+    }
+    if !found.in_pool {
+        let text = "its address lies in no pool of its group any more; it stays granted";
+        return (true, Reason::AddressOutOfPool, text.to_owned());
+    }
+    (true, Reason::Ready, String::new())
+}
+
+/// What keeps the status from being put into force.
+fn obstacle(
     found: &Found,
     wanted: &Wanted,
     done: &Done,
-    before: &LoadBalancerStatus,
     status: &LoadBalancerStatus,
-) -> (bool, Reason, String) {
+) -> Option<(Reason, String)> {
     if let Some(verdict) = &found.verdict {
         let reason = match (verdict.duplicate, verdict.exhausted) {
             (true, _) => Reason::DuplicateGrant,
             (false, true) => Reason::IdsExhausted,
             (false, false) => Reason::ServiceIdTaken,
         };
-        return (false, reason, verdict.message.clone());
+        return Some((reason, verdict.message.clone()));
     }
     if let Some(refusal) = &done.refusal {
-        return (false, refused(refusal), refusal.to_string());
+        return Some((refused(refusal), refusal.to_string()));
     }
     if let Some(failed) = &done.failed {
-        return (false, Reason::ApplyFailed, failed.clone());
+        return Some((Reason::ApplyFailed, failed.clone()));
     }
     if let Err(missing) = &wanted.proxies {
-        return (false, Reason::Pending, (*missing).to_owned());
+        return Some((Reason::Pending, (*missing).to_owned()));
     }
-    if status.public_address.is_none() {
-        return (false, Reason::Pending, "waiting for its address".to_owned());
-    }
-    let known = epic_crds::condition::find(&before.conditions, PROGRAMMED);
+    status.public_address.is_none().then(|| (Reason::Pending, "waiting for its address".to_owned()))
+}
+
+/// Whether what the status says is in force everywhere.
+fn in_force(
+    found: &Found,
+    wanted: &Wanted,
+    obstacle: Option<&(Reason, String)>,
+    before: &LoadBalancerStatus,
+    status: &LoadBalancerStatus,
+    awaited: &Awaited,
+) -> (bool, Reason, String) {
+    let known = find(&before.conditions, PROGRAMMED);
     let generation = found.balancer.metadata.generation.unwrap_or(0);
-    let begins = differs_in_content(before, status)
+    let content = Content::of(status);
+    let begins = Content::of(before) != content
         || known.is_none_or(|known| known.observed_generation != Some(generation));
+    // Only a change of content withdraws it; nodes that come and go, and writes that fail, do not.
+    if let Some(known) = known.filter(|known| !begins && known.status == ConditionStatus::True) {
+        return (true, Reason::Programmed, known.message.clone());
+    }
+    if let Some((reason, message)) = obstacle {
+        return (false, *reason, message.clone());
+    }
     if begins {
         return (false, Reason::NodesPending, "what is programmed has just changed".to_owned());
     }
-    // Only a change of content withdraws it; nodes that come and go later do not.
-    if let Some(known) = known.filter(|known| known.status == ConditionStatus::True) {
-        return (true, Reason::Programmed, known.message.clone());
-    }
-    let awaited = found.balancer.resource_version().and_then(|version| version.parse::<Revision>().ok());
-    let Some(awaited) = awaited else { return (false, Reason::Pending, String::new()) };
+    let present = found.balancer.resource_version().and_then(|version| version.parse::<Revision>().ok());
+    let Some(present) = present else { return (false, Reason::Pending, String::new()) };
+    let since = known.map(|known| known.last_transition_time.clone());
+    let uid = found.balancer.uid().unwrap_or_default();
+    let awaited = awaited.version(&uid, Wait { generation, since, content }, present);
     let decision = programmed(generation, awaited, &wanted.configured, &found.revisions);
     let message = decision.to_string();
     match decision {
-        Programmed::Yes { .. } if wanted.configured.is_empty() => {
-            (false, Reason::ProxiesPending, "no proxy runs yet".to_owned())
+        Programmed::Yes { .. } if !wanted.configured.iter().any(|known| known.state == ProxyState::Ready) => {
+            (false, Reason::ProxiesPending, "no proxy is ready yet".to_owned())
         }
         Programmed::Yes { .. } => (true, Reason::Programmed, message),
         Programmed::Waiting { proxies, .. } if !proxies.is_empty() => {

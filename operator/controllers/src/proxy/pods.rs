@@ -106,7 +106,7 @@ pub fn objects_of<'s>(snapshot: &'s Snapshot, balancer: &LoadBalancer) -> Vec<&'
 }
 
 /// Uids of the pods that stand in a LoadBalancer's status.
-pub(super) fn listed(balancer: &LoadBalancer) -> impl Iterator<Item = &str> {
+pub fn listed(balancer: &LoadBalancer) -> impl Iterator<Item = &str> {
     balancer.status.iter().flat_map(|status| &status.proxies).map(|proxy| proxy.pod_uid.as_str())
 }
 

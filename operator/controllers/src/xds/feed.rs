@@ -14,7 +14,7 @@ use epic_crds::{
 };
 use epic_lb::{
     Backend, BackendState, FrontendKey, FrontendParams, LbPolicy, Protocol, Service, ServiceName, Source,
-    TargetPort, Timeouts, Writer,
+    TargetPort, Timeouts, WriteTxn, Writer,
 };
 use epic_model::address;
 use epic_model::id::{EndpointId, GroupId, ServiceId};
@@ -31,30 +31,16 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
     let initializer = writer.register_initializer("load-balancers");
     let mut initializer = Some(initializer);
     let mut updates = context.watches.updates();
+    let mut left = BTreeSet::new();
     loop {
         let update = tokio::select! {
             () = shutdown.cancelled() => return,
             update = updates.next() => update,
         };
-        let touched = touched(&update);
+        let mut touched = touched(&update);
+        touched.append(&mut left);
         let mut txn = writer.write();
-        for key in &touched {
-            let name = service_name(key);
-            let rows =
-                update.snapshot.get::<LoadBalancer>(key).and_then(|found| rows(&update.snapshot, found));
-            match rows {
-                Some((service, frontends, backends)) => {
-                    if let Err(error) = txn.upsert_service_and_frontends(service, frontends) {
-                        tracing::warn!(load_balancer = %key, %error, "not served");
-                        continue;
-                    }
-                    txn.set_backends(&name, Source::Resource, backends);
-                }
-                None => {
-                    txn.delete_service_and_frontends(&name);
-                }
-            }
-        }
+        left = fill(&mut txn, &update.snapshot, touched);
         if let Some(initializer) = initializer.take() {
             initializer.complete(&mut txn);
         }
@@ -62,21 +48,66 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
     }
 }
 
+/// Makes the rows of these LoadBalancers what the snapshot says. What goes makes room first; an address that changes
+/// hands within one update may need a second try. Returns those that could not be served.
+fn fill(txn: &mut WriteTxn<'_>, snapshot: &Snapshot, touched: BTreeSet<Key>) -> BTreeSet<Key> {
+    let mut left = Vec::new();
+    for key in touched {
+        let object = snapshot.get::<LoadBalancer>(&key);
+        match object.map(|object| rows(snapshot, object)) {
+            None | Some(None) => {
+                txn.delete_service_and_frontends(&service_name(&key));
+            }
+            Some(Some(rows)) => left.push((key, rows)),
+        }
+    }
+    loop {
+        let before = left.len();
+        left.retain(|(key, (service, frontends, backends))| {
+            match txn.upsert_service_and_frontends(service.clone(), frontends.clone()) {
+                Ok(()) => {
+                    txn.set_backends(&service_name(key), Source::Resource, backends.clone());
+                    false
+                }
+                Err(error) => {
+                    tracing::debug!(load_balancer = %key, %error, "not served yet");
+                    true
+                }
+            }
+        });
+        if left.is_empty() || left.len() == before {
+            break;
+        }
+    }
+    for (key, _) in &left {
+        tracing::warn!(load_balancer = %key, "not served: its address and port belong to another one");
+    }
+    left.into_iter().map(|(key, _)| key).collect()
+}
+
 /// The LoadBalancers whose rows may differ.
 fn touched(update: &Update) -> BTreeSet<Key> {
-    if update.before.is_none() || !update.changes::<ServiceGroup>().is_empty() {
-        let mut all: BTreeSet<Key> =
-            update.snapshot.list::<LoadBalancer>().map(|b| Key::of(b.as_ref())).collect();
-        all.extend(update.changes::<LoadBalancer>().into_iter().map(|change| change.key));
-        return all;
-    }
     let balancers = update.changes::<LoadBalancer>().into_iter().map(|change| change.key);
     let endpoints = update.changes::<Endpoint>();
     let of_endpoints =
         endpoints.iter().flat_map(|change| change.before.iter().chain(&change.after)).map(|endpoint| {
             Key::namespaced(endpoint.namespace().unwrap_or_default(), endpoint.spec.load_balancer.as_str())
         });
-    balancers.chain(of_endpoints).collect()
+    let mut touched: BTreeSet<Key> = balancers.chain(of_endpoints).collect();
+    let groups = update.changes::<ServiceGroup>();
+    let edited: BTreeSet<&str> = groups
+        .iter()
+        .filter(|change| {
+            change.before.as_ref().map(|group| &group.spec) != change.after.as_ref().map(|group| &group.spec)
+        })
+        .map(|change| change.key.name())
+        .collect();
+    if !edited.is_empty() {
+        let members = update.snapshot.list::<LoadBalancer>();
+        let members = members.filter(|balancer| edited.contains(balancer.spec.service_group.as_str()));
+        touched.extend(members.map(|balancer| Key::of(balancer.as_ref())));
+    }
+    touched
 }
 
 fn service_name(key: &Key) -> ServiceName {
@@ -85,9 +116,10 @@ fn service_name(key: &Key) -> ServiceName {
 
 type Rows = (Service, Vec<FrontendParams>, Vec<Backend>);
 
-/// The rows of a LoadBalancer; `None` while it lacks an ID, an address, or acceptance.
+/// The rows of a LoadBalancer; `None` while it lacks an ID or an address, which only one that was accepted gets. One
+/// that is refused afterwards is served on, with defaults where its group is gone.
 fn rows(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Rows> {
-    if balancer.metadata.deletion_timestamp.is_some() || !balancer.is_condition_true(ACCEPTED) {
+    if balancer.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let status = balancer.status.as_ref()?;
@@ -95,12 +127,12 @@ fn rows(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Rows> {
     let group_id = GroupId::try_from(status.group_id?).ok()?;
     let service_id = ServiceId::try_from(status.service_id?).ok()?;
     let vip = address::parse(status.public_address.as_deref()?).ok()?;
-    let group = group_of(snapshot, balancer)?;
+    let group = group_of(snapshot, balancer).map(|group| group.spec.clone()).unwrap_or_default();
     let service = Service {
         // The generation whose slots the status shows: what a proxy acknowledges is that, not what is being written.
         generation: balancer.condition(PROGRAMMED).and_then(|known| known.observed_generation)?,
-        lb_policy: policy(group.spec.lb_policy()),
-        timeouts: Timeouts { drain: Some(group.spec.drain()), ..Timeouts::default() },
+        lb_policy: policy(group.lb_policy()),
+        timeouts: Timeouts { drain: Some(group.drain()), ..Timeouts::default() },
         key_generation: status.key_generation.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         ..Service::new(name.clone(), balancer.uid()?, group_id, service_id)
     };
