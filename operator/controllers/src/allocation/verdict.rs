@@ -21,10 +21,13 @@ pub struct Verdict {
     pub message: String,
 }
 
+/// The verdicts of a parent's latest round, by the child.
+type Round = BTreeMap<Uid, (Key, Verdict)>;
+
 /// The verdicts of all parents' latest rounds.
 #[derive(Debug)]
 pub struct Verdicts {
-    by_parent: Mutex<BTreeMap<Uid, BTreeMap<Uid, (Key, Verdict)>>>,
+    by_parent: Mutex<BTreeMap<Uid, Round>>,
     changed: broadcast::Sender<Key>,
 }
 

@@ -26,11 +26,7 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         .watches
         .controller::<LoadBalancer>()
         // Its proxies.
-        .reconcile_on(on::<Pod, _, _>(
-            context,
-            |pod| pod.resource_version(),
-            |snapshot, pod| labelled(snapshot, pod),
-        ))
+        .reconcile_on(on::<Pod, _, _>(context, |pod| pod.resource_version(), labelled))
         .reconcile_on(on::<ReplicaSet, _, _>(context, |set| set.owner_references().to_vec(), labelled))
         .reconcile_on(on::<Deployment, _, _>(
             context,
