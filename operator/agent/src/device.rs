@@ -75,13 +75,14 @@ pub async fn ensure(netlink: &Netlink, mtu: u32, ranges: &[IpNet]) -> Result<Dev
             LinkUnspec::new_with_index(link.ifindex).mtu(mtu).address(MAC.to_vec()).arp(false).up().build();
         netlink.change_link(NAME, change).await?;
     }
-    for stale in netlink.routes_of_interface(link.ifindex).await? {
-        if !ranges.contains(&stale) {
-            netlink.unroute(stale, link.ifindex).await?;
-        }
+    let routes = netlink.routes_of_interface(link.ifindex).await?;
+    for stale in routes.iter().filter(|route| !ranges.contains(route)) {
+        netlink.unroute(*stale, link.ifindex).await?;
     }
-    for range in ranges {
-        netlink.route_to_interface(*range, link.ifindex).await?;
+    // Replacing an IPv6 route by itself is a change to the kernel: it tells everybody who follows routes, this agent
+    // among them, which would look again, and so on for ever.
+    for missing in ranges.iter().filter(|range| !routes.contains(range)) {
+        netlink.route_to_interface(*missing, link.ifindex).await?;
     }
     Ok(Device { ifindex: link.ifindex, mac: MAC, mtu })
 }

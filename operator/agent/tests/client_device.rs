@@ -54,6 +54,23 @@ fn the_device_owns_the_route_to_the_proxies_and_has_no_arp() {
 }
 
 #[test]
+fn a_second_run_tells_nobody_who_follows_routes() {
+    let (host, _router) = host();
+    let seen = host.clone();
+    within(&host, || async move {
+        let netlink = Netlink::connect().unwrap();
+        let both: Vec<IpNet> = vec!["100.64.0.0/11".parse().unwrap(), "fd00:1:2:3::/64".parse().unwrap()];
+        device::ensure(&netlink, 1448, &both).await.unwrap();
+        let mut watch = Watch::open().unwrap();
+        device::ensure(&netlink, 1448, &both).await.unwrap();
+        // Whatever the second run did comes before this; messages of one socket keep their order.
+        seen.ip("link add marker type bridge");
+        let changed = watch.changed().await.unwrap();
+        assert!(changed.links && !changed.routes, "{changed:?}");
+    });
+}
+
+#[test]
 fn a_new_mtu_and_new_ranges_replace_the_old_ones() {
     let (host, _router) = host();
     let seen = host.clone();
