@@ -126,8 +126,7 @@ impl Certificates {
                     holder.uid.as_str(),
                 );
                 let made = pki::issue_client(&authority, &identity, now)?;
-                let mut secret =
-                    secret(&holder.namespace, &holder.secret, &made, &authority.certificate);
+                let mut secret = secret(&holder.namespace, &holder.secret, &made, &authority.certificate);
                 secret.metadata.labels = Some(BTreeMap::from([
                     (LABEL_ACCOUNT.to_owned(), holder.account.clone()),
                     (LABEL_LOAD_BALANCER.to_owned(), holder.secret.clone()),

@@ -20,9 +20,9 @@ use kube::runtime::controller::Action;
 
 pub use dereference::{Found, load};
 
+use crate::allocation::facts::Facts;
 use crate::context::Shared;
 use crate::reconcile::Error;
-use crate::allocation::facts::Facts;
 use crate::service_group::group_of;
 use crate::uninstall;
 
@@ -61,7 +61,9 @@ fn check(found: &Found) -> Result<(AccountName, Arc<EPIC>), (Reason, String)> {
     })?;
     let granted = found.account.status.as_ref().is_some_and(|status| status.group_id.is_some());
     match &found.epic {
-        None => Err((Reason::EpicNotReady, "there is no EPIC object; create epic in namespace epic".to_owned())),
+        None => {
+            Err((Reason::EpicNotReady, "there is no EPIC object; create epic in namespace epic".to_owned()))
+        }
         // Settings that were broken later take nothing from those who are served already.
         Some(epic) if !granted && !epic.is_condition_true(ACCEPTED) => {
             Err((Reason::EpicNotReady, "the EPIC object is not accepted; see its conditions".to_owned()))
@@ -153,7 +155,8 @@ trait Object {
 
 impl<K: ResourceExt + Facts> Object for K {
     fn is_served(&self) -> bool {
-        self.accepted() || [Counter::Service, Counter::Endpoint].iter().any(|counter| self.granted(*counter).is_some())
+        self.accepted()
+            || [Counter::Service, Counter::Endpoint].iter().any(|counter| self.granted(*counter).is_some())
     }
 
     fn uid_text(&self) -> String {

@@ -303,7 +303,12 @@ mod tests {
         let ids: Vec<u32> = granted_tunnels(&object).values().map(|id| id.get()).collect();
         assert_eq!(ids, [4, 5]);
         assert_eq!(object.data["status"]["proxies"][0]["proxy-address"], "100.64.0.9");
-        apply(&mut object, &write(&[], &[(Counter::Tunnel, first, 4), (Counter::Proxy, "p", 9)]), &rows(), NOW);
+        apply(
+            &mut object,
+            &write(&[], &[(Counter::Tunnel, first, 4), (Counter::Proxy, "p", 9)]),
+            &rows(),
+            NOW,
+        );
         let left = granted_tunnels(&object);
         assert_eq!(
             left.into_iter().map(|(pair, id)| (pair.epic.to_string(), id.get())).collect::<Vec<_>>(),

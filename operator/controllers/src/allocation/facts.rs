@@ -69,7 +69,10 @@ impl Facts for DynamicObject {
         let text = |condition: &Value, field: &str, wanted: &str| {
             condition.get(field).and_then(Value::as_str) == Some(wanted)
         };
-        conditions.into_iter().flatten().any(|known| text(known, "type", ACCEPTED) && text(known, "status", "True"))
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|known| text(known, "type", ACCEPTED) && text(known, "status", "True"))
     }
 
     fn granted(&self, counter: Counter) -> Option<u32> {

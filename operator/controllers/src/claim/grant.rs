@@ -47,7 +47,8 @@ pub async fn round(
     let claims: Vec<model::Claim> = listed.items.iter().filter_map(convert::claim).collect();
     let asker = asker(&balancer, object, account, pool_names);
     // A claim that cannot be read holds its name all the same.
-    let unreadable = listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
+    let unreadable =
+        listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
     let poisoned = listed.poisoned.iter().map(|poison| poison.key.name().to_owned());
     let mut avoid = avoid(snapshot, &balancer);
     avoid.extend(unreadable.chain(poisoned).filter_map(|name| convert::address_of(&name)));

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::convert;
 use crate::account::account_of;
 use crate::context::Shared;
-use crate::uninstall;
 use crate::service_group::pool_names;
+use crate::uninstall;
 
 /// Runs until `shutdown`, whenever this replica leads.
 pub async fn run(context: Shared, shutdown: CancellationToken) {

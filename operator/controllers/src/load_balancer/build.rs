@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use epic_crds::condition::READY;
 use epic_crds::{
-    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, HasConditions, LoadBalancerStatus, PortSlot as WrittenSlot, Protocol,
-    Proxy as WrittenProxy, ProxyState as WrittenState,
+    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, HasConditions, LoadBalancerStatus,
+    PortSlot as WrittenSlot, Protocol, Proxy as WrittenProxy, ProxyState as WrittenState,
 };
 use epic_model::address;
 use epic_model::id::{TunnelId, Uid};
@@ -53,7 +53,8 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
     let generation = found.balancer.metadata.generation.unwrap_or(0);
     let ports = match valid {
         Some(valid) => {
-            let slots = assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
+            let slots =
+                assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
             slots.iter().map(written_slot).collect()
         }
         None => before.ports.clone(),

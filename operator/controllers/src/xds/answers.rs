@@ -81,13 +81,15 @@ async fn pass(context: &Shared, snapshot: &Snapshot, rows: &[Report], told: &mut
         let Some(balancer) = snapshot.get::<LoadBalancer>(&key) else { continue };
         let pods = index.objects(&balancer.metadata, listed(balancer));
         let mut assigned: BTreeSet<Assignee> = BTreeSet::new();
-        for row in rows.into_values().filter(|row| balancer.uid().as_deref() == Some(row.identity.uid.as_ref()))
+        for row in
+            rows.into_values().filter(|row| balancer.uid().as_deref() == Some(row.identity.uid.as_ref()))
         {
             let Some(pod) = pods.iter().find(|pod| pod.name_any() == *row.node.pod) else { continue };
             failed |= answer(context, pod, row, told).await;
             if is_ready(pod) {
                 let endpoints = row.progress.endpoints.iter();
-                let named = endpoints.filter_map(|known| Some((known.uid.as_ref(), known.object.split_once('/')?.1)));
+                let named =
+                    endpoints.filter_map(|known| Some((known.uid.as_ref(), known.object.split_once('/')?.1)));
                 assigned.extend(named.map(|(uid, name)| (uid.to_owned(), name.to_owned())));
             }
         }
