@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
 use epic_model::account::{Counted, Limit, fit};
@@ -27,7 +28,7 @@ use super::child::{self, Rows};
 use super::execute::Listed;
 use super::facts::Facts;
 use crate::claim::{claims, node_revisions};
-use crate::proxy::{self as proxies_of, gue_address};
+use crate::proxy::Index;
 
 /// Since when EPIC nodes have had no proxy of a LoadBalancer, as far as this process has seen.
 #[derive(Debug, Default)]
@@ -52,21 +53,23 @@ impl Absences {
     }
 }
 
+/// Of a range that does not parse; EPIC's own condition says so.
+const NO_ROOM: RangeInclusive<u32> = RangeInclusive::new(1, 0);
+
 /// Ranges of the counters in EPIC's status.
 pub fn epic_ranges(epic: &EPIC) -> BTreeMap<Counter, RangeInclusive<u32>> {
     let proxies = address::parse_network(epic.spec.proxy_ipv4()).map(proxy_range);
     BTreeMap::from([
         (Counter::Group, SIXTEEN_BITS),
         (Counter::Tunnel, THIRTY_TWO_BITS),
-        // A range that does not parse has no room; EPIC's own condition says so.
-        (Counter::Proxy, proxies.unwrap_or(1..=0)),
+        (Counter::Proxy, proxies.unwrap_or(NO_ROOM)),
     ])
 }
 
 /// Ranges of the counters in an Account's status.
 pub fn account_ranges(epic: &EPICSpec) -> BTreeMap<Counter, RangeInclusive<u32>> {
     let endpoints = address::parse_network(epic.alias_ipv4()).map(endpoint_range);
-    BTreeMap::from([(Counter::Service, SIXTEEN_BITS), (Counter::Endpoint, endpoints.unwrap_or(1..=0))])
+    BTreeMap::from([(Counter::Service, SIXTEEN_BITS), (Counter::Endpoint, endpoints.unwrap_or(NO_ROOM))])
 }
 
 /// The EPIC nodes that may still program a LoadBalancer that is gone, of one namespace or of all: a requested ID may
@@ -97,8 +100,7 @@ pub fn accounts<'o, F: Facts + 'o>(
 
 /// What surrounds LoadBalancers in a snapshot, indexed once for all of them.
 pub struct Around<'s> {
-    snapshot: &'s Snapshot,
-    pods: proxies_of::Index<'s>,
+    pods: Index<'s>,
     /// Endpoints by namespace and LoadBalancer.
     endpoints: HashMap<(&'s str, &'s str), Vec<&'s Endpoint>>,
     /// Whether some object that decides what is no longer needed cannot be read.
@@ -108,17 +110,25 @@ pub struct Around<'s> {
 impl<'s> Around<'s> {
     /// The surroundings in `snapshot`.
     pub fn new(snapshot: &'s Snapshot) -> Self {
-        let mut endpoints: HashMap<_, Vec<&Endpoint>> = HashMap::new();
-        for endpoint in snapshot.list::<Endpoint>() {
-            let namespace = endpoint.metadata.namespace.as_deref().unwrap_or_default();
-            endpoints.entry((namespace, endpoint.spec.load_balancer.as_str())).or_default().push(endpoint);
-        }
         let unreadable = snapshot.view::<Endpoint>().poisoned().count()
             + snapshot.view::<Pod>().poisoned().count()
             + snapshot.view::<ReplicaSet>().poisoned().count()
             + snapshot.view::<Deployment>().poisoned().count();
-        let pods = proxies_of::Index::new(snapshot);
-        Self { snapshot, pods, endpoints, unreadable: unreadable > 0 }
+        Self::of(Index::new(snapshot), snapshot.list::<Endpoint>(), unreadable > 0)
+    }
+
+    /// These surroundings.
+    pub fn of(
+        pods: Index<'s>,
+        all: impl Iterator<Item = &'s Arc<Endpoint>>,
+        unreadable: bool,
+    ) -> Self {
+        let mut endpoints: HashMap<_, Vec<&Endpoint>> = HashMap::new();
+        for endpoint in all {
+            let namespace = endpoint.metadata.namespace.as_deref().unwrap_or_default();
+            endpoints.entry((namespace, endpoint.spec.load_balancer.as_str())).or_default().push(endpoint);
+        }
+        Self { pods, endpoints, unreadable }
     }
 
     fn endpoints<'m>(&'m self, balancer: &'m ObjectMeta) -> &'m [&'s Endpoint] {
@@ -193,7 +203,6 @@ pub fn rows<'o, F: Facts + 'o>(
     objects: impl Iterator<Item = &'o F>,
     around: &Around<'_>,
     epic: &EPIC,
-    system: &str,
 ) -> BTreeMap<Uid, Rows> {
     let proxy_addresses = address::parse_network(epic.spec.proxy_ipv4()).ok();
     objects
@@ -204,9 +213,9 @@ pub fn rows<'o, F: Facts + 'o>(
                 let mut row = json!({"pod": pod.name.as_str()});
                 if let Some(node) = &pod.node {
                     row["node"] = node.as_str().into();
-                    if let Some(address) = gue_address(around.snapshot, node.as_str(), system) {
-                        row["epic-address"] = address.to_string().into();
-                    }
+                }
+                if let Some(address) = pod.epic_address {
+                    row["epic-address"] = address.to_string().into();
                 }
                 (pod.uid.clone(), row)
             });
@@ -295,4 +304,129 @@ fn over_limit<F: Facts>(objects: &[&F], counter: Counter, limit: u64) -> BTreeSe
 
 fn uid(meta: &ObjectMeta) -> Uid {
     meta.uid.clone().unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, spec: Value, status: Value) -> K {
+        serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": kind, "spec": spec, "status": status,
+            "metadata": {
+                "name": name, "namespace": "epic-red", "uid": format!("uid-{name}"), "resourceVersion": "7",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+        }))
+        .unwrap()
+    }
+
+    fn accepted(value: &str) -> Value {
+        json!([{"type": "Accepted", "status": value, "reason": "x", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+    }
+
+    fn endpoint(name: &str, is_accepted: &str) -> Arc<Endpoint> {
+        let spec = json!({"load-balancer": "web", "address": "10.0.0.9", "node-address": "10.0.0.1",
+            "port": {"port": 8080}});
+        Arc::new(object("Endpoint", name, spec, json!({"conditions": accepted(is_accepted)})))
+    }
+
+    fn balancer<K: serde::de::DeserializeOwned>(is_accepted: &str) -> K {
+        let tunnel = json!({"epic-address": "192.168.77.11", "tunnel-id": 4,
+            "epic-port": {"appProtocol": "gue", "port": 6080, "protocol": "UDP"}});
+        let status = json!({
+            "service-id": 3, "conditions": accepted(is_accepted),
+            "gue-tunnel-endpoints": {"10.0.0.1": tunnel},
+            "proxies": [{"pod": "p", "pod-uid": "p", "proxy-id": 9, "state": "Ready"}],
+        });
+        let spec = json!({"public-ports": [{"port": 80}], "service-group": "g"});
+        object("LoadBalancer", "web", spec, status)
+    }
+
+    fn freed(balancer: &impl Facts, endpoints: &[Arc<Endpoint>], unreadable: bool) -> Vec<Counter> {
+        let pods = Index::of([].iter(), [].iter(), [].iter(), [].iter());
+        let around = Around::of(pods, endpoints.iter(), unreadable);
+        let (slots, _) = datapath(balancer, &around, &Absences::default(), Seconds(1_000));
+        slots.iter().filter(|slot| !slot.wanted).map(|slot| slot.counter).collect()
+    }
+
+    #[test]
+    fn a_refusal_that_passes_frees_no_tunnel() {
+        for refused in ["False", "Unknown"] {
+            let web: LoadBalancer = balancer(refused);
+            assert_eq!(freed(&web, &[endpoint("a", "True")], false), [Counter::Proxy]);
+            assert_eq!(freed(&web, &[endpoint("a", refused)], false), [Counter::Proxy]);
+        }
+        let web: LoadBalancer = balancer("True");
+        assert_eq!(freed(&web, &[endpoint("a", "False")], false), [Counter::Proxy]);
+        assert_eq!(freed(&web, &[], false), [Counter::Tunnel, Counter::Proxy], "the last Endpoint has gone");
+    }
+
+    #[test]
+    fn nothing_is_freed_while_something_cannot_be_read() {
+        assert_eq!(freed(&balancer::<LoadBalancer>("True"), &[], true), []);
+    }
+
+    #[test]
+    fn a_new_tunnel_needs_an_accepted_endpoint() {
+        let none = BTreeMap::new();
+        assert_eq!(client_nodes(&[&endpoint("a", "False")], &none), [] as [IpAddr; 0]);
+        assert_eq!(client_nodes(&[&endpoint("a", "True")], &none), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn the_raw_and_the_typed_form_of_an_object_give_the_same_children() {
+        let (raw, typed): (DynamicObject, LoadBalancer) = (balancer("True"), balancer("True"));
+        let pods = Index::of([].iter(), [].iter(), [].iter(), [].iter());
+        let around = Around::of(pods, [].iter(), false);
+        let absences = Absences::default();
+        let of_raw = datapaths([&raw].into_iter(), &around, &absences, Seconds(0));
+        assert_eq!(of_raw, datapaths([&typed].into_iter(), &around, &absences, Seconds(0)));
+        let account = Account::new("red", epic_crds::AccountSpec::default());
+        let none: [DynamicObject; 0] = [];
+        let of_raw = services(&account, [&raw].into_iter(), none.iter(), &[]);
+        assert_eq!(of_raw, services(&account, [&typed].into_iter(), none.iter(), &[]));
+    }
+
+    #[test]
+    fn a_balancer_that_cannot_be_read_keeps_its_grants_and_asks_for_nothing() {
+        let mut poisoned: DynamicObject = balancer("True");
+        poisoned.data["spec"]["public-ports"] = "nonsense".into();
+        assert_eq!(freed_of(&poisoned), (vec![Counter::Tunnel, Counter::Proxy], 0));
+    }
+
+    fn freed_of(object: &DynamicObject) -> (Vec<Counter>, usize) {
+        let pods = Index::of([].iter(), [].iter(), [].iter(), [].iter());
+        let around = Around::of(pods, [].iter(), false);
+        let (children, _) = datapaths([object].into_iter(), &around, &Absences::default(), Seconds(0));
+        let slots = children.into_iter().flat_map(|child| child.slots);
+        let (held, other): (Vec<_>, Vec<_>) = slots.partition(|slot| slot.wanted && slot.granted.is_some());
+        (held.into_iter().map(|slot| slot.counter).collect(), other.len())
+    }
+
+    #[test]
+    fn a_lowered_limit_takes_nothing_from_those_that_are_served() {
+        let spec = |name: &str, status: Value| -> LoadBalancer {
+            object("LoadBalancer", name, json!({"public-ports": [{"port": 80}], "service-group": "g"}), status)
+        };
+        // The younger by uid is served, the older is not.
+        let served = spec("z", json!({"service-id": 1, "conditions": accepted("True")}));
+        let waiting = spec("a", json!({}));
+        let refused = over_limit(&[&waiting, &served], Counter::Service, 1);
+        assert_eq!(refused, [Uid::from("uid-a")].into());
+    }
+
+    #[test]
+    fn looking_at_two_thousand_balancers_takes_milliseconds() {
+        let many: Vec<LoadBalancer> = (0..2_000).map(|_| balancer("True")).collect();
+        let endpoints: Vec<Arc<Endpoint>> = (0..2_000).map(|n| endpoint(&n.to_string(), "True")).collect();
+        let start = std::time::Instant::now();
+        let pods = Index::of([].iter(), [].iter(), [].iter(), [].iter());
+        let around = Around::of(pods, endpoints.iter().take(8), false);
+        let (children, _) = datapaths(many.iter(), &around, &Absences::default(), Seconds(0));
+        println!("{} children in {:?}", children.len(), start.elapsed());
+        assert_eq!(children.len(), 2_000);
+    }
 }

@@ -368,7 +368,7 @@ impl Rounds for EpicRounds<'_> {
         };
         let around = Around::new(&snapshot);
         let (children, _) = Self::children(accounts.iter(), balancers.iter(), &around, &snapshot, memory);
-        let rows = need::rows(balancers.iter(), &around, &epic, &self.context.settings.namespace);
+        let rows = need::rows(balancers.iter(), &around, &epic);
         let listed = need::listed(accounts.into_iter().chain(balancers), rows);
         Ok(Some(Input { parent: epic, plain, children, listed }))
     }

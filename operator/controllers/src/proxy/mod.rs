@@ -11,4 +11,4 @@ mod pods;
 
 pub use child::{covers, owned_by};
 pub use deployment::{CONTAINER, MIN_READY_SECONDS, Objects, Proxies, objects};
-pub use pods::{Index, gue_address, listed, objects_of, pods_of};
+pub use pods::{Index, listed, objects_of, pods_of};

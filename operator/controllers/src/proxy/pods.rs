@@ -14,12 +14,13 @@ use epic_model::proxy::Pod as Proxy;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kates::{Key, Snapshot};
+use kates::Snapshot;
 use kube::ResourceExt;
 
 /// Who controls whom. One pass over a snapshot, then a step for each pod.
 pub struct Index<'s> {
-    snapshot: &'s Snapshot,
+    /// GUE addresses by node.
+    nodes: HashMap<&'s str, IpAddr>,
     /// Controlled objects by the uid of their controller: Deployments of LoadBalancers, ReplicaSets of Deployments.
     controlled: HashMap<&'s str, Vec<&'s str>>,
     /// Pods by the uid of their controller.
@@ -31,24 +32,31 @@ impl<'s> Index<'s> {
     /// Over all namespaces.
     pub fn new(snapshot: &'s Snapshot) -> Self {
         let (deployments, sets) = (snapshot.list::<Deployment>(), snapshot.list::<ReplicaSet>());
-        Self::of(snapshot, deployments, sets, snapshot.list::<Pod>())
+        Self::of(snapshot.list::<EPICNode>(), deployments, sets, snapshot.list::<Pod>())
     }
 
     /// Over one namespace.
     pub fn within(snapshot: &'s Snapshot, namespace: &str) -> Self {
         let deployments = snapshot.in_namespace::<Deployment>(namespace);
         let sets = snapshot.in_namespace::<ReplicaSet>(namespace);
-        Self::of(snapshot, deployments, sets, snapshot.in_namespace::<Pod>(namespace))
+        let pods = snapshot.in_namespace::<Pod>(namespace);
+        Self::of(snapshot.list::<EPICNode>(), deployments, sets, pods)
     }
 
-    fn of(
-        snapshot: &'s Snapshot,
+    /// Over these objects.
+    pub fn of(
+        nodes: impl Iterator<Item = &'s Arc<EPICNode>>,
         deployments: impl Iterator<Item = &'s Arc<Deployment>>,
         sets: impl Iterator<Item = &'s Arc<ReplicaSet>>,
         all: impl Iterator<Item = &'s Arc<Pod>>,
     ) -> Self {
-        let mut index =
-            Self { snapshot, controlled: HashMap::new(), pods: HashMap::new(), by_uid: HashMap::new() };
+        let nodes = nodes.filter_map(|node| Some((node.metadata.name.as_deref()?, gue_address(node)?)));
+        let mut index = Self {
+            nodes: nodes.collect(),
+            controlled: HashMap::new(),
+            pods: HashMap::new(),
+            by_uid: HashMap::new(),
+        };
         let metas = deployments.map(|found| &found.metadata).chain(sets.map(|found| &found.metadata));
         for meta in metas {
             if let (Some(owner), Some(uid)) = (controller(meta), meta.uid.as_deref()) {
@@ -90,13 +98,14 @@ impl<'s> Index<'s> {
 
     /// The same pods as the model sees them, whatever their state.
     pub fn proxies<'l>(&self, balancer: &ObjectMeta, listed: impl Iterator<Item = &'l str>) -> Vec<Proxy> {
-        self.objects(balancer, listed).into_iter().map(|pod| proxy(self.snapshot, pod)).collect()
+        self.objects(balancer, listed).into_iter().map(|pod| proxy(&self.nodes, pod)).collect()
     }
 }
 
 /// The pods of `balancer`, whatever their state, by name.
 pub fn pods_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Vec<Proxy> {
-    objects_of(snapshot, balancer).into_iter().map(|pod| proxy(snapshot, pod)).collect()
+    let namespace = balancer.metadata.namespace.as_deref().unwrap_or_default();
+    Index::within(snapshot, namespace).proxies(&balancer.metadata, listed(balancer))
 }
 
 /// The same pods as the API server shows them.
@@ -110,9 +119,8 @@ pub fn listed(balancer: &LoadBalancer) -> impl Iterator<Item = &str> {
     balancer.status.iter().flat_map(|status| &status.proxies).map(|proxy| proxy.pod_uid.as_str())
 }
 
-/// GUE addresses of the EPIC nodes by name.
-pub fn gue_address(snapshot: &Snapshot, node: &str, system: &str) -> Option<IpAddr> {
-    let node = snapshot.get::<EPICNode>(&Key::namespaced(system, node))?;
+/// The GUE address of an EPIC node.
+fn gue_address(node: &EPICNode) -> Option<IpAddr> {
     let addresses = node.status.as_ref()?.addresses.iter();
     addresses.filter_map(|text| address::parse(text).ok()).find(IpAddr::is_ipv4)
 }
@@ -122,7 +130,7 @@ fn controller(meta: &ObjectMeta) -> Option<&str> {
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
-fn proxy(snapshot: &Snapshot, pod: &Pod) -> Proxy {
+fn proxy(nodes: &HashMap<&str, IpAddr>, pod: &Pod) -> Proxy {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -131,14 +139,66 @@ fn proxy(snapshot: &Snapshot, pod: &Pod) -> Proxy {
     Proxy {
         name: pod.name_any().into(),
         uid: pod.uid().unwrap_or_default().into(),
-        epic_address: node
-            .as_deref()
-            .and_then(|node| gue_address(snapshot, node, epic_crds::well_known::EPIC_NAMESPACE)),
+        epic_address: node.as_deref().and_then(|node| nodes.get(node).copied()),
         node: node.map(Into::into),
         ready: conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True"),
         deleting: pod.metadata.deletion_timestamp.is_some(),
         ended: matches!(phase, Some("Succeeded" | "Failed")),
         ifindex: annotation(ANNOTATION_IFINDEX).and_then(|text| text.parse().ok()),
         ifname: annotation(ANNOTATION_IFNAME),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn meta(name: &str, uid: &str, owner: Option<&str>) -> Value {
+        let mut meta = json!({"name": name, "namespace": "epic-red", "uid": uid});
+        if let Some(owner) = owner {
+            meta["ownerReferences"] =
+                json!([{"apiVersion": "x/v1", "kind": "X", "name": "x", "uid": owner, "controller": true}]);
+        }
+        meta
+    }
+
+    fn made<K: serde::de::DeserializeOwned>(meta: Value) -> Arc<K> {
+        Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": {"selector": {}, "template": {}, "containers": []}})).unwrap())
+    }
+
+    #[test]
+    fn forged_labels_names_and_references_make_no_proxy() {
+        let balancer: LoadBalancer = serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer", "metadata": meta("web", "lb", None),
+            "spec": {"public-ports": [{"port": 80}], "service-group": "g"},
+            "status": {"proxies": [{"pod": "old", "pod-uid": "p-old", "state": "Draining"}]},
+        }))
+        .unwrap();
+        let deployments: Vec<Arc<Deployment>> = vec![
+            made(meta("epic-web", "d", Some("lb"))),
+            made(meta("epic-web-2", "d-forged", Some("another lb"))),
+        ];
+        let sets: Vec<Arc<ReplicaSet>> =
+            vec![made(meta("s", "s", Some("d"))), made(meta("s2", "s-forged", Some("d-forged")))];
+        let mut labelled = meta("labelled", "p-labelled", None);
+        labelled["labels"] = json!({"epic.acnodal.io/load-balancer": "epic-web"});
+        let mut abroad = meta("abroad", "p-abroad", Some("s"));
+        abroad["namespace"] = "epic-blue".into();
+        let mut owned = meta("owned", "p-owned", Some("s"));
+        owned["ownerReferences"][0]["controller"] = false.into();
+        let pods: Vec<Arc<Pod>> = vec![
+            made(meta("own", "p", Some("s"))),
+            made(meta("old", "p-old", Some("a set that is gone"))),
+            made(meta("direct", "p-direct", Some("lb"))),
+            made(meta("stranger", "p-stranger", Some("s-forged"))),
+            made(labelled),
+            made(abroad),
+            made(owned),
+        ];
+        let index = Index::of([].iter(), deployments.iter(), sets.iter(), pods.iter());
+        let found = index.objects(&balancer.metadata, listed(&balancer));
+        let names: Vec<&str> = found.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["old", "own"], "one that was made for it, and one that was listed before");
     }
 }

@@ -40,7 +40,12 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
         let mut touched = touched(&update);
         touched.append(&mut left);
         let mut txn = writer.write();
-        left = fill(&mut txn, &update.snapshot, touched);
+        let wanted = touched.into_iter().map(|key| {
+            let object = update.snapshot.get::<LoadBalancer>(&key);
+            let rows = object.and_then(|object| rows(&update.snapshot, object));
+            (key, rows)
+        });
+        left = fill(&mut txn, wanted);
         if let Some(initializer) = initializer.take() {
             initializer.complete(&mut txn);
         }
@@ -48,17 +53,19 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
     }
 }
 
-/// Makes the rows of these LoadBalancers what the snapshot says. What goes makes room first; an address that changes
+/// Makes the rows of these LoadBalancers what is given. What goes makes room first; an address that changes
 /// hands within one update may need a second try. Returns those that could not be served.
-fn fill(txn: &mut WriteTxn<'_>, snapshot: &Snapshot, touched: BTreeSet<Key>) -> BTreeSet<Key> {
+fn fill(
+    txn: &mut WriteTxn<'_>,
+    wanted: impl IntoIterator<Item = (Key, Option<Rows>)>,
+) -> BTreeSet<Key> {
     let mut left = Vec::new();
-    for key in touched {
-        let object = snapshot.get::<LoadBalancer>(&key);
-        match object.map(|object| rows(snapshot, object)) {
-            None | Some(None) => {
+    for (key, rows) in wanted {
+        match rows {
+            Some(rows) => left.push((key, rows)),
+            None => {
                 txn.delete_service_and_frontends(&service_name(&key));
             }
-            Some(Some(rows)) => left.push((key, rows)),
         }
     }
     loop {
@@ -122,12 +129,22 @@ fn rows(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Rows> {
     if balancer.metadata.deletion_timestamp.is_some() {
         return None;
     }
+    let group = group_of(snapshot, balancer);
+    let endpoints = snapshot.in_namespace::<Endpoint>(balancer.metadata.namespace.as_deref()?);
+    rows_of(balancer, group.as_deref(), endpoints.map(AsRef::as_ref))
+}
+
+fn rows_of<'e>(
+    balancer: &LoadBalancer,
+    group: Option<&ServiceGroup>,
+    endpoints: impl Iterator<Item = &'e Endpoint>,
+) -> Option<Rows> {
     let status = balancer.status.as_ref()?;
     let name = service_name(&Key::of(balancer));
     let group_id = GroupId::try_from(status.group_id?).ok()?;
     let service_id = ServiceId::try_from(status.service_id?).ok()?;
     let vip = address::parse(status.public_address.as_deref()?).ok()?;
-    let group = group_of(snapshot, balancer).map(|group| group.spec.clone()).unwrap_or_default();
+    let group = group.map(|group| group.spec.clone()).unwrap_or_default();
     let service = Service {
         // The generation whose slots the status shows: what a proxy acknowledges is that, not what is being written.
         generation: balancer.condition(PROGRAMMED).and_then(|known| known.observed_generation)?,
@@ -137,8 +154,7 @@ fn rows(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Rows> {
         ..Service::new(name.clone(), balancer.uid()?, group_id, service_id)
     };
     let frontends = frontends(balancer, &name, vip);
-    let backends = snapshot
-        .in_namespace::<Endpoint>(&balancer.namespace()?)
+    let backends = endpoints
         .filter(|endpoint| endpoint.spec.load_balancer == balancer.name_any())
         .filter_map(|endpoint| backend(&name, endpoint))
         .collect();
@@ -212,5 +228,84 @@ fn policy(written: Policy) -> LbPolicy {
         Policy::Random => LbPolicy::Random,
         Policy::RingHash => LbPolicy::RingHash,
         Policy::Maglev => LbPolicy::Maglev,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epic_lb::Tables;
+    use serde_json::{Value, json};
+
+    fn condition(type_: &str, status: &str, generation: i64) -> Value {
+        json!({"type": type_, "status": status, "reason": "x", "message": "", "observedGeneration": generation,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    }
+
+    fn balancer(name: &str, accepted: &str, address: &str) -> LoadBalancer {
+        serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer",
+            "metadata": {"name": name, "namespace": "epic-red", "uid": format!("uid-{name}"), "generation": 3},
+            "spec": {"public-ports": [{"port": 80, "targetPort": 8080}, {"port": 443}], "service-group": "g"},
+            "status": {
+                "group-id": 1, "service-id": 2, "public-address": address,
+                "ports": [{"port": 80, "protocol": "TCP", "slot": 0}, {"port": 81, "protocol": "TCP", "slot": 1}],
+                "conditions": [condition("Accepted", accepted, 3), condition("Programmed", "False", 2)],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn endpoint(name: &str, accepted: &str, alias: Option<&str>) -> Endpoint {
+        serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "Endpoint",
+            "metadata": {"name": name, "namespace": "epic-red", "uid": name},
+            "spec": {"load-balancer": "web", "address": "10.0.0.9", "node-address": "10.0.0.1",
+                "port": {"port": 8080}},
+            "status": {"alias-address": alias, "conditions": [condition("Accepted", accepted, 1)]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn one_that_is_refused_or_lost_its_group_is_served_on_at_the_generation_its_slots_are_of() {
+        let endpoints = [
+            endpoint("a", "True", Some("100.127.0.1")),
+            endpoint("without-alias", "True", None),
+            endpoint("refused", "False", Some("100.127.0.2")),
+        ];
+        for accepted in ["True", "False", "Unknown"] {
+            let rows = rows_of(&balancer("web", accepted, "192.0.2.1"), None, endpoints.iter());
+            let (service, frontends, backends) = rows.unwrap();
+            assert_eq!(service.generation, 2, "{accepted}");
+            let ports: Vec<u16> = frontends.iter().map(|frontend| frontend.key.port).collect();
+            assert_eq!(ports, [80], "443 has no slot yet, 81 is on its way out");
+            let objects: Vec<_> = backends.iter().filter_map(|backend| backend.object.as_deref()).collect();
+            assert_eq!(objects, ["epic-red/a"]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_served_before_it_has_an_address() {
+        let mut fresh = balancer("web", "True", "192.0.2.1");
+        fresh.status.as_mut().unwrap().public_address = None;
+        assert!(rows_of(&fresh, None, [].iter()).is_none());
+    }
+
+    #[test]
+    fn an_address_that_changes_hands_within_one_update_is_served_by_its_new_owner() {
+        let writer = Writer::new(Tables::new());
+        let mut txn = writer.write();
+        let rows = |name: &str, address: &str| {
+            let object = balancer(name, "True", address);
+            (Key::of(&object), rows_of(&object, None, [].iter()))
+        };
+        let served = |txn: &mut WriteTxn<'_>, list: Vec<(Key, Option<Rows>)>| fill(txn, list);
+        assert!(served(&mut txn, vec![rows("b", "192.0.2.1")]).is_empty());
+        // The new owner comes first by name.
+        let left = served(&mut txn, vec![rows("a", "192.0.2.1"), rows("b", "192.0.2.2")]);
+        assert!(left.is_empty(), "{left:?}");
+        let left = served(&mut txn, vec![rows("c", "192.0.2.2")]);
+        assert_eq!(left, [Key::namespaced("epic-red", "c")].into(), "tried again with the next update");
     }
 }
