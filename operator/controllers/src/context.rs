@@ -52,6 +52,8 @@ pub struct Context {
     pub awaited: Awaited,
     /// What the allocators could not give.
     pub verdicts: Verdicts,
+    /// Who is getting a LoadBalancer its address.
+    pub granting: tokio::sync::Mutex<()>,
     /// Rings when the allocators should look again although no object changed.
     pub allocate: Notify,
 }
@@ -78,6 +80,7 @@ impl Context {
             assigned: Assigned::default(),
             awaited: Awaited::default(),
             verdicts: Verdicts::default(),
+            granting: tokio::sync::Mutex::default(),
             allocate: Notify::new(),
         })
     }

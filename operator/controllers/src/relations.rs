@@ -9,7 +9,7 @@ mod tenant;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use epic_crds::condition::ACCEPTED;
+use epic_crds::condition::{ACCEPTED, READY};
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
 use epic_crds::{
     Account, AddressClaim, AddressPool, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup,
@@ -159,7 +159,7 @@ pub fn address_pool(context: &Shared) -> Controller<Subject<AddressPool>> {
 pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
     let pools = on::<AddressPool, ServiceGroup, _>(
         context,
-        |pool| (pool.spec.disabled, pool.spec.accounts.clone(), is_accepted(pool)),
+        |pool| (pool.spec.accounts.clone(), pool.is_condition_true(READY)),
         |snapshot, pool| {
             let name = pool.metadata.name.clone().unwrap_or_default();
             keys_of(snapshot, |group: &ServiceGroup| group.spec.address_pools().contains(&name.as_str()))

@@ -1,5 +1,7 @@
 //! The writes for a LoadBalancer, other than its status: address claim, certificate, ConfigMap, budget, Deployment.
 
+use std::time::Duration;
+
 use epic_crds::LoadBalancer;
 use epic_model::claim::Refusal;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -7,14 +9,19 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kates::{Key, Object, Snapshot};
 use kube::Resource;
+use rand::Rng;
 use serde_json::Value;
+use tokio::time::sleep;
 
-use super::Found;
 use super::build::Wanted;
+use super::{Found, Valid};
 use crate::claim::grant::{self, Granted};
 use crate::context::Shared;
 use crate::proxy::{self, covers, owned_by};
 use crate::reconcile::{Category, Error};
+
+/// Rounds in a row for one address, before others get their turn.
+const ATTEMPTS: u64 = 8;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -42,14 +49,7 @@ pub(super) async fn run(
     if let Some(valid) = &wanted.valid
         && !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools)
     {
-        match grant::round(&context.client, snapshot, &key, &valid.account, &valid.pools).await? {
-            Granted::Settled => {}
-            Granted::Refused(refusal) => done.refusal = Some(refusal),
-            Granted::Written | Granted::Changed => {
-                context.counters.wrote("AddressClaim");
-                done.moved = true;
-            }
-        }
+        address(context, snapshot, &key, valid, &mut done).await?;
     }
     let mut outcomes = Vec::new();
     if let Some(holder) = &wanted.holder {
@@ -74,6 +74,35 @@ pub(super) async fn run(
         }
     }
     Ok(done)
+}
+
+/// Gets the LoadBalancer its address. One at a time in this process: side by side they would all choose the same free
+/// address, and all but one lose. Against another process it is tried again at once.
+async fn address(
+    context: &Shared,
+    snapshot: &Snapshot,
+    key: &Key,
+    valid: &Valid,
+    done: &mut Done,
+) -> Result<(), Error> {
+    let _turn = context.granting.lock().await;
+    for attempt in 1..=ATTEMPTS {
+        match grant::round(&context.client, snapshot, key, &valid.account, &valid.pools).await? {
+            Granted::Settled => return Ok(()),
+            Granted::Refused(refusal) => {
+                done.refusal = Some(refusal);
+                return Ok(());
+            }
+            Granted::Written => break,
+            Granted::Changed => {
+                let pause = rand::rng().random_range(0..attempt * 20);
+                sleep(Duration::from_millis(pause)).await;
+            }
+        }
+    }
+    context.counters.wrote("AddressClaim");
+    done.moved = true;
+    Ok(())
 }
 
 /// Applies one object, unless what is there covers it. An object of that name that is not ours is left alone.

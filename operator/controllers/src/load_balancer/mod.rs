@@ -12,6 +12,8 @@ mod apply;
 mod awaited;
 mod build;
 mod dereference;
+#[cfg(test)]
+mod tests;
 mod update_status;
 mod validate;
 
@@ -33,6 +35,8 @@ use crate::uninstall;
 
 /// Another look while the LoadBalancer waits for something that rings no bell.
 const SOON: Duration = Duration::from_secs(5);
+/// Another look after a write whose bell may have rung already.
+const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// One pass over one LoadBalancer.
 ///
@@ -61,7 +65,11 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
     let wanted = build::plan(&found, valid.as_ref().ok());
     let done = apply::run(&context, &snapshot, &found, &wanted).await?;
     let settled = update_status::publish(&context, &found, &valid, &wanted, &done).await?;
-    Ok(if settled { full_pass(&context) } else { Action::requeue(SOON) })
+    Ok(match (settled, done.moved) {
+        (true, _) => full_pass(&context),
+        (false, true) => Action::requeue(AT_ONCE),
+        (false, false) => Action::requeue(SOON),
+    })
 }
 
 fn full_pass(context: &Shared) -> Action {
