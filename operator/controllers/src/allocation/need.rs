@@ -118,11 +118,7 @@ impl<'s> Around<'s> {
     }
 
     /// These surroundings.
-    pub fn of(
-        pods: Index<'s>,
-        all: impl Iterator<Item = &'s Arc<Endpoint>>,
-        unreadable: bool,
-    ) -> Self {
+    pub fn of(pods: Index<'s>, all: impl Iterator<Item = &'s Arc<Endpoint>>, unreadable: bool) -> Self {
         let mut endpoints: HashMap<_, Vec<&Endpoint>> = HashMap::new();
         for endpoint in all {
             let namespace = endpoint.metadata.namespace.as_deref().unwrap_or_default();
@@ -409,7 +405,12 @@ mod tests {
     #[test]
     fn a_lowered_limit_takes_nothing_from_those_that_are_served() {
         let spec = |name: &str, status: Value| -> LoadBalancer {
-            object("LoadBalancer", name, json!({"public-ports": [{"port": 80}], "service-group": "g"}), status)
+            object(
+                "LoadBalancer",
+                name,
+                json!({"public-ports": [{"port": 80}], "service-group": "g"}),
+                status,
+            )
         };
         // The younger by uid is served, the older is not.
         let served = spec("z", json!({"service-id": 1, "conditions": accepted("True")}));

@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Query, Snapshot};
-use kube::{Resource, ResourceExt};
 use kube::api::DynamicObject;
+use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::{sleep, timeout};
@@ -55,7 +55,12 @@ struct Memory {
 
 impl Memory {
     /// What is left of a settled parent's rest, if nothing that its plan is made of has changed since.
-    fn at_rest(&self, parent: &Uid, snapshot: &Snapshot, concerns: impl Fn(&Snapshot) -> bool) -> Option<Next> {
+    fn at_rest(
+        &self,
+        parent: &Uid,
+        snapshot: &Snapshot,
+        concerns: impl Fn(&Snapshot) -> bool,
+    ) -> Option<Next> {
         let (seen, until) = self.settled.lock().remove(parent)?;
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) || concerns(&seen) {
@@ -169,7 +174,9 @@ async fn pass(context: &Shared, memory: &Memory) -> Next {
     let mut work = Vec::new();
     for (account, namespace) in in_force.chain(retired.into_iter().map(|account| (account, None))) {
         let epic = &epic;
-        let one = async move { rounds(context, memory, &AccountRounds { context, account, namespace, epic }).await };
+        let one = async move {
+            rounds(context, memory, &AccountRounds { context, account, namespace, epic }).await
+        };
         work.push(one.boxed());
     }
     let waits: Vec<Next> = stream::iter(work).buffer_unordered(CONCURRENT).collect().await;

@@ -260,6 +260,9 @@ fn tunnels(
         .collect()
 }
 
+/// Of a proxy's row: pod, ID, its node's address, state, ifindex.
+type ProxyContent = (String, Option<i64>, Option<String>, WrittenState, Option<i64>);
+
 /// What of a status nodes and proxies program. A change of it begins a new wait for `Programmed`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Content {
@@ -267,7 +270,7 @@ pub struct Content {
     service_id: Option<i64>,
     key_generation: Option<i64>,
     ports: Vec<WrittenSlot>,
-    proxies: Vec<(String, Option<i64>, Option<String>, WrittenState, Option<i64>)>,
+    proxies: Vec<ProxyContent>,
     tunnels: BTreeMap<Pair, TunnelId>,
 }
 

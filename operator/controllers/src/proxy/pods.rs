@@ -76,16 +76,13 @@ impl<'s> Index<'s> {
 
     /// The pods of the LoadBalancer with this metadata, by name: those that its Deployment made, and those whose uid
     /// stands in its status (`listed`). The latter outlast their ReplicaSet, which may go while they drain.
-    pub fn objects<'l>(
-        &self,
-        balancer: &ObjectMeta,
-        listed: impl Iterator<Item = &'l str>,
-    ) -> Vec<&'s Pod> {
+    pub fn objects<'l>(&self, balancer: &ObjectMeta, listed: impl Iterator<Item = &'l str>) -> Vec<&'s Pod> {
         let (Some(namespace), Some(uid)) = (&balancer.namespace, balancer.uid.as_deref()) else {
             return Vec::new();
         };
         let controlled = |uid: &str| self.controlled.get(uid).into_iter().flatten().copied();
-        let made = controlled(uid).flat_map(controlled).flat_map(|set| self.pods.get(set).into_iter().flatten());
+        let made =
+            controlled(uid).flat_map(controlled).flat_map(|set| self.pods.get(set).into_iter().flatten());
         let mut pods: BTreeMap<&str, &Pod> = BTreeMap::new();
         for pod in made.copied().chain(listed.filter_map(|uid| self.by_uid.get(uid).copied())) {
             // References do not cross namespaces, whatever they say.
@@ -164,7 +161,12 @@ mod tests {
     }
 
     fn made<K: serde::de::DeserializeOwned>(meta: Value) -> Arc<K> {
-        Arc::new(serde_json::from_value(json!({"metadata": meta, "spec": {"selector": {}, "template": {}, "containers": []}})).unwrap())
+        Arc::new(
+            serde_json::from_value(
+                json!({"metadata": meta, "spec": {"selector": {}, "template": {}, "containers": []}}),
+            )
+            .unwrap(),
+        )
     }
 
     #[test]

@@ -55,10 +55,7 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
 
 /// Makes the rows of these LoadBalancers what is given. What goes makes room first; an address that changes
 /// hands within one update may need a second try. Returns those that could not be served.
-fn fill(
-    txn: &mut WriteTxn<'_>,
-    wanted: impl IntoIterator<Item = (Key, Option<Rows>)>,
-) -> BTreeSet<Key> {
+fn fill(txn: &mut WriteTxn<'_>, wanted: impl IntoIterator<Item = (Key, Option<Rows>)>) -> BTreeSet<Key> {
     let mut left = Vec::new();
     for (key, rows) in wanted {
         match rows {
