@@ -40,7 +40,7 @@ pub(super) async fn accepted(
 }
 
 /// Puts the judgement into the conditions; says whether that changed anything.
-fn judged(
+pub(super) fn judged(
     status: &mut LoadBalancerStatus,
     valid: &Result<Valid, Refused>,
     generation: Option<i64>,
@@ -91,7 +91,7 @@ pub(super) async fn publish(
 }
 
 /// The status as it should be.
-fn status(
+pub(super) fn status(
     found: &Found,
     valid: &Result<Valid, Refused>,
     wanted: &Wanted,
