@@ -164,7 +164,7 @@ async fn stored(address: &str) -> Option<Value> {
 }
 
 async fn release(address: &str, consent: Consent) -> Result<(), release::Error> {
-    let parsed: IpAddr = address.parse().unwrap();
+    let parsed: IpAddr = address.parse().expect("an address");
     release::release(&admin().await, parsed, consent).await
 }
 
