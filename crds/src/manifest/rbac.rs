@@ -53,6 +53,7 @@ fn operator() -> Vec<Value> {
                 rule("", &["nodes", "pods"], READ),
                 // Taking EPIC off the cluster ends proxies without waiting for their drain time.
                 rule("", &["pods"], &["delete"]),
+                rule("apps", &["replicasets"], &["delete"]),
                 rule("", &["pods/status"], &["get", "update", "patch"]),
                 rule("", &["configmaps", "serviceaccounts"], READ),
                 rule("", &["configmaps", "serviceaccounts"], WRITE),

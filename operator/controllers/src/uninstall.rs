@@ -14,10 +14,10 @@ use epic_crds::condition::DETACHED;
 use epic_crds::well_known::{ANNOTATION_UNINSTALL, EPIC_NAME, FINALIZER, LABEL_LOAD_BALANCER};
 use epic_crds::{Account, EPIC, EPICNode, HasConditions};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kates::Snapshot;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -101,12 +101,21 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
 }
 
 /// Deletes the proxies; answers how many pods are left.
+///
+/// From the top down and each as an orphan, so that nobody makes pods anew and the garbage collector does not delete
+/// them before this does: a pod that has begun to end does not end sooner when it is told a shorter time.
 async fn end_proxies(client: &Client) -> Result<usize, Error> {
     let ours = ListParams::default().labels(LABEL_LOAD_BALANCER);
     let failed = |error| Error::Api("end the proxies", error);
+    let orphan =
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
     let deployments: Api<Deployment> = Api::all(client.clone());
     for deployment in deployments.list(&ours).await.map_err(failed)? {
-        delete::<Deployment>(client, &deployment, &DeleteParams::background()).await?;
+        delete::<Deployment>(client, &deployment, &orphan).await?;
+    }
+    let sets: Api<ReplicaSet> = Api::all(client.clone());
+    for set in sets.list(&ours).await.map_err(failed)? {
+        delete::<ReplicaSet>(client, &set, &orphan).await?;
     }
     let pods: Api<Pod> = Api::all(client.clone());
     let pods = pods.list(&ours).await.map_err(failed)?.items;

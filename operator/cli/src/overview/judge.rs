@@ -295,6 +295,7 @@ fn rank(type_: &str) -> u8 {
         ACCEPTED => 0,
         PROGRAMMED => 1,
         READY => 3,
+        DETACHED => 4,
         _ => 2,
     }
 }

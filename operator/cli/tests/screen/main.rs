@@ -29,7 +29,7 @@ fn found(text: &str) -> Found {
 }
 
 fn screen(text: &str) -> String {
-    let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+    let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
     render::render(&judge(&found(text), now))
 }
 
