@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// How long a busy machine may take for sixty LoadBalancers.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a busy machine may take for sixty LoadBalancers, with two operators that undo each other's claims.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(900);
 
 pub(crate) fn object(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
     json!({
