@@ -90,7 +90,7 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
     for node in &left.nodes {
         tracing::warn!(
             node,
-            "could not be cleaned; its agent is away. Run `epic-agent node --cleanup` there, or restart it"
+            "could not be cleaned; its agent is away. Remove the folder /sys/fs/bpf/epic there, or restart it"
         );
     }
     if left.proxies > 0 {
