@@ -1,0 +1,87 @@
+//! EPIC end to end, on the staged lab: real nodes, proxies, tunnels and clients.
+//!
+//! One lab serves all scenarios, one after the other in this order; each leaves it as it found it, but for the last
+//! two, which take EPIC away. So this binary has a `main` of its own: it stages the lab, runs what was asked for
+//! (names or parts of names, as with any test binary), and takes the lab down. A scenario that panics has failed; what
+//! is wrong in the lab at that moment is printed behind it.
+//!
+//! `KEEP=1` leaves the lab up; `STAGED=1` takes the lab that is up as it is.
+
+mod faults;
+mod forged;
+mod members;
+mod tenants;
+mod wire;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use epic_e2e::lab::Lab;
+
+type Scenario = (&'static str, fn(&Lab));
+
+macro_rules! scenarios {
+    ($($module:ident :: $name:ident,)+) => {
+        const SCENARIOS: &[Scenario] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)+];
+    };
+}
+
+scenarios! {
+    wire::tunnelled_packets_are_what_the_draft_says,
+    tenants::equal_pod_addresses_of_two_tenants_are_never_confused,
+    forged::forged_packets_are_dropped_and_counted_and_move_no_tunnel,
+    members::traffic_follows_the_endpoints,
+    members::replicas_come_and_go_without_a_failed_request,
+    members::two_proxies_may_use_the_same_source_port_at_once,
+    faults::no_connection_fails_while_operators_are_killed,
+    faults::no_connection_fails_while_agents_are_killed,
+    faults::no_connection_fails_while_the_api_server_is_gone,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let wanted: Vec<&Scenario> = SCENARIOS.iter().filter(|(name, _)| is_wanted(name)).collect();
+    if arguments.iter().any(|word| word == "--list") {
+        wanted.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    println!("\nrunning {} tests", wanted.len());
+    let begun = Instant::now();
+    let mut failed = Vec::new();
+    if !wanted.is_empty() {
+        let lab = catch_unwind(Lab::up);
+        for (name, scenario) in &wanted {
+            let start = Instant::now();
+            let passed = lab.as_ref().is_ok_and(|lab| {
+                let passed = catch_unwind(AssertUnwindSafe(|| scenario(lab))).is_ok();
+                if !passed {
+                    eprintln!("---- {name}: the lab at this moment\n{}", lab.why());
+                }
+                passed
+            });
+            let verdict = if passed { "ok" } else { "FAILED" };
+            println!("test {name} ... {verdict} ({:.1} s)", start.elapsed().as_secs_f64());
+            if !passed {
+                failed.push(*name);
+            }
+        }
+        if let (Ok(lab), None) = (&lab, std::env::var_os("KEEP")) {
+            lab.down();
+        }
+    }
+    if !failed.is_empty() {
+        println!("\nfailures:\n    {}", failed.join("\n    "));
+    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
+        wanted.len() - failed.len(),
+        failed.len(),
+        SCENARIOS.len() - wanted.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
