@@ -7,6 +7,8 @@
 //!
 //! `KEEP=1` leaves the lab up; `STAGED=1` takes the lab that is up as it is.
 
+mod chart;
+mod deletion;
 mod faults;
 mod forged;
 mod members;
@@ -37,6 +39,9 @@ scenarios! {
     faults::no_connection_fails_while_operators_are_killed,
     faults::no_connection_fails_while_agents_are_killed,
     faults::no_connection_fails_while_the_api_server_is_gone,
+    chart::an_upgrade_costs_no_connection,
+    deletion::deleted_objects_leave_nothing_behind,
+    chart::uninstallation_leaves_no_pod_pin_link_or_finalizer,
 }
 
 fn main() -> ExitCode {
