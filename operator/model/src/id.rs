@@ -269,11 +269,6 @@ pub struct ObjectVersion {
 }
 
 impl ObjectVersion {
-    /// Same object (uid), whatever the version.
-    pub fn is_same_object(&self, other: &ObjectVersion) -> bool {
-        self.uid == other.uid
-    }
-
     /// Same object at the same version: what a live reservation needs.
     pub fn is_same_version(&self, other: &ObjectVersion) -> bool {
         self.uid == other.uid && self.resource_version == other.resource_version

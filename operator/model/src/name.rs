@@ -74,11 +74,6 @@ pub fn claim_address(name: &ObjectName) -> Option<IpAddr> {
     (claim(address) == *name).then_some(address)
 }
 
-/// The name of the Lease that a node's agent renews, in the system namespace.
-pub fn node_lease(node: &str) -> String {
-    format!("epic-node-{node}")
-}
-
 /// The Envoy listener of a public port. It does not name the slot, so statistics keep their name.
 pub fn listener(protocol: Protocol, port: u16) -> String {
     format!("{}-{port}", protocol.lower_case())
