@@ -128,13 +128,17 @@ pub async fn operator(settings: Settings) -> Result<(), Error> {
     ended
 }
 
-/// Takes EPIC off the cluster; see [`uninstall`].
+/// Takes EPIC off the cluster, or up again; see [`uninstall`].
 ///
 /// # Errors
 /// [`Error`]: nothing more could be done.
 pub async fn uninstall(settings: Settings, arguments: UninstallArguments) -> Result<(), Error> {
     let client = client(settings.kubeconfig.as_deref()).await?;
-    uninstall::run(&client, &settings.namespace, arguments.wait).await?;
+    if arguments.undo {
+        uninstall::undo(&client, &settings.namespace).await?;
+    } else {
+        uninstall::run(&client, &settings.namespace, arguments.wait).await?;
+    }
     Ok(())
 }
 

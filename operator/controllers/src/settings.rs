@@ -68,6 +68,10 @@ pub struct UninstallArguments {
     /// How long to wait for nodes to detach and for proxies to end. What is left then is listed.
     #[arg(long, env = "EPIC_UNINSTALL_WAIT", default_value = "60", value_parser = seconds)]
     pub wait: Duration,
+
+    /// Takes EPIC up again on the objects that an uninstallation kept: removes its annotation, and does nothing else.
+    #[arg(long)]
+    pub undo: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

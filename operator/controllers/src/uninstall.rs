@@ -3,7 +3,7 @@
 //! The annotation `epic.acnodal.io/uninstall` on the EPIC object stops allocators and controllers and makes agents
 //! detach (EPICNode condition `Detached`). The command sets it, ends the proxies, waits for the nodes, then takes off
 //! every finalizer of ours, whether or not all nodes could be cleaned: those that could not are listed. Objects of
-//! EPIC's kinds stay, so an installation can be taken up again by removing the annotation.
+//! EPIC's kinds stay, so an installation can be taken up again by removing the annotation, which `--undo` does.
 //!
 //! An upgrade does none of this: pins and links survive it.
 
@@ -62,15 +62,7 @@ pub fn is_under_way(snapshot: &Snapshot) -> bool {
 /// # Errors
 /// [`Error`]: nothing more could be done.
 pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Left, Error> {
-    let epics: Api<EPIC> = Api::namespaced(client.clone(), namespace);
-    let annotation = json!({"metadata": {"annotations": {ANNOTATION_UNINSTALL: "true"}}});
-    match epics.patch(EPIC_NAME, &PatchParams::default(), &Patch::Merge(annotation)).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
-            tracing::info!("there is no EPIC object");
-        }
-        Err(error) => return Err(Error::Api("annotate the EPIC object", error)),
-    }
+    annotate(client, namespace, Some("true")).await?;
     let deadline = Instant::now() + wait;
     let mut left = Left::default();
     let mut proxies = true;
@@ -98,6 +90,28 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
     }
     tracing::info!("EPIC is off the cluster; its definitions and objects stay");
     Ok(left)
+}
+
+/// Takes EPIC up again on kept objects. Without an EPIC object, or without the annotation, nothing is to be done.
+///
+/// # Errors
+/// [`Error`]: the annotation is still there.
+pub async fn undo(client: &Client, namespace: &str) -> Result<(), Error> {
+    annotate(client, namespace, None).await
+}
+
+/// Sets the annotation on the EPIC object, or removes it; a patch that changes nothing writes nothing.
+async fn annotate(client: &Client, namespace: &str, value: Option<&str>) -> Result<(), Error> {
+    let epics: Api<EPIC> = Api::namespaced(client.clone(), namespace);
+    let annotation = json!({"metadata": {"annotations": {ANNOTATION_UNINSTALL: value}}});
+    match epics.patch(EPIC_NAME, &PatchParams::default(), &Patch::Merge(annotation)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => {
+            tracing::info!("there is no EPIC object");
+            Ok(())
+        }
+        Err(error) => Err(Error::Api("annotate the EPIC object", error)),
+    }
 }
 
 /// Deletes the proxies; answers how many pods are left.

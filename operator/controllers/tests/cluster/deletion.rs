@@ -95,11 +95,13 @@ async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_accou
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_keeps_its_objects() {
+async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_is_taken_up_again_on_its_objects() {
     let cluster = Cluster::start().await;
     let _harness = Harness::start(&cluster, 1).await;
     let operator = Operator::start(&cluster).await;
     operator.ready().await;
+    // As the chart's hook does with every installation, the first one included.
+    operator.uninstall(&["--undo"]).await;
     platform(&cluster, "red").await;
     until_nothing_is_left("the account being ready", || unconverged(&cluster.admin)).await;
     let balancer = load_balancer("epic-red", "web", "shared");
@@ -112,13 +114,30 @@ async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_keeps_its_ob
     let node = "/apis/epic.acnodal.io/v1/namespaces/epic/epicnodes/node1/status";
     Request::merge(node, &detached).send(&cluster.admin).await.expect_ok();
 
-    operator.uninstall().await;
-    let epic = Request::get("/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic").send(&cluster.admin).await;
-    assert!(epic.expect_ok()["metadata"]["finalizers"].is_null(), "no finalizer is left on EPIC");
+    let epic = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
+    let metadata = || async { Request::get(epic).send(&cluster.admin).await.expect_ok()["metadata"].clone() };
+    let untouched = metadata().await;
+    operator.uninstall(&["--undo"]).await;
+    assert_eq!(metadata().await, untouched, "without the annotation nothing is written");
+    let note = json!({"metadata": {"annotations": {"note": "theirs"}}});
+    Request::merge(epic, &note).send(&cluster.admin).await.expect_ok();
+
+    operator.uninstall(&["--wait", "60"]).await;
+    assert!(metadata().await["finalizers"].is_null(), "no finalizer is left on EPIC");
     let account =
         Request::get("/apis/epic.acnodal.io/v1/namespaces/epic/accounts/red").send(&cluster.admin).await;
     assert!(account.expect_ok()["metadata"]["finalizers"].is_null(), "no finalizer is left on the Account");
     let pods = Request::get("/api/v1/namespaces/epic-red/pods").send(&cluster.admin).await.expect_ok();
     assert!(pods["items"].as_array().is_some_and(Vec::is_empty), "no proxy is left");
     Request::get(&Request::path_of(&balancer)).send(&cluster.admin).await.expect_ok();
+
+    operator.uninstall(&["--undo"]).await;
+    assert_eq!(metadata().await["annotations"], json!({"note": "theirs"}), "only its own annotation goes");
+    eventually("proxies and finalizers being back", || async {
+        let pods = Request::get("/api/v1/namespaces/epic-red/pods").send(&cluster.admin).await.expect_ok();
+        let runs = pods["items"].as_array().is_some_and(|pods| !pods.is_empty());
+        (runs && metadata().await["finalizers"].is_array()).then_some(())
+    })
+    .await;
+    until_nothing_is_left("the load balancer being served again", || unconverged(&cluster.admin)).await;
 }

@@ -72,10 +72,10 @@ impl Operator {
         text.lines().filter(of_interest).collect::<Vec<_>>().join("\n")
     }
 
-    /// Runs `epic-operator uninstall` beside it, and waits until that has ended well.
-    pub(crate) async fn uninstall(&self) {
+    /// Runs `epic-operator uninstall` beside it with these arguments, and waits until that has ended well.
+    pub(crate) async fn uninstall(&self, arguments: &[&str]) {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_epic-operator"));
-        command.args(["uninstall", "--wait", "60", "--kubeconfig"]).arg(&self.kubeconfig);
+        command.arg("uninstall").args(arguments).arg("--kubeconfig").arg(&self.kubeconfig);
         let ended = command.stdin(Stdio::null()).output().await.expect("the command runs");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
