@@ -239,9 +239,7 @@ async fn traffic_follows_the_endpoints_from_three_to_one_to_none_to_two() {
 
     scene.world.endpoints("web", &[]);
     scene.site.report("no endpoint", |r| r.progress.endpoints.is_empty()).await;
-    let begin = Instant::now();
-    assert_eq!(answers(scene.port, 10).await, [""]);
-    assert!(begin.elapsed() < Duration::from_secs(2), "connections are not closed at once");
+    assert_eq!(answers(scene.port, 10).await, [""], "connections are closed, without an answer");
 
     scene.world.endpoints("web", &all[1..]);
     scene.site.report("two endpoints", |r| r.progress.endpoints.len() == 2).await;
@@ -288,7 +286,6 @@ async fn a_changed_cluster_is_acknowledged_without_the_warming_timeout() {
     for (generation, policy) in
         [(2, LbPolicy::LeastRequest), (3, LbPolicy::Random), (4, LbPolicy::RoundRobin)]
     {
-        let begin = Instant::now();
         let mut txn = scene.world.writer.write();
         txn.upsert_service(epic_lb::Service { lb_policy: policy, generation, ..service("web") });
         txn.commit();
@@ -296,8 +293,8 @@ async fn a_changed_cluster_is_acknowledged_without_the_warming_timeout() {
             .site
             .report("the generation", |r| r.progress.configured.is_some_and(|c| c.generation == generation))
             .await;
-        // Envoy waits 5 s for an assignment that does not come.
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        // Counts the assignments that Envoy has waited for in vain.
+        assert_eq!(scene.proxy.stat("cluster.web-tcp-80.init_fetch_timeout").await, 0);
         assert_eq!(answers(scene.port, 3).await, ["one"]);
     }
 }
