@@ -6,8 +6,9 @@
 //! Guarantees: a watcher gets every stream that changed since it last looked, once, in its latest form, and the end of
 //! every stream it was told about. A slow watcher costs one set of stream numbers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -30,6 +31,9 @@ pub struct Report {
     pub node: NodeName,
     /// False in the last report of a stream. Says nothing about the pod: it may be connected elsewhere.
     pub connected: bool,
+    /// When the proxy was heard last, by the clock of this host. A stream whose end was not noticed yet is heard no
+    /// more, so this orders the streams of one pod, those of other replicas included.
+    pub heard: SystemTime,
     /// What was acknowledged, what is refused, and which Endpoints the proxy has.
     pub progress: Progress,
 }
@@ -89,7 +93,8 @@ impl Reports {
         let mut inner = self.inner.lock();
         inner.next += 1;
         let stream = StreamId(inner.next);
-        let report = Report { stream, identity, node, connected: true, progress: Progress::default() };
+        let heard = SystemTime::now();
+        let report = Report { stream, identity, node, connected: true, heard, progress: Progress::default() };
         inner.rows.insert(stream, report);
         inner.tell(stream, None);
         OpenReport { reports: Arc::clone(self), stream }
@@ -134,6 +139,13 @@ pub(crate) struct OpenReport {
 }
 
 impl OpenReport {
+    /// The proxy said something.
+    pub(crate) fn heard(&self) {
+        if let Some(row) = self.reports.inner.lock().rows.get_mut(&self.stream) {
+            row.heard = SystemTime::now();
+        }
+    }
+
     /// Stores `progress`, if it differs.
     pub(crate) fn update(&self, progress: &Progress) {
         let mut inner = self.reports.inner.lock();
@@ -153,15 +165,6 @@ impl Drop for OpenReport {
             row.connected = false;
             inner.tell(self.stream, Some(&row));
         }
-    }
-}
-
-impl Reports {
-    /// Endpoints that some connected proxy of this LoadBalancer has acknowledged.
-    pub fn endpoints_of(&self, identity: &Identity) -> BTreeSet<crate::engine::EndpointRef> {
-        let inner = self.inner.lock();
-        let rows = inner.rows.values().filter(|row| row.identity == *identity);
-        rows.flat_map(|row| row.progress.endpoints.iter().cloned()).collect()
     }
 }
 
@@ -194,6 +197,19 @@ mod tests {
         first.update(&refusing("two"));
         let quiet = tokio::time::timeout(std::time::Duration::from_millis(20), watch.changed()).await;
         assert!(quiet.is_err(), "nothing differed: {quiet:?}");
+    }
+
+    #[test]
+    fn a_stream_that_is_heard_comes_after_one_that_fell_silent() {
+        let reports = Reports::new();
+        let (silent, heard) = (open(&reports, "web-1"), open(&reports, "web-1"));
+        let at = |stream: &OpenReport| reports.inner.lock().rows[&stream.stream].heard;
+        let opened = at(&heard);
+        while at(&heard) == opened {
+            heard.heard();
+        }
+        silent.update(&refusing("a view that came after its proxy had gone"));
+        assert!(at(&silent) < at(&heard));
     }
 
     #[tokio::test]

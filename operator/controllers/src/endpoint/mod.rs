@@ -42,8 +42,8 @@ pub struct Found {
     pub verdict: Option<Verdict>,
     /// Tunnel states by tunnel ID, from the EPIC nodes.
     pub tunnels: std::collections::BTreeMap<u32, bool>,
-    /// Whether a ready proxy has acknowledged an assignment that holds it.
-    pub acknowledged: bool,
+    /// The generation of it that is in an assignment which a ready proxy has acknowledged, as far as this replica knows.
+    pub acknowledged: Option<i64>,
 }
 
 /// One pass over one Endpoint.
@@ -65,8 +65,8 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
     let endpoint = Arc::clone(snapshot.get::<Endpoint>(key)?);
     let namespace = endpoint.namespace().unwrap_or_default();
     let account = account_of(snapshot, &namespace);
-    let balancer = snapshot
-        .get::<LoadBalancer>(&Key::namespaced(namespace.as_str(), endpoint.spec.load_balancer.as_str()));
+    let served = Key::namespaced(namespace.as_str(), endpoint.spec.load_balancer.as_str());
+    let balancer = snapshot.get::<LoadBalancer>(&served);
     let uid = endpoint.uid().unwrap_or_default();
     let over_limit = account.as_ref().is_some_and(|account| {
         let limits = crate::account::limits(snapshot, account, &namespace);
@@ -84,7 +84,7 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         surroundings: surroundings(snapshot),
         verdict: context.verdicts.of(&uid),
         tunnels: surroundings::tunnel_states(snapshot),
-        acknowledged: context.assigned.holds(&namespace, &endpoint.spec.load_balancer, &uid),
+        acknowledged: context.assigned.generation(&served, &uid),
         account,
         endpoint,
     })

@@ -42,11 +42,18 @@ fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) -> EndpointSt
             set(conditions, ACCEPTED, false, *reason, message, generation, now)
         }
     };
-    let (value, reason, message) = match judged {
-        Ok(()) => programmed(found, &before),
-        Err(Refused { reason, message }) => (false, *reason, message.clone()),
+    match (judged, in_force(found, &before)) {
+        (Err(Refused { reason, message }), _) => {
+            set(conditions, PROGRAMMED, false, *reason, message, generation, now)
+        }
+        (Ok(()), Some(served)) => {
+            set(conditions, PROGRAMMED, true, Reason::Programmed, "", Some(served), now)
+        }
+        (Ok(()), None) => {
+            let (reason, message) = awaited(found, &before);
+            set(conditions, PROGRAMMED, false, reason, message, generation, now)
+        }
     };
-    set(conditions, PROGRAMMED, value, reason, message, generation, now);
     let (value, reason, message) = tunnel(found);
     set(conditions, TUNNEL_UP, value, reason, message, generation, now);
     status
@@ -84,25 +91,35 @@ fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
     }
 }
 
-fn programmed(found: &Found, before: &EndpointStatus) -> (bool, Reason, String) {
-    if found.endpoint.spec.node_address.is_some() && before.endpoint_id.is_none() {
-        return match &found.verdict {
-            Some(verdict) => (false, Reason::IdsExhausted, verdict.message.clone()),
-            None => (false, Reason::AliasPending, "waiting for its alias".to_owned()),
-        };
-    }
-    if found.acknowledged {
-        return (true, Reason::Programmed, String::new());
-    }
-    // What one replica has heard of stays true for the others; only a change of the object asks anew.
-    let known = epic_crds::condition::find(&before.conditions, PROGRAMMED);
+/// The generation of it that proxies serve.
+fn in_force(found: &Found, before: &EndpointStatus) -> Option<i64> {
     let generation = found.endpoint.metadata.generation;
-    if known
-        .is_some_and(|known| known.status == ConditionStatus::True && known.observed_generation == generation)
-    {
-        return (true, Reason::Programmed, String::new());
+    if lacks_alias(found, before) {
+        return None;
     }
-    (false, Reason::ProxiesPending, "no ready proxy has acknowledged it yet".to_owned())
+    if found.acknowledged.is_some() && found.acknowledged >= generation {
+        return generation;
+    }
+    // What one replica has heard of stays true for the others. After an edit the form before it is served until the
+    // new one is acknowledged, and the condition names the generation that it is about; unless the edit has moved the
+    // Endpoint to another LoadBalancer.
+    let known = epic_crds::condition::find(&before.conditions, PROGRAMMED)?;
+    let service_id = found.balancer.as_ref().and_then(|balancer| balancer.status.as_ref()?.service_id);
+    let stays = before.service_id == service_id;
+    known.observed_generation.filter(|_| stays && known.status == ConditionStatus::True)
+}
+
+fn lacks_alias(found: &Found, before: &EndpointStatus) -> bool {
+    found.endpoint.spec.node_address.is_some() && before.endpoint_id.is_none()
+}
+
+/// What is missing before it is served.
+fn awaited(found: &Found, before: &EndpointStatus) -> (Reason, String) {
+    match &found.verdict {
+        Some(verdict) if lacks_alias(found, before) => (Reason::IdsExhausted, verdict.message.clone()),
+        None if lacks_alias(found, before) => (Reason::AliasPending, "waiting for its alias".to_owned()),
+        _ => (Reason::ProxiesPending, "no ready proxy has acknowledged it yet".to_owned()),
+    }
 }
 
 fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {

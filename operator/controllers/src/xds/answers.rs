@@ -1,11 +1,16 @@
-//! What proxies answered, written where people look: the pod condition `configured` and the first `Programmed` of an
-//! Endpoint.
+//! What proxies answered, written where people look: the pod condition `configured`, and `Programmed` of an Endpoint
+//! once an assignment made of its present generation was acknowledged.
 //!
 //! Written by the replica that serves the stream, with or without the Lease, and only to pods that are proxies of the
 //! LoadBalancer in the stream's certificate. A write that is refused is made again with the next change, or at the
 //! latest after [`AGAIN`].
+//!
+//! Of two streams of one pod the one that heard its proxy later is believed ([`Said::replaces`]), so an old one whose
+//! end was not noticed yet, here or on another replica, contradicts its successor at most until that looks again. The
+//! clocks of replicas may differ; but two streams of one pod never both stay open for [`BOTH_OPEN`], so one that is
+//! contradicted for so long and still open is the living one, and says so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +18,17 @@ use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
 use epic_crds::{ConditionStatus, Endpoint, EndpointReason, HasConditions, LoadBalancer};
 use epic_xds::report::StreamId;
 use epic_xds::{Report, Reports};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Snapshot};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::assigned::Assignee;
-use super::condition::{Answer, pod_condition, read};
+use super::assigned::{self, Acknowledged, Endpoints};
+use super::condition::{Answer, Said, pod_condition, read};
 use crate::context::Shared;
 use crate::proxy::{Index, listed};
 use crate::reconcile::{now, publish_status};
@@ -30,15 +36,17 @@ use crate::reconcile::{now, publish_status};
 /// Longest time until a write that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What this process has written for each stream. A stream says a thing once: one that is dead and not yet noticed,
-/// here or on another replica, must not contradict its successor for ever.
-type Told = BTreeMap<StreamId, Answer>;
+/// No two streams of one pod are open for so long: the server ends one that answers no pings after half of it.
+const BOTH_OPEN: Duration = Duration::from_secs(30);
+
+/// Since when streams of this process are contradicted by what stands on their pods.
+type Contradicted = BTreeMap<StreamId, Instant>;
 
 /// Follows the reports until `shutdown`.
 pub(super) async fn run(context: Shared, reports: Arc<Reports>, shutdown: CancellationToken) {
     let mut watch = reports.watch();
     let mut updates = context.watches.updates();
-    let mut told = Told::new();
+    let mut contradicted = Contradicted::new();
     let mut failed = false;
     loop {
         let again = if failed { AGAIN } else { context.settings.full_pass };
@@ -49,7 +57,7 @@ pub(super) async fn run(context: Shared, reports: Arc<Reports>, shutdown: Cancel
             () = sleep(again) => {}
         }
         let Ok(snapshot) = context.snapshot() else { continue };
-        failed = pass(&context, &snapshot, &reports.rows(), &mut told).await;
+        failed = pass(&context, &snapshot, &reports.rows(), &mut contradicted).await;
     }
 }
 
@@ -68,11 +76,16 @@ fn latest(rows: &[Report]) -> BTreeMap<Key, BTreeMap<&str, &Report>> {
 }
 
 /// Writes what differs; says whether something is left to be tried again.
-async fn pass(context: &Shared, snapshot: &Snapshot, rows: &[Report], told: &mut Told) -> bool {
+async fn pass(
+    context: &Shared,
+    snapshot: &Snapshot,
+    rows: &[Report],
+    contradicted: &mut Contradicted,
+) -> bool {
     let mut failed = false;
-    told.retain(|stream, _| rows.iter().any(|row| row.stream == *stream));
+    contradicted.retain(|stream, _| rows.iter().any(|row| row.stream == *stream));
     let by_balancer = latest(rows);
-    context.assigned.retain(&by_balancer.keys().cloned().collect());
+    context.assigned.retain(|balancer| by_balancer.contains_key(balancer));
     if by_balancer.is_empty() {
         return false;
     }
@@ -80,23 +93,20 @@ async fn pass(context: &Shared, snapshot: &Snapshot, rows: &[Report], told: &mut
     for (key, rows) in by_balancer {
         let Some(balancer) = snapshot.get::<LoadBalancer>(&key) else { continue };
         let pods = index.objects(&balancer.metadata, listed(balancer));
-        let mut assigned: BTreeSet<Assignee> = BTreeSet::new();
+        let mut endpoints = Endpoints::new();
         for row in
             rows.into_values().filter(|row| balancer.uid().as_deref() == Some(row.identity.uid.as_ref()))
         {
             let Some(pod) = pods.iter().find(|pod| pod.name_any() == *row.node.pod) else { continue };
-            failed |= answer(context, pod, row, told).await;
+            failed |= answer(context, pod, row, contradicted).await;
             if is_ready(pod) {
-                let endpoints = row.progress.endpoints.iter();
-                let named =
-                    endpoints.filter_map(|known| Some((known.uid.as_ref(), known.object.split_once('/')?.1)));
-                assigned.extend(named.map(|(uid, name)| (uid.to_owned(), name.to_owned())));
+                assigned::merge(&mut endpoints, assigned::of_proxy(row.progress.endpoints.iter()));
             }
         }
-        for assignee in &assigned {
-            failed |= first_programmed(context, snapshot, &key, assignee).await;
+        for (uid, acknowledged) in &endpoints {
+            failed |= programmed(context, snapshot, &key, uid, acknowledged).await;
         }
-        context.assigned.publish(&key, assigned);
+        context.assigned.publish(&key, endpoints);
     }
     failed
 }
@@ -112,19 +122,43 @@ fn said(row: &Report) -> Option<Answer> {
     }
 }
 
-async fn answer(context: &Shared, pod: &Pod, row: &Report, told: &mut Told) -> bool {
-    let Some(wanted) = said(row) else { return false };
-    if told.get(&row.stream) == Some(&wanted) {
-        return false;
+/// When the proxy of a stream was heard, in the milliseconds that conditions have.
+fn heard(row: &Report) -> Option<Timestamp> {
+    let heard = Timestamp::try_from(row.heard).ok()?;
+    Timestamp::from_millisecond(heard.as_millisecond()).ok()
+}
+
+/// What a stream has to write over what stands there, and whether it is to look again soon.
+fn decide(
+    row: &Report,
+    there: Option<&Said>,
+    contradicted: &mut Contradicted,
+    now: Instant,
+) -> (Option<Said>, bool) {
+    let Some(answer) = said(row) else { return (None, false) };
+    let mine = Said { answer, heard: heard(row) };
+    if mine.replaces(there) {
+        contradicted.remove(&row.stream);
+        return (Some(mine), false);
     }
-    if read(pod).as_ref() == Some(&wanted) {
-        told.insert(row.stream, wanted);
-        return false;
+    let Some(there) = there.filter(|there| there.answer != mine.answer) else {
+        contradicted.remove(&row.stream);
+        return (None, false);
+    };
+    let since = *contradicted.entry(row.stream).or_insert(now);
+    if now.duration_since(since) < BOTH_OPEN {
+        return (None, true);
     }
+    (Some(Said { heard: there.heard, ..mine }), false)
+}
+
+async fn answer(context: &Shared, pod: &Pod, row: &Report, contradicted: &mut Contradicted) -> bool {
+    let (said, again) = decide(row, read(pod).as_ref(), contradicted, Instant::now());
+    let Some(said) = said else { return again };
     // The uid makes sure that a successor of the same name is not meant; conditions merge by type.
     let patch = json!({
         "metadata": {"uid": pod.uid()},
-        "status": {"conditions": [pod_condition(&wanted, now())]},
+        "status": {"conditions": [pod_condition(&said, now())]},
     });
     context.counters.wrote("Pod");
     let written = context
@@ -132,10 +166,7 @@ async fn answer(context: &Shared, pod: &Pod, row: &Report, told: &mut Told) -> b
         .patch_status::<Pod, _>(&Key::of(pod), &PatchParams::default(), &Patch::Strategic(patch))
         .await;
     match written {
-        Ok(_) => {
-            told.insert(row.stream, wanted);
-            false
-        }
+        Ok(_) => false,
         Err(error) if error.is_not_found() || error.is_conflict() => false,
         Err(error) => {
             tracing::warn!(pod = pod.name_any(), %error, "condition not written");
@@ -144,27 +175,23 @@ async fn answer(context: &Shared, pod: &Pod, row: &Report, told: &mut Told) -> b
     }
 }
 
-/// Sets `Programmed` of an Endpoint that a ready proxy of this replica has in its assignment.
-async fn first_programmed(
+/// Sets `Programmed` of an Endpoint that a ready proxy of this replica has in its assignment as it is now.
+async fn programmed(
     context: &Shared,
     snapshot: &Snapshot,
     balancer: &Key,
-    (uid, name): &Assignee,
+    uid: &str,
+    acknowledged: &Acknowledged,
 ) -> bool {
-    let key = Key::namespaced(balancer.namespace().unwrap_or_default(), name.as_str());
+    let key = Key::namespaced(balancer.namespace().unwrap_or_default(), acknowledged.name.as_str());
     let Some(endpoint) = snapshot.get::<Endpoint>(&key) else { return false };
-    if endpoint.metadata.uid.as_ref() != Some(uid) {
-        return false;
-    }
-    let generation = endpoint.metadata.generation;
-    let told = endpoint.condition(PROGRAMMED).is_some_and(|known| {
-        known.status == ConditionStatus::True && known.observed_generation == generation
-    });
-    if told || !endpoint.is_condition_true(ACCEPTED) {
+    if endpoint.metadata.uid.as_deref() != Some(uid) || !is_news(endpoint, balancer, acknowledged.generation)
+    {
         return false;
     }
     let mut after = endpoint.as_ref().clone();
     let conditions = &mut after.status.get_or_insert_default().conditions;
+    let generation = endpoint.metadata.generation;
     set(conditions, PROGRAMMED, true, EndpointReason::Programmed, "", generation, &now());
     match publish_status(context, endpoint.as_ref(), after).await {
         Ok(_) => false,
@@ -175,7 +202,118 @@ async fn first_programmed(
     }
 }
 
+/// Whether an acknowledgement of `generation` makes an Endpoint programmed that does not say so yet. It must have been
+/// judged as it is now: what is served before may still be refused.
+fn is_news(endpoint: &Endpoint, balancer: &Key, generation: i64) -> bool {
+    let present = endpoint.metadata.generation;
+    let holds = |type_: &str| {
+        endpoint.condition(type_).is_some_and(|known| {
+            known.status == ConditionStatus::True && known.observed_generation == present
+        })
+    };
+    endpoint.spec.load_balancer == balancer.name()
+        && Some(generation) >= present
+        && holds(ACCEPTED)
+        && !holds(PROGRAMMED)
+}
+
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epic_xds::engine::{EndpointRef, Progress, Revision, Version};
+    use epic_xds::{Identity, NodeName};
+    use std::time::SystemTime;
+
+    const START: Duration = Duration::from_secs(1_767_225_600);
+
+    fn row(stream: u64, pod: &str, generation: Option<i64>, heard: u64) -> Report {
+        let revision = |generation| Revision { generation, content: Version::of(b"") };
+        Report {
+            stream: StreamId(stream),
+            identity: Identity::new("epic-red", "web", "u"),
+            node: NodeName { pod: pod.into() },
+            connected: true,
+            heard: SystemTime::UNIX_EPOCH + START + Duration::from_millis(heard),
+            progress: Progress { configured: generation.map(revision), ..Progress::default() },
+        }
+    }
+
+    fn there(generation: i64, heard: u64) -> Said {
+        Said { answer: Answer::Acknowledged(generation), heard: super::heard(&row(0, "", None, heard)) }
+    }
+
+    fn generation(said: Option<Said>) -> Option<i64> {
+        match said?.answer {
+            Answer::Acknowledged(generation) => Some(generation),
+            Answer::Rejected(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_latest_open_stream_of_a_pod_speaks_for_it() {
+        let closed = Report { connected: false, ..row(9, "a", Some(9), 0) };
+        let rows = [row(3, "a", Some(3), 0), row(7, "a", Some(7), 0), closed, row(5, "b", None, 0)];
+        let found = latest(&rows);
+        let streams: Vec<u64> =
+            found.values().flat_map(|pods| pods.values()).map(|row| row.stream.0).collect();
+        assert_eq!(streams, [7, 5]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&Key::namespaced("epic-red", "web")]);
+    }
+
+    #[test]
+    fn a_dead_stream_is_silent_once_its_successor_has_spoken() {
+        let (mut contradicted, now) = (Contradicted::new(), Instant::now());
+        let dead = row(1, "a", Some(4), 1_000);
+        let (said, again) = decide(&dead, Some(&there(6, 2_000)), &mut contradicted, now);
+        assert_eq!((generation(said), again), (None, true));
+        let alive = row(1, "a", Some(6), 2_000);
+        let (said, again) = decide(&alive, Some(&there(4, 1_000)), &mut contradicted, now);
+        assert_eq!((generation(said), again), (Some(6), false), "what an old one wrote late is put right");
+        assert!(contradicted.is_empty());
+    }
+
+    #[test]
+    fn one_that_stays_open_longer_than_two_can_is_believed_whatever_the_clocks_say() {
+        let (mut contradicted, now) = (Contradicted::new(), Instant::now());
+        let (alive, fast_clock) = (row(1, "a", Some(6), 1_000), there(4, 9_000));
+        assert_eq!(decide(&alive, Some(&fast_clock), &mut contradicted, now), (None, true));
+        let (said, _) = decide(&alive, Some(&fast_clock), &mut contradicted, now + BOTH_OPEN);
+        assert_eq!(said, Some(Said { answer: Answer::Acknowledged(6), heard: fast_clock.heard }));
+    }
+
+    fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {
+        let condition = |type_: &str, generation: i64| {
+            json!({"type": type_, "status": "True", "reason": "x", "message": "", "observedGeneration": generation,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "Endpoint",
+            "metadata": {"name": "a", "namespace": "epic-red", "uid": "u", "generation": generation},
+            "spec": {"load-balancer": "web", "address": "10.0.0.9", "port": {"port": 8080}},
+            "status": {"conditions": [condition(ACCEPTED, accepted), condition(PROGRAMMED, programmed)]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_endpoint_is_programmed_by_the_acknowledgement_of_its_present_generation_alone() {
+        let balancer = Key::namespaced("epic-red", "web");
+        let acknowledged = |generation| {
+            let held = EndpointRef { object: "epic-red/a".into(), uid: "u".into(), generation };
+            assigned::of_proxy(&[held])["u"].generation
+        };
+        assert!(
+            !is_news(&endpoint(2, 2, 1), &balancer, acknowledged(1)),
+            "that was the form before the edit"
+        );
+        assert!(is_news(&endpoint(2, 2, 1), &balancer, acknowledged(2)));
+        assert!(!is_news(&endpoint(2, 1, 1), &balancer, acknowledged(2)), "not judged as it is now");
+        assert!(!is_news(&endpoint(2, 2, 2), &balancer, acknowledged(2)), "said already");
+        assert!(!is_news(&endpoint(2, 2, 1), &Key::namespaced("epic-red", "other"), acknowledged(2)));
+    }
 }

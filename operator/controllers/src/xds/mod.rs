@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use assigned::Assigned;
-pub use condition::{Answer, configured, pod_condition, read};
+pub use condition::configured;
 
 use crate::context::Shared;
 use crate::reconcile;

@@ -58,6 +58,8 @@ pub struct EndpointRef {
     pub object: Arc<str>,
     /// uid of the object.
     pub uid: Arc<str>,
+    /// `metadata.generation` of the object that the assignment was made of.
+    pub generation: i64,
 }
 
 /// One encoded resource.
@@ -73,7 +75,8 @@ pub struct Resource {
     pub body: Arc<[u8]>,
     /// Of a cluster: the assignment without which a client does not finish warming it.
     pub assignment: Option<Arc<str>>,
-    /// Of an assignment: the Endpoint objects in it.
+    /// Of an assignment: the Endpoint objects in it. They are not part of the version: an edit that changes none of
+    /// the bytes needs no new acknowledgement.
     pub endpoints: Arc<[EndpointRef]>,
 }
 

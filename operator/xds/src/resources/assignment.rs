@@ -63,5 +63,9 @@ fn lb_endpoint(selected: &Selected) -> wire::LbEndpoint {
 }
 
 fn object(backend: &Backend) -> Option<EndpointRef> {
-    Some(EndpointRef { object: Arc::clone(backend.object.as_ref()?), uid: Arc::clone(backend.uid.as_ref()?) })
+    Some(EndpointRef {
+        object: Arc::clone(backend.object.as_ref()?),
+        uid: Arc::clone(backend.uid.as_ref()?),
+        generation: backend.generation,
+    })
 }

@@ -195,6 +195,7 @@ impl DeltaStream {
             self.server.metrics.answered(&event);
             log(&event, &self.identity, node);
         }
+        report.heard();
         self.publish(views, report);
         Ok(())
     }

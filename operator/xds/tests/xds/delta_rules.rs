@@ -29,7 +29,11 @@ pub(crate) fn view(generation: i64, clusters: &str, assignments: &str, listeners
 /// An assignment `1+2` holds the endpoints 1 and 2, `-` holds none.
 fn endpoints(content: &str) -> Vec<EndpointRef> {
     let names = content.split('+').filter(|name| *name != "-");
-    names.map(|name| EndpointRef { object: format!("red/{name}").into(), uid: name.into() }).collect()
+    names.map(|name| endpoint(name, 1)).collect()
+}
+
+fn endpoint(name: &str, generation: i64) -> EndpointRef {
+    EndpointRef { object: format!("red/{name}").into(), uid: name.into(), generation }
 }
 
 /// A client that writes down what it gets.
@@ -410,6 +414,63 @@ fn endpoints_count_as_held_when_their_assignment_is_acknowledged() {
     client.show(&view(1, "a=1", "a=2", "a=1"));
     client.ack(Kind::Assignment, 5);
     assert_eq!(held(&client), ["red/2"]);
+}
+
+/// The same assignment, made of another generation of its object.
+fn edited(content: &str, generation: i64) -> Arc<View> {
+    let body = format!("assignment {content}").into_bytes();
+    let assignment = Resource::new(Kind::Assignment, "a", body).holding([endpoint("1", generation)]);
+    let cluster = Resource::new(Kind::Cluster, "a", b"cluster 1".to_vec()).needing("a");
+    Arc::new(View::new(1, [cluster, assignment]))
+}
+
+fn held_generations(client: &Client) -> Vec<i64> {
+    client.session.progress().endpoints.iter().map(|endpoint| endpoint.generation).collect()
+}
+
+#[test]
+fn an_edited_endpoint_counts_as_held_when_the_assignment_made_of_the_edit_is_acknowledged() {
+    let mut client = Client::settled(&view(1, "a=1", "a=-", ""));
+    client.show(&edited("old", 1));
+    client.ack(Kind::Assignment, 4);
+    assert_eq!(held_generations(&client), [1]);
+    client.show(&edited("new", 2));
+    assert_eq!(held_generations(&client), [1]);
+    client.ack(Kind::Assignment, 5);
+    assert_eq!(held_generations(&client), [2]);
+}
+
+#[test]
+fn an_edit_that_changes_no_byte_is_held_without_a_new_acknowledgement() {
+    let mut client = Client::settled(&view(1, "a=1", "a=-", ""));
+    client.show(&edited("same", 1));
+    client.ack(Kind::Assignment, 4);
+    assert_eq!(client.show(&edited("same", 2)), NOTHING);
+    assert_eq!(held_generations(&client), [2]);
+}
+
+#[test]
+fn an_edit_back_to_what_was_held_counts_only_when_nothing_else_is_under_way() {
+    let mut client = Client::settled(&view(1, "a=1", "a=-", ""));
+    client.show(&edited("old", 1));
+    client.ack(Kind::Assignment, 4);
+    assert_eq!(client.show(&edited("new", 2)), ["assignment#5 +a"]);
+    assert_eq!(client.show(&edited("old", 3)), ["assignment#6 +a"]);
+    assert_eq!(held_generations(&client), [1], "the client may be taking the second form just now");
+    client.ack(Kind::Assignment, 5);
+    assert_eq!(held_generations(&client), [2]);
+    client.ack(Kind::Assignment, 6);
+    assert_eq!(held_generations(&client), [3]);
+}
+
+#[test]
+fn a_refused_edit_is_not_held() {
+    let mut client = Client::settled(&view(1, "a=1", "a=-", ""));
+    client.show(&edited("old", 1));
+    client.ack(Kind::Assignment, 4);
+    client.show(&edited("bad", 2));
+    client.nack(Kind::Assignment, 5);
+    assert_eq!(held_generations(&client), [1]);
 }
 
 #[test]

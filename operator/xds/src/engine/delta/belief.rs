@@ -43,6 +43,11 @@ impl Belief {
         Self { good: version, ..Self::unheard(version.map_or(Last::Unclear, Last::Sent)) }
     }
 
+    /// Whether this version was acknowledged, and nothing else was said since.
+    pub(super) fn is_in_force(&self, version: Version) -> bool {
+        self.good == Some(version) && self.last == Last::Sent(version)
+    }
+
     /// It was refused together with others.
     pub(super) fn suspect(&mut self, version: Version) {
         self.doubt = match self.doubt {

@@ -346,11 +346,17 @@ impl Lane {
         self.rejected.insert(Arc::clone(&culprit.name), rejection);
     }
 
-    /// Endpoints that the client is known to have. A reconnected client proves an assignment by its version.
+    /// Endpoints that the client is known to have. An assignment that is in force as the view has it stands for the
+    /// objects that the view names: a reconnected client proves it by its version, and an edit of an object that
+    /// changes none of the bytes is acknowledged already.
     pub(super) fn endpoints(&mut self, view: &View) -> BTreeSet<EndpointRef> {
-        for (name, belief) in &mut self.held {
+        let unanswered = self.unanswered.iter();
+        let under_way: BTreeSet<&Arc<str>> = unanswered
+            .flat_map(|response| response.resources.iter().map(|r| &r.name).chain(&response.removed))
+            .collect();
+        for (name, belief) in self.held.iter_mut().filter(|(name, _)| !under_way.contains(name)) {
             if let Some(resource) = view.get(self.kind, name)
-                && belief.good == Some(resource.version)
+                && belief.is_in_force(resource.version)
             {
                 belief.endpoints = Arc::clone(&resource.endpoints);
             }
