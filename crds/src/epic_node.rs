@@ -209,6 +209,8 @@ reasons! {
         KernelNotSupported,
         #[doc = "A network interface that EPIC names does not exist on this node."]
         InterfaceNotFound,
+        #[doc = "A network interface that EPIC is to use carries no Ethernet frames."]
+        InterfaceNotSupported,
         #[doc = "A program could not be loaded or attached."]
         ProgramsNotAttached,
         #[doc = "Pinned maps of another layout version could not be taken over."]

@@ -62,7 +62,7 @@ pub const SERVICE_ACCOUNT_NODE: &str = "epic-node";
 /// ServiceAccount of a tenant's client agents, one per tenant namespace.
 pub const SERVICE_ACCOUNT_CLIENT: &str = "epic-client";
 
-/// ClusterRole of administrators: everything of the group.
+/// ClusterRole of administrators: everything of the group, and tokens for tenants' client agents.
 pub const ROLE_ADMIN: &str = "epic-admin";
 /// ClusterRole of the operator.
 pub const ROLE_OPERATOR: &str = "epic-operator";

@@ -20,15 +20,24 @@ const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 /// File name and objects.
 pub(super) fn objects() -> Vec<(&'static str, Vec<Value>)> {
     vec![
-        (
-            ROLE_ADMIN,
-            vec![cluster_role(ROLE_ADMIN, "Everything of EPIC's API group.", &[rule(GROUP, &["*"], &["*"])])],
-        ),
+        (ROLE_ADMIN, vec![admin()]),
         (ROLE_OPERATOR, operator()),
         (ROLE_NODE, node()),
         (ROLE_TENANT, vec![tenant()]),
         (ROLE_CLIENT, vec![client()]),
     ]
+}
+
+fn admin() -> Value {
+    cluster_role(
+        ROLE_ADMIN,
+        "Everything of EPIC's API group, and what epicctl needs besides: tokens for tenants' client agents, and the Leases that say which agents are alive. No Secret, workload or role.",
+        &[
+            rule(GROUP, &["*"], &["*"]),
+            named_rule("", &["serviceaccounts/token"], &[SERVICE_ACCOUNT_CLIENT], &["create"]),
+            rule("coordination.k8s.io", &["leases"], READ),
+        ],
+    )
 }
 
 fn operator() -> Vec<Value> {

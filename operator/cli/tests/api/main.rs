@@ -141,6 +141,34 @@ async fn a_missing_right_is_named() {
     assert!(error.contains("forbidden") && error.contains("ask for this right"), "{error}");
 }
 
+#[tokio::test]
+async fn the_role_of_administrators_is_enough_for_every_command() {
+    tenant("role").await;
+    create(&json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "administrators" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "epic-admin" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "carol" }],
+    }))
+    .await;
+    let carol = control_plane().await.client(&Identity::user("carol")).await.unwrap();
+    eventually("carol's rights", || async {
+        let found = overview::gather(&carol, None).await.expect("what may be read");
+        found.forbidden.is_empty().then_some(())
+    })
+    .await;
+    account::kubeconfig(&carol, &connection().await, &arguments("role")).await.expect("a kubeconfig");
+    let owner = create(&load_balancer("epic-role", "web")).await;
+    claim("192.0.2.13", &owner, None).await;
+    let path = "/apis/epic.acnodal.io/v1/namespaces/epic-role/loadbalancers/web";
+    Request::delete(path).send(&admin().await).await.expect_ok();
+    let address = "192.0.2.13".parse().expect("an address");
+    release::release(&carol, address, Consent::Yes).await.expect("it is marked");
+    release::release(&carol, address, Consent::Yes).await.expect("it is deleted");
+    assert!(stored("192.0.2.13").await.is_none());
+}
+
 /// A claim for an owner, marked if `revision` is given.
 async fn claim(address: &str, owner: &Value, revision: Option<&str>) {
     let spec = json!({ "address": address, "pool": "default", "owner": {

@@ -100,6 +100,51 @@ async fn a_tenant_does_in_its_namespace_what_its_role_says_and_nothing_elsewhere
 }
 
 #[tokio::test]
+async fn an_administrator_of_epic_has_its_group_and_what_epicctl_needs_and_nothing_else() {
+    namespace("epic-admin-matrix", true).await;
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": "administrators" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "epic-admin" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "carol" }],
+    });
+    Request::apply(&binding).send(&admin().await).await.expect_ok();
+    let carol = Identity::user("carol");
+    let expected = union([
+        everybody(),
+        all(&["*"], &["*.epic.acnodal.io"]),
+        all(&["get", "list", "watch"], &["leases.coordination.k8s.io"]),
+        all(&["create"], &["serviceaccounts/token./epic-client"]),
+    ]);
+    eventually("the role acting", || async {
+        (allowed(&carol, "epic").await.len() >= expected.len()).then_some(())
+    })
+    .await;
+    for anywhere in ["epic", "epic-admin-matrix", "kube-system"] {
+        assert_eq!(allowed(&carol, anywhere).await, expected, "{anywhere}");
+    }
+
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": { "name": "epic-client", "namespace": "epic-admin-matrix" },
+    });
+    Request::create(&account).send(&admin().await).await.expect_ok();
+    let carol = client(carol).await;
+    token(&carol, "epic-admin-matrix", "epic-client", None).await.expect("a token for client agents");
+    for (namespace, other) in
+        [("epic-admin-matrix", "default"), ("epic", "epic-operator"), ("epic", "epic-node")]
+    {
+        let refused = token(&carol, namespace, other, None).await.expect_err("no token of another");
+        assert_eq!(refused.code, 403, "{namespace}/{other}: {}", refused.message());
+    }
+    for secret in ["epic-admin-matrix/secrets/epic-gue-keys", "epic/secrets/epic-gue-master"] {
+        let answer = Request::get(&format!("/api/v1/namespaces/{secret}")).send(&carol).await;
+        assert_eq!(answer.code, 403, "{secret}: {}", answer.message());
+    }
+}
+
+#[tokio::test]
 async fn a_client_agent_reads_what_it_needs_by_name() {
     namespace("epic-client-matrix", true).await;
     let subject =
