@@ -37,8 +37,8 @@ bpf: ## rebuilds the BPF object and its manifest
 images: ## container images as docker-archive files (EPIC_PROFILE=dev for quick ones)
 	@hack/images
 
-build: ## the binaries
-	@cargo build --locked --release --bins
+build: ## epic-operator, epic-agent, epicctl and epic-traffic; prints their folder
+	@hack/binaries epic-operator epic-agent epicctl epic-traffic
 
 setup: ## installs what Debian packages bring
 	@hack/setup
