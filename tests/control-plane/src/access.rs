@@ -6,6 +6,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Client, Config};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::{Answer, ControlPlane, ControlPlaneError, Request, eventually};
 
@@ -144,6 +145,24 @@ impl ControlPlane {
         .await;
         Ok(())
     }
+}
+
+static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+
+/// The control plane that all tests of a binary share, with EPIC's definitions, roles and policies. Each test uses
+/// namespaces and names of its own.
+///
+/// # Panics
+/// When it cannot be had; the message says what to run.
+pub async fn shared() -> &'static ControlPlane {
+    SHARED
+        .get_or_init(|| async {
+            let control_plane = ControlPlane::start().unwrap_or_else(|error| panic!("{error}"));
+            control_plane.install_definitions().await.expect("definitions are installed");
+            control_plane.install_access().await.expect("roles and policies are installed");
+            control_plane
+        })
+        .await
 }
 
 /// A token of a ServiceAccount, bound to an object (`{kind, apiVersion, name, uid}`) if one is given.

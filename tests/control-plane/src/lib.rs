@@ -12,9 +12,9 @@ mod access;
 mod process;
 mod request;
 
-pub use access::{Identity, token};
+pub use access::{Identity, shared, token};
 pub use process::{ControlPlane, ControlPlaneError};
-pub use request::{Answer, Request};
+pub use request::{Answer, Request, object};
 
 use std::future::Future;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A request to the API server.
 #[derive(Clone, Debug)]
@@ -25,6 +25,16 @@ pub struct Answer {
     pub warnings: Vec<String>,
     /// The object or the Status.
     pub body: Value,
+}
+
+/// An object of one of EPIC's kinds.
+pub fn object(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": epic_crds::well_known::API_VERSION,
+        "kind": kind,
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": spec,
+    })
 }
 
 const JSON: &str = "application/json";

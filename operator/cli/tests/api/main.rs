@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use epic_control_plane::{ControlPlane, Identity, Request, eventually};
+use epic_control_plane::{Identity, Request, eventually, object, shared};
 use epicctl::account::{self, KubeconfigArguments};
 use epicctl::api::{self, Connection};
 use epicctl::overview::{self, judge::judge, render::render};
@@ -10,32 +10,9 @@ use epicctl::release::{self, Consent};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
-
-static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
-
-async fn control_plane() -> &'static ControlPlane {
-    SHARED
-        .get_or_init(|| async {
-            let control_plane = ControlPlane::start().unwrap_or_else(|error| panic!("{error}"));
-            control_plane.install_definitions().await.expect("definitions are installed");
-            control_plane.install_access().await.expect("roles and policies are installed");
-            control_plane
-        })
-        .await
-}
 
 async fn admin() -> Client {
-    control_plane().await.admin().await.expect("an administrator's client")
-}
-
-fn object(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
-    json!({
-        "apiVersion": "epic.acnodal.io/v1",
-        "kind": kind,
-        "metadata": { "name": name, "namespace": namespace },
-        "spec": spec,
-    })
+    shared().await.admin().await.expect("an administrator's client")
 }
 
 async fn create(object: &Value) -> Value {
@@ -88,7 +65,7 @@ fn arguments(name: &str) -> KubeconfigArguments {
 
 /// What `epicctl --kubeconfig` of the administrator connects with.
 async fn connection() -> kube::Config {
-    let kubeconfig = control_plane().await.kubeconfig();
+    let kubeconfig = shared().await.kubeconfig();
     Connection { kubeconfig: Some(kubeconfig), context: None }.config().await.expect("a configuration")
 }
 
@@ -134,7 +111,7 @@ async fn a_tenant_that_is_not_there_yet_is_told_from_one_that_never_was() {
 #[tokio::test]
 async fn a_missing_right_is_named() {
     tenant("rights").await;
-    let user = control_plane().await.client(&Identity::user("nobody")).await.unwrap();
+    let user = shared().await.client(&Identity::user("nobody")).await.unwrap();
     let config = connection().await;
     let error = account::kubeconfig(&user, &config, &arguments("rights")).await.unwrap_err().to_string();
     assert!(error.starts_with("cannot read account epic/rights: "), "{error}");
@@ -152,7 +129,7 @@ async fn the_role_of_administrators_is_enough_for_every_command() {
         "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "carol" }],
     }))
     .await;
-    let carol = control_plane().await.client(&Identity::user("carol")).await.unwrap();
+    let carol = shared().await.client(&Identity::user("carol")).await.unwrap();
     eventually("carol's rights", || async {
         let found = overview::gather(&carol, None).await.expect("what may be read");
         found.forbidden.is_empty().then_some(())
@@ -268,7 +245,7 @@ async fn a_tenant_sees_its_own_and_is_told_what_it_may_not_list() {
         "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice" }],
     }))
     .await;
-    let alice = control_plane().await.client(&Identity::user("alice")).await.unwrap();
+    let alice = shared().await.client(&Identity::user("alice")).await.unwrap();
     let screen = eventually("alice's rights", || async {
         let found = overview::gather(&alice, Some("limited")).await.expect("what may be read");
         (!found.forbidden.contains(&"loadbalancers".to_owned()))

@@ -8,43 +8,18 @@ mod rules;
 mod seed;
 mod shape;
 
-use epic_control_plane::{ControlPlane, Identity, Request};
+use epic_control_plane::{Identity, Request, object, shared};
 use kube::Client;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
-
-static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
-
-/// The control plane of this binary, with EPIC's definitions, roles and policies.
-async fn control_plane() -> &'static ControlPlane {
-    SHARED
-        .get_or_init(|| async {
-            let control_plane = ControlPlane::start().unwrap_or_else(|error| panic!("{error}"));
-            control_plane.install_definitions().await.expect("definitions are installed");
-            control_plane.install_access().await.expect("roles and policies are installed");
-            control_plane
-        })
-        .await
-}
 
 /// A client of the administrator.
 async fn admin() -> Client {
-    control_plane().await.admin().await.expect("an administrator's client")
+    shared().await.admin().await.expect("an administrator's client")
 }
 
 /// A client with this identity.
 async fn client(identity: Identity) -> Client {
-    control_plane().await.client(&identity).await.expect("a client")
-}
-
-/// An object of one of EPIC's kinds.
-fn object(kind: &str, namespace: &str, name: &str, spec: Value) -> Value {
-    json!({
-        "apiVersion": "epic.acnodal.io/v1",
-        "kind": kind,
-        "metadata": { "name": name, "namespace": namespace },
-        "spec": spec,
-    })
+    shared().await.client(&identity).await.expect("a client")
 }
 
 /// Creates a namespace, labelled as the tenant's of the Account of that name if `tenant`.
