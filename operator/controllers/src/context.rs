@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use crate::allocation::verdict::Verdicts;
 use crate::certificate::Certificates;
+use crate::endpoint;
 use crate::event::Events;
 use crate::keys::Keys;
 use crate::leader::Leadership;
@@ -46,6 +47,8 @@ pub struct Context {
     pub certificates: Certificates,
     /// The master key.
     pub keys: Keys,
+    /// What the passes over Endpoints have in common.
+    pub endpoints: Arc<endpoint::Index>,
     /// What ready proxies have acknowledged.
     pub assigned: Assigned,
     /// Which versions of LoadBalancers nodes have to pass.
@@ -77,6 +80,7 @@ impl Context {
             settings,
             certificates: Certificates::default(),
             keys: Keys::default(),
+            endpoints: Arc::default(),
             assigned: Assigned::default(),
             awaited: Awaited::default(),
             verdicts: Verdicts::default(),

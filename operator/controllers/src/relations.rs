@@ -96,7 +96,7 @@ fn is_accepted<K: HasConditions>(object: &K) -> bool {
 }
 
 /// What others read of EPIC.
-fn settings(epic: &EPIC) -> impl PartialEq + use<> {
+pub(crate) fn settings(epic: &EPIC) -> impl PartialEq + use<> {
     let status = epic.status.clone().unwrap_or_default();
     (
         epic.spec.clone(),
@@ -108,12 +108,12 @@ fn settings(epic: &EPIC) -> impl PartialEq + use<> {
 }
 
 /// Addresses of a Node and of its pods.
-fn networks(node: &Node) -> impl PartialEq + use<> {
+pub(crate) fn networks(node: &Node) -> impl PartialEq + use<> {
     let spec = node.spec.clone().unwrap_or_default();
     (node.status.as_ref().and_then(|status| status.addresses.clone()), spec.pod_cidr, spec.pod_cidrs)
 }
 
-fn addresses(node: &EPICNode) -> Vec<String> {
+pub(crate) fn addresses(node: &EPICNode) -> Vec<String> {
     node.status.iter().flat_map(|status| status.addresses.clone()).collect()
 }
 

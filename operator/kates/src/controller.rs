@@ -113,21 +113,7 @@ impl Accumulator {
     ///
     /// As [`Snapshot::view`](crate::Snapshot::view), when polled.
     pub fn changes<K: Object>(&self) -> impl Stream<Item = Vec<Change<K>>> + Send + 'static {
-        let position = Position { accumulator: self.clone(), bell: self.bell(), seen: None, name: None };
-        stream::unfold(position, Position::<K>::next)
-    }
-
-    /// The changes of the query of that name, as [`Accumulator::changes`].
-    ///
-    /// # Panics
-    ///
-    /// As [`Snapshot::named`](crate::Snapshot::named), when polled.
-    pub fn named_changes<K: Object>(
-        &self,
-        name: impl Into<String>,
-    ) -> impl Stream<Item = Vec<Change<K>>> + Send + 'static {
-        let position =
-            Position { accumulator: self.clone(), bell: self.bell(), seen: None, name: Some(name.into()) };
+        let position = Position { accumulator: self.clone(), bell: self.bell(), seen: None };
         stream::unfold(position, Position::<K>::next)
     }
 
@@ -228,7 +214,6 @@ struct Position<K: Object> {
     bell: watch::Receiver<Epoch>,
     /// `None` before the first batch, which is handed on even if it is empty.
     seen: Option<OrdMap<Key, Held<K>>>,
-    name: Option<String>,
 }
 
 impl<K: Object> Position<K> {
@@ -236,10 +221,7 @@ impl<K: Object> Position<K> {
         loop {
             self.bell.mark_unchanged();
             if let Some(snapshot) = self.accumulator.snapshot() {
-                let view = match &self.name {
-                    Some(name) => snapshot.named::<K>(name),
-                    None => snapshot.view::<K>(),
-                };
+                let view = snapshot.view::<K>();
                 let first = self.seen.is_none();
                 let found = changes(&self.seen.take().unwrap_or_default(), view.objects());
                 self.seen = Some(view.objects().clone());

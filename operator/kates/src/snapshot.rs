@@ -133,10 +133,11 @@ impl Snapshot {
         changes(&before, self.view::<K>().objects)
     }
 
-    /// What changed of the query of that name since `older`. Panics as [`Snapshot::named`].
-    pub fn named_changes_since<K: Object>(&self, name: &str, older: Option<&Snapshot>) -> Vec<Change<K>> {
-        let before = older.map(|older| older.named::<K>(name).objects.clone()).unwrap_or_default();
-        changes(&before, self.named::<K>(name).objects)
+    /// Whether an object of kind `K` came, went, or has another `part` than in `older`. Costs as
+    /// [`Snapshot::changes_since`]. Panics as [`Snapshot::view`].
+    pub fn differs<K: Object, P: PartialEq>(&self, older: &Snapshot, part: impl Fn(&K) -> P) -> bool {
+        let of = |object: &Option<Arc<K>>| object.as_deref().map(&part);
+        self.changes_since::<K>(Some(older)).iter().any(|change| of(&change.before) != of(&change.after))
     }
 }
 

@@ -223,6 +223,11 @@ pub fn judge(
     judged
 }
 
+/// Whether an Endpoint is accepted as long as no other one stands in its way.
+pub fn is_good(endpoint: &Endpoint, public: &[PublicPort], surroundings: &Surroundings) -> bool {
+    judge_alone(endpoint, public, surroundings).is_ok()
+}
+
 fn judge_alone(
     endpoint: &Endpoint,
     public: &[PublicPort],

@@ -111,12 +111,18 @@ pub struct Limits {
     pub endpoints: Usage,
 }
 
+/// How many Endpoints an Account may have.
+pub fn endpoint_limit(account: &Account) -> u64 {
+    limit(account.spec.endpoint_limit, Limit::Endpoints)
+}
+
+fn limit(written: Option<i64>, limit: Limit) -> u64 {
+    written.and_then(|written| u64::try_from(written).ok()).unwrap_or(limit.default_value())
+}
+
 /// The limits of an Account, and who is beyond them. What is served goes before what is not, so a limit that is
 /// lowered takes nothing away; then the oldest first, so every replica decides the same.
 pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits {
-    let of = |written: Option<i64>, limit: Limit| {
-        written.and_then(|written| u64::try_from(written).ok()).unwrap_or(limit.default_value())
-    };
     let spec = &account.spec;
     let counted = |object: &dyn Object, amount: u64| Counted {
         uid: object.uid_text().into(),
@@ -127,7 +133,7 @@ pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits
         snapshot.in_namespace::<LoadBalancer>(namespace).map(AsRef::as_ref).collect();
     let load_balancers = fit(
         &balancers.iter().map(|balancer| counted(*balancer, 1)).collect::<Vec<_>>(),
-        of(spec.load_balancer_limit, Limit::LoadBalancers),
+        limit(spec.load_balancer_limit, Limit::LoadBalancers),
     );
     let replicas = |balancer: &LoadBalancer| {
         group_of(snapshot, balancer).map_or(0, |group| group.spec.envoy_replicas().max(0).unsigned_abs())
@@ -137,11 +143,11 @@ pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits
         .filter(|balancer| !load_balancers.refused.contains(&balancer.uid().unwrap_or_default().into()));
     let proxies = fit(
         &fitting.map(|balancer| counted(*balancer, replicas(balancer))).collect::<Vec<_>>(),
-        of(spec.proxy_limit, Limit::Proxies),
+        limit(spec.proxy_limit, Limit::Proxies),
     );
     let endpoints = fit(
         &snapshot.in_namespace::<Endpoint>(namespace).map(|e| counted(e.as_ref(), 1)).collect::<Vec<_>>(),
-        of(spec.endpoint_limit, Limit::Endpoints),
+        endpoint_limit(account),
     );
     Limits { load_balancers, proxies, endpoints }
 }

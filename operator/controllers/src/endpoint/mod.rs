@@ -2,18 +2,25 @@
 //!
 //! `endpoint-id` is put by the Account's allocator, everything else here.
 
+mod index;
+pub mod siblings;
 mod surroundings;
+#[cfg(test)]
+mod tests;
 mod update_status;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
 use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
+use epic_model::endpoint as model;
 use kates::{Key, Snapshot, Subject};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
+pub use index::Index;
 pub use surroundings::surroundings;
 pub use validate::{Refused, check};
 
@@ -32,16 +39,16 @@ pub struct Found {
     pub account: Option<Arc<Account>>,
     /// Its LoadBalancer.
     pub balancer: Option<Arc<LoadBalancer>>,
-    /// The Endpoints of that LoadBalancer, itself included.
-    pub siblings: Vec<Arc<Endpoint>>,
+    /// The Endpoints of that LoadBalancer that decide about it, itself included; none when it cannot be read.
+    pub siblings: Vec<model::Endpoint>,
     /// Whether it is among those beyond the Account's limit.
     pub over_limit: bool,
     /// What no Endpoint may reach.
-    pub surroundings: epic_model::endpoint::Surroundings,
+    pub surroundings: Arc<model::Surroundings>,
     /// Why its ID is missing.
     pub verdict: Option<Verdict>,
     /// Tunnel states by tunnel ID, from the EPIC nodes.
-    pub tunnels: std::collections::BTreeMap<u32, bool>,
+    pub tunnels: Arc<BTreeMap<u32, bool>>,
     /// The generation of it that is in an assignment which a ready proxy has acknowledged, as far as this replica knows.
     pub acknowledged: Option<i64>,
 }
@@ -68,22 +75,25 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
     let served = Key::namespaced(namespace.as_str(), endpoint.spec.load_balancer.as_str());
     let balancer = snapshot.get::<LoadBalancer>(&served);
     let uid = endpoint.uid().unwrap_or_default();
+    let index = &context.endpoints;
+    // Who is beyond a limit is asked only where somebody is.
     let over_limit = account.as_ref().is_some_and(|account| {
-        let limits = crate::account::limits(snapshot, account, &namespace);
-        limits.endpoints.refused.contains(&uid.as_str().into())
+        let limit = crate::account::endpoint_limit(account);
+        let within = u64::try_from(index.count(snapshot, &namespace)).is_ok_and(|count| count <= limit);
+        let beyond = || crate::account::limits(snapshot, account, &namespace).endpoints.refused;
+        !within && !validate::is_served(&endpoint) && beyond().contains(&uid.as_str().into())
     });
+    let surroundings = index.surroundings(snapshot);
+    let ports = balancer.map(|balancer| validate::public_ports(balancer)).unwrap_or_default();
+    let is_good = |one: &model::Endpoint| model::is_good(one, &ports, &surroundings);
     Some(Found {
         epic: snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned(),
         balancer: balancer.cloned(),
-        siblings: snapshot
-            .in_namespace::<Endpoint>(&namespace)
-            .filter(|other| other.spec.load_balancer == endpoint.spec.load_balancer)
-            .cloned()
-            .collect(),
+        siblings: index.deciding(snapshot, &endpoint, is_good),
         over_limit,
-        surroundings: surroundings(snapshot),
+        surroundings,
         verdict: context.verdicts.of(&uid),
-        tunnels: surroundings::tunnel_states(snapshot),
+        tunnels: index.tunnels(snapshot),
         acknowledged: context.assigned.generation(&served, &uid),
         account,
         endpoint,

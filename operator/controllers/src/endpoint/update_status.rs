@@ -30,7 +30,7 @@ pub(super) async fn publish(
 }
 
 /// The status as it should be.
-fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) -> EndpointStatus {
+pub(super) fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) -> EndpointStatus {
     let endpoint = &found.endpoint;
     let before = endpoint.status.clone().unwrap_or_default();
     let mut status = EndpointStatus { conditions: before.conditions.clone(), ..granted(found, &before) };

@@ -1,11 +1,11 @@
 //! Whether an Endpoint can serve its LoadBalancer. Pure.
 
 use epic_crds::condition::ACCEPTED;
-use epic_crds::{ConditionStatus, Endpoint, EndpointReason as Reason, HasConditions};
+use epic_crds::{ConditionStatus, Endpoint, EndpointReason as Reason, HasConditions, LoadBalancer};
 use epic_model::address;
 use epic_model::endpoint::{self as model, Forbidden, Refusal};
 use epic_model::id::Seconds;
-use epic_model::port::EndpointPort;
+use epic_model::port::{EndpointPort, PublicPort};
 use kube::ResourceExt;
 
 use super::Found;
@@ -54,15 +54,13 @@ pub fn check(found: &Found) -> Result<(), Refused> {
             format!("LoadBalancer {:?} is not accepted; see its conditions", endpoint.spec.load_balancer);
         return refuse(Reason::LoadBalancerNotAccepted, text);
     }
-    if found.over_limit && !served {
+    if found.over_limit {
         let text =
             "the account has as many Endpoints as it may have; delete one, or have endpoint-limit raised";
         return refuse(Reason::LimitExceeded, text);
     }
-    let ports: Vec<_> = balancer.spec.public_ports.iter().filter_map(plain_port).collect();
-    let siblings: Vec<model::Endpoint> = found.siblings.iter().filter_map(|other| plain(other)).collect();
     let uid = endpoint.uid().unwrap_or_default().into();
-    let judged = model::judge(&siblings, &ports, &found.surroundings);
+    let judged = model::judge(&found.siblings, &public_ports(balancer), &found.surroundings);
     match judged.get(&uid) {
         Some(Ok(_)) => {}
         Some(Err(refusal)) => return refuse(reason(refusal), refusal.to_string()),
@@ -75,15 +73,21 @@ pub fn check(found: &Found) -> Result<(), Refused> {
     Ok(())
 }
 
+/// The public ports that Endpoints of a LoadBalancer may serve.
+pub(super) fn public_ports(balancer: &LoadBalancer) -> Vec<PublicPort> {
+    balancer.spec.public_ports.iter().filter_map(plain_port).collect()
+}
+
 /// Whether it was accepted as it is now.
-fn is_served(endpoint: &Endpoint) -> bool {
+pub(super) fn is_served(endpoint: &Endpoint) -> bool {
     let known = endpoint.condition(ACCEPTED);
     known.is_some_and(|known| {
         known.status == ConditionStatus::True && known.observed_generation == endpoint.metadata.generation
     })
 }
 
-fn plain(endpoint: &Endpoint) -> Option<model::Endpoint> {
+/// The Endpoint as the model has it; `None` for values that the schema does not admit.
+pub(super) fn plain(endpoint: &Endpoint) -> Option<model::Endpoint> {
     let port = &endpoint.spec.port;
     Some(model::Endpoint {
         name: endpoint.name_any().into(),

@@ -1,11 +1,13 @@
 //! What concerns LoadBalancers and Endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use epic_crds::condition::{PROGRAMMED, READY};
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY};
 use epic_crds::well_known::{LABEL_LOAD_BALANCER, tenant_namespace};
 use epic_crds::{
-    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, HasConditions, LoadBalancer, ServiceGroup,
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, EndpointReason, HasConditions,
+    LoadBalancer, ServiceGroup,
 };
 use epic_model::name;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -17,7 +19,9 @@ use kube::ResourceExt;
 use kube::runtime::Controller;
 
 use super::{addresses, all, is_accepted, keys_of, on, on_changes, settings, surroundings, told};
+use crate::account::{account_of, endpoint_limit};
 use crate::context::Shared;
+use crate::endpoint::Index;
 
 /// The controller of LoadBalancers.
 pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
@@ -100,6 +104,7 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
 
 /// The controller of Endpoints.
 pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
+    let (index, counts) = (Arc::clone(&context.endpoints), Arc::clone(&context.endpoints));
     context
         .watches
         .controller::<Endpoint>()
@@ -124,7 +129,12 @@ pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
         .reconcile_on(on::<Endpoint, _, _>(
             context,
             |endpoint| endpoint.spec.clone(),
-            |snapshot, endpoint| endpoints_of(snapshot, &balancer_of(endpoint), |_| true),
+            move |snapshot, endpoint| index.concerned(snapshot, endpoint).into_iter().collect(),
+        ))
+        .reconcile_on(on::<Endpoint, _, _>(
+            context,
+            |_| (),
+            move |snapshot, endpoint| waiting_for_room(snapshot, &counts, endpoint),
         ))
         .reconcile_on(on::<Account, _, _>(
             context,
@@ -203,6 +213,20 @@ fn balancer_of(endpoint: &Endpoint) -> Key {
 fn endpoints_of(snapshot: &Snapshot, balancer: &Key, which: impl Fn(&Endpoint) -> bool) -> Vec<Key> {
     in_namespace::<Endpoint>(snapshot, balancer.namespace().unwrap_or_default(), |endpoint| {
         endpoint.spec.load_balancer == balancer.name() && which(endpoint)
+    })
+}
+
+/// The Endpoints of a namespace that wait for room within the limit of its Account, as long as that is full.
+fn waiting_for_room(snapshot: &Snapshot, index: &Index, endpoint: &Endpoint) -> Vec<Key> {
+    let namespace = endpoint.namespace().unwrap_or_default();
+    let Some(account) = account_of(snapshot, &namespace) else { return Vec::new() };
+    let count = u64::try_from(index.count(snapshot, &namespace)).unwrap_or(u64::MAX);
+    if count < endpoint_limit(&account) {
+        return Vec::new();
+    }
+    in_namespace::<Endpoint>(snapshot, &namespace, |other| {
+        let accepted = other.condition(ACCEPTED);
+        accepted.is_some_and(|known| known.reason == EndpointReason::LimitExceeded.as_str())
     })
 }
 

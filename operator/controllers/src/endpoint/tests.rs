@@ -1,0 +1,195 @@
+//! Decisions of the Endpoint's controller, on values.
+
+use std::sync::Arc;
+
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, TUNNEL_UP};
+use epic_crds::{
+    Account, Condition, EPIC, EPICSpec, Endpoint, EndpointReason as Reason, EndpointStatus, LoadBalancer,
+};
+use epic_model::endpoint::Surroundings;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::update_status::status;
+use super::validate::plain;
+use super::{Found, Refused, check};
+use crate::allocation::verdict::Verdict;
+
+fn condition(type_: &str, status: &str, generation: i64) -> Value {
+    json!({"type": type_, "status": status, "reason": "Programmed", "message": "", "observedGeneration": generation,
+        "lastTransitionTime": "2026-01-01T00:00:00Z"})
+}
+
+/// An Endpoint at a generation, accepted and programmed at others.
+fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {
+    serde_json::from_value(json!({
+        "apiVersion": "epic.acnodal.io/v1", "kind": "Endpoint",
+        "metadata": {"name": "a", "namespace": "epic-red", "uid": "u", "generation": generation,
+            "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"load-balancer": "web", "address": "10.0.0.9", "node-address": "10.0.0.1", "port": {"port": 8080}},
+        "status": {"endpoint-id": 5, "service-id": 2,
+            "conditions": [condition(ACCEPTED, "True", accepted), condition(PROGRAMMED, "True", programmed)]},
+    }))
+    .unwrap()
+}
+
+fn balancer(service_id: Option<i64>, accepted: &str) -> LoadBalancer {
+    serde_json::from_value(json!({
+        "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer",
+        "metadata": {"name": "web", "namespace": "epic-red", "uid": "lb", "generation": 1},
+        "spec": {"public-ports": [{"port": 80, "targetPort": 8080}], "service-group": "g"},
+        "status": {"group-id": 1, "service-id": service_id, "proxy-ifindex": 7,
+            "proxies": [{"pod": "p", "pod-uid": "p", "state": "Ready", "epic-address": "192.168.77.101"}],
+            "gue-tunnel-endpoints": {"10.0.0.1": {"epic-address": "192.168.77.101", "tunnel-id": 4,
+                "epic-port": {"appProtocol": "gue", "port": 6080, "protocol": "UDP"}}},
+            "conditions": [condition(ACCEPTED, accepted, 1)]},
+    }))
+    .unwrap()
+}
+
+fn found(endpoint: Endpoint) -> Found {
+    let account = json!({"apiVersion": "epic.acnodal.io/v1", "kind": "Account",
+        "metadata": {"name": "red", "namespace": "epic", "uid": "acct"}, "spec": {}});
+    let account: Account = serde_json::from_value(account).unwrap();
+    Found {
+        siblings: plain(&endpoint).into_iter().collect(),
+        endpoint: Arc::new(endpoint),
+        epic: Some(Arc::new(EPIC::new("epic", EPICSpec::default()))),
+        account: Some(Arc::new(account)),
+        balancer: Some(Arc::new(balancer(Some(2), "True"))),
+        over_limit: false,
+        surroundings: Arc::new(Surroundings::default()),
+        verdict: None,
+        tunnels: Arc::new([(4, true)].into()),
+        acknowledged: None,
+    }
+}
+
+fn refusal(found: &Found) -> Option<Reason> {
+    check(found).err().map(|refused| refused.reason)
+}
+
+fn after(found: &Found, judged: &Result<(), Refused>) -> EndpointStatus {
+    status(found, judged, &Time(Timestamp::UNIX_EPOCH))
+}
+
+fn of(status: &EndpointStatus, type_: &str) -> (String, String, Option<i64>) {
+    let Condition { status, reason, observed_generation, .. } =
+        epic_crds::condition::find(&status.conditions, type_).unwrap();
+    (status.as_str().to_owned(), reason.clone(), *observed_generation)
+}
+
+fn said(status: &str, reason: Reason, generation: i64) -> (String, String, Option<i64>) {
+    (status.to_owned(), reason.as_str().to_owned(), Some(generation))
+}
+
+#[test]
+fn one_that_names_a_load_balancer_in_service_is_accepted() {
+    assert_eq!(refusal(&found(endpoint(1, 0, 0))), None);
+}
+
+#[test]
+fn the_first_thing_to_mend_is_named() {
+    let fresh = || found(endpoint(2, 1, 1));
+    let no_account = Found { account: None, ..fresh() };
+    assert_eq!(refusal(&no_account), Some(Reason::AccountNotReady));
+    let nowhere = Found { balancer: None, ..fresh() };
+    assert_eq!(refusal(&nowhere), Some(Reason::LoadBalancerNotFound));
+    let refused = Found { balancer: Some(Arc::new(balancer(None, "False"))), ..fresh() };
+    assert_eq!(refusal(&refused), Some(Reason::LoadBalancerNotAccepted));
+    let many = Found { over_limit: true, ..fresh() };
+    assert_eq!(refusal(&many), Some(Reason::LimitExceeded));
+    let protected =
+        Surroundings { protected: vec!["10.0.0.0/24".parse().unwrap()], ..Surroundings::default() };
+    let protected = Found { surroundings: Arc::new(protected), ..fresh() };
+    assert_eq!(refusal(&protected), Some(Reason::AddressRefused));
+    let mut untunnelled = endpoint(1, 0, 0);
+    untunnelled.spec.node_address = None;
+    assert_eq!(refusal(&found(untunnelled)), Some(Reason::UntunnelledAddressRefused));
+    let mut elsewhere = endpoint(1, 0, 0);
+    elsewhere.spec.port.port = 81;
+    assert_eq!(refusal(&found(elsewhere)), Some(Reason::NoMatchingPort));
+    let duplicate = Verdict { duplicate: true, exhausted: false, message: "5 belongs to b".into() };
+    let duplicate = Found { verdict: Some(duplicate), ..fresh() };
+    assert_eq!(refusal(&duplicate), Some(Reason::DuplicateGrant));
+}
+
+#[test]
+fn an_older_one_that_is_the_same_stands_in_its_way() {
+    let mut found = found(endpoint(1, 0, 0));
+    let mut older = found.siblings[0].clone();
+    (older.name, older.uid, older.created) = ("b".into(), "v".into(), epic_model::id::Seconds(0));
+    found.siblings.push(older);
+    assert_eq!(refusal(&found), Some(Reason::DuplicateEndpoint));
+}
+
+#[test]
+fn what_is_served_stays_when_its_account_or_its_load_balancers_acceptance_is_gone_for_a_moment() {
+    let served = Found {
+        account: None,
+        balancer: Some(Arc::new(balancer(Some(2), "False"))),
+        ..found(endpoint(1, 1, 1))
+    };
+    assert_eq!(refusal(&served), None);
+}
+
+#[test]
+fn an_id_that_is_lacking_is_no_refusal_but_said() {
+    let exhausted = Verdict { duplicate: false, exhausted: true, message: "no endpoint ID is free".into() };
+    let mut lacking = Found { verdict: Some(exhausted), ..found(endpoint(1, 1, 0)) };
+    Arc::make_mut(&mut lacking.endpoint).status.as_mut().unwrap().endpoint_id = None;
+    assert_eq!(refusal(&lacking), None);
+    assert_eq!(of(&after(&lacking, &Ok(())), PROGRAMMED), said("False", Reason::IdsExhausted, 1));
+    lacking.verdict = None;
+    assert_eq!(of(&after(&lacking, &Ok(())), PROGRAMMED), said("False", Reason::AliasPending, 1));
+}
+
+#[test]
+fn the_status_says_what_was_granted() {
+    let status = after(&found(endpoint(1, 1, 0)), &Ok(()));
+    assert_eq!((status.group_id, status.service_id, status.endpoint_id), (Some(1), Some(2), Some(5)));
+    assert_eq!(status.alias_address.as_deref(), Some("100.127.0.5"));
+    assert_eq!((status.tunnel_id, status.proxy_ifindex), (Some(4), Some(7)));
+    assert_eq!(of(&status, TUNNEL_UP), said("True", Reason::TunnelUp, 1));
+}
+
+#[test]
+fn an_edited_one_is_programmed_as_it_was_until_the_edit_is_acknowledged() {
+    let edited = found(endpoint(2, 1, 1));
+    assert_eq!(of(&after(&edited, &Ok(())), PROGRAMMED), said("True", Reason::Programmed, 1));
+    assert_eq!(of(&after(&edited, &Ok(())), ACCEPTED), said("True", Reason::Accepted, 2));
+    let old_form = Found { acknowledged: Some(1), ..found(endpoint(2, 1, 1)) };
+    assert_eq!(of(&after(&old_form, &Ok(())), PROGRAMMED), said("True", Reason::Programmed, 1));
+    let new_form = Found { acknowledged: Some(2), ..found(endpoint(2, 1, 1)) };
+    assert_eq!(of(&after(&new_form, &Ok(())), PROGRAMMED), said("True", Reason::Programmed, 2));
+}
+
+#[test]
+fn one_that_moves_to_another_load_balancer_is_programmed_no_more() {
+    let moved = Found { balancer: Some(Arc::new(balancer(Some(3), "True"))), ..found(endpoint(2, 1, 1)) };
+    assert_eq!(of(&after(&moved, &Ok(())), PROGRAMMED), said("False", Reason::ProxiesPending, 2));
+}
+
+#[test]
+fn a_refused_one_is_not_programmed_whoever_acknowledged_it() {
+    let refused = Err(Refused { reason: Reason::NoMatchingPort, message: "no".into() });
+    let found = Found { acknowledged: Some(2), ..found(endpoint(2, 1, 1)) };
+    let status = after(&found, &refused);
+    for type_ in [ACCEPTED, PROGRAMMED] {
+        assert_eq!(of(&status, type_), said("False", Reason::NoMatchingPort, 2));
+    }
+}
+
+#[test]
+fn a_tunnel_that_is_down_or_missing_is_named() {
+    let down = Found { tunnels: Arc::new([(4, false)].into()), ..found(endpoint(1, 1, 1)) };
+    assert_eq!(of(&after(&down, &Ok(())), TUNNEL_UP), said("False", Reason::TunnelDown, 1));
+    let mut lacking = found(endpoint(1, 1, 1));
+    let status = Arc::make_mut(lacking.balancer.as_mut().unwrap()).status.as_mut().unwrap();
+    status.proxies[0].epic_address = Some("192.168.77.102".into());
+    assert_eq!(of(&after(&lacking, &Ok(())), TUNNEL_UP), said("False", Reason::TunnelPending, 1));
+    let mut without = endpoint(1, 1, 1);
+    without.spec.node_address = None;
+    assert_eq!(of(&after(&found(without), &Ok(())), TUNNEL_UP), said("Unknown", Reason::NotTunnelled, 1));
+}
