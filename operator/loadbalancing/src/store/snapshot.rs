@@ -106,7 +106,6 @@ pub struct Tables {
     writing: Mutex<()>,
     watches: [watch::Sender<u64>; TableId::COUNT],
     any: watch::Sender<u64>,
-    outcomes: watch::Sender<u64>,
 }
 
 impl Default for Tables {
@@ -116,7 +115,6 @@ impl Default for Tables {
             writing: Mutex::new(()),
             watches: std::array::from_fn(|_| watch::Sender::new(0)),
             any: watch::Sender::new(0),
-            outcomes: watch::Sender::new(0),
         }
     }
 }
@@ -142,11 +140,6 @@ impl Tables {
         self.any.subscribe()
     }
 
-    /// Wakes after outcomes of reconciliation were recorded.
-    pub fn watch_outcomes(&self) -> watch::Receiver<u64> {
-        self.outcomes.subscribe()
-    }
-
     /// Changes of one table from now on; `from_start` also yields every row that is there already.
     pub fn changes<R: Row>(self: &Arc<Self>, from_start: bool) -> Changes<R> {
         Changes::new(Arc::clone(self), from_start)
@@ -170,7 +163,7 @@ impl Guard<'_> {
     }
 
     /// Swaps the snapshot in, lets the next writer go on, then wakes who waits for what differs.
-    pub(crate) fn publish(self, next: Snapshot, outcomes: bool) {
+    pub(crate) fn publish(self, next: Snapshot) {
         let previous = self.tables.snapshot();
         let tables = self.tables;
         let after = revisions(&next);
@@ -186,9 +179,6 @@ impl Guard<'_> {
         }
         if any {
             tables.any.send_replace(revision);
-        }
-        if outcomes {
-            tables.outcomes.send_replace(revision);
         }
     }
 }

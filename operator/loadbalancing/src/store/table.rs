@@ -193,15 +193,12 @@ impl<R: Row> Table<R> {
         Some(old)
     }
 
-    /// Records an outcome if the row still has the status id it was read with; says whether it did.
-    pub(crate) fn record(&mut self, key: &R::Key, id: u64, kind: StatusKind) -> bool {
-        match self.rows.get(key) {
-            Some(e) if e.status.id == id && e.status.kind != kind => {}
-            _ => return false,
-        }
-        if let Some(entry) = self.rows.get_mut(key) {
+    /// Records an outcome if the row still has the status id it was read with.
+    pub(crate) fn record(&mut self, key: &R::Key, id: u64, kind: StatusKind) {
+        let differs = self.rows.get(key).is_some_and(|e| e.status.id == id && e.status.kind != kind);
+        // Getting it to write copies what snapshots share.
+        if differs && let Some(entry) = self.rows.get_mut(key) {
             entry.status.kind = kind;
         }
-        true
     }
 }

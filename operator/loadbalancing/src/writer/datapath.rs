@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::WriteTxn;
-use crate::rows::{Alias, AliasKey, EpicNode, Pass, PassKey, Proxy, Tunnel};
+use crate::rows::{Alias, AliasKey, EpicNode, Pass, Proxy, Tunnel};
 use crate::store::{Row, Snapshot, Table};
 use crate::{ProxyId, TunnelId};
 
@@ -57,11 +57,6 @@ impl WriteTxn<'_> {
     /// Adds or updates a pass; says whether that changed anything.
     pub fn upsert_pass(&mut self, pass: Pass) -> bool {
         self.put(pass, |s| &mut s.passes)
-    }
-
-    /// Removes a pass; says whether it was there.
-    pub fn delete_pass(&mut self, key: &PassKey) -> bool {
-        self.remove(key, |s| &mut s.passes).is_some()
     }
 
     /// Makes these the only passes.

@@ -119,13 +119,7 @@ impl Writer {
     pub fn write(&self) -> WriteTxn<'_> {
         let guard = self.tables.lock();
         let base = guard.snapshot();
-        WriteTxn {
-            next: (*base).clone(),
-            revision: base.revision() + 1,
-            guard,
-            dirty: BTreeSet::new(),
-            outcomes: false,
-        }
+        WriteTxn { next: (*base).clone(), revision: base.revision() + 1, guard, dirty: BTreeSet::new() }
     }
 
     /// Registers a source that must have listed before anything absent may be removed from the maps.
@@ -144,7 +138,6 @@ pub struct WriteTxn<'a> {
     revision: u64,
     /// Services whose frontends must be selected anew before the commit.
     dirty: BTreeSet<ServiceName>,
-    outcomes: bool,
 }
 
 impl WriteTxn<'_> {
@@ -157,7 +150,7 @@ impl WriteTxn<'_> {
     pub fn commit(mut self) -> u64 {
         self.refresh_frontends();
         let revision = self.next.revision;
-        self.guard.publish(self.next, self.outcomes);
+        self.guard.publish(self.next);
         revision
     }
 
@@ -166,7 +159,7 @@ impl WriteTxn<'_> {
 
     pub(crate) fn record(&mut self, key: &RowKey, id: u64, kind: StatusKind) {
         let next = &mut self.next;
-        self.outcomes |= match key {
+        match key {
             RowKey::Service(k) => next.services.record(k, id, kind),
             RowKey::Tunnel(k) => next.tunnels.record(k, id, kind),
             RowKey::Proxy(k) => next.proxies.record(k, id, kind),
@@ -174,7 +167,7 @@ impl WriteTxn<'_> {
             RowKey::Pass(k) => next.passes.record(k, id, kind),
             RowKey::Node(k) => next.nodes.record(k, id, kind),
             RowKey::Frontend(k) => next.frontends.record(k, id, kind),
-        };
+        }
     }
 
     /// Writes a row if it differs from the stored one; says whether it did.
