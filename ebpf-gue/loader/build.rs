@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=EPIC_BPF_OBJECT");
-    let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../programs/epic.bpf.o");
+    // Asked for at run time: a target folder may be shared with a copy of the checkout, which may be gone.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate lies");
+    let checked_in = Path::new(&here).join("../programs/epic.bpf.o");
     let object = std::env::var_os("EPIC_BPF_OBJECT").map_or(checked_in, PathBuf::from);
     println!("cargo:rerun-if-changed={}", object.display());
     assert!(object.exists(), "{} is missing: run `make bpf`", object.display());

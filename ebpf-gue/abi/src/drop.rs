@@ -77,7 +77,7 @@ reasons! {
     NoRemote = "no_remote",
     /// The tunnel an entry points to is not there.
     NoTunnel = "no_tunnel",
-    /// A pod sent from an address that is not its own.
+    /// A pod sent from an address that is not its own, or told its neighbours that it has another one.
     PodSource = "pod_source",
     /// A proxy sent to an alias that is none of its service, or to another port or protocol of it.
     UnknownAlias = "unknown_alias",
@@ -91,6 +91,8 @@ reasons! {
     ControlSource = "control_source",
     /// A packet for a proxy address that no tunnel leads to.
     NoProxyRoute = "no_proxy_route",
+    /// A tenant's pod that is no listed proxy, not yet or no more, sent what neither its probes nor xDS need.
+    NotListed = "not_listed",
 }
 
 /// Entries of the `drops` map; larger than the list so that reasons can be added without a new layout.

@@ -1,7 +1,8 @@
 //! The maps as text: one line an entry, sorted, in one form that does not change from run to run.
 //!
 //! `epic-agent maps dump` prints it, tests compare it, people read it. Keys of tunnels are never printed, only their
-//! generations. Empty maps print nothing; flows and counters are left out unless asked for.
+//! generations. Empty maps print nothing; flows and counters are left out unless asked for. A counter's line ends with what
+//! it means.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -239,12 +240,12 @@ fn counter_lines(out: &mut Lines, maps: &Maps) -> Result<(), Error> {
     }
     for (event, count) in maps.event_counts()? {
         if count != 0 {
-            out.line("event", format_args!("{} {count}", event.name()));
+            out.line("event", format_args!("{} {count}  {}", event.name(), event.meaning()));
         }
     }
     for (reason, count) in maps.drop_counts()? {
         if count != 0 {
-            out.line("drop", format_args!("{} {count}", reason.name()));
+            out.line("drop", format_args!("{} {count}  {}", reason.name(), reason.meaning()));
         }
     }
     Ok(())

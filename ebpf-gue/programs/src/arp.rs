@@ -1,14 +1,19 @@
-//! Answers to ARP requests for VIPs that this node owns.
+//! ARP: answers to requests for VIPs that this node owns, and what pods may say of themselves.
 //!
 //! VIPs are on no interface, so the kernel would not answer. Gratuitous ARP on takeover is the agent's.
 
 use aya_ebpf::{helpers::generated::bpf_redirect, programs::TcContext};
-use epic_abi::{Ip, maps::Config, maps::VIP_OWNED, stats::Event};
+use epic_abi::{
+    Ip,
+    drop::DropReason,
+    maps::{Config, LocalProxy, VIP_OWNED},
+    stats::Event,
+};
 
 use crate::{
     count, maps,
     packet::{ETH, linear, read, write},
-    verdict::NEXT,
+    verdict::{NEXT, drop},
 };
 
 /// Length of a frame with an ARP packet for IPv4 over Ethernet.
@@ -60,6 +65,23 @@ pub fn answer(ctx: &TcContext, config: &Config) -> i32 {
         write(base, ETH + 24, sender);
         count::event(Event::ArpAnswered, 1);
         bpf_redirect(ifindex, 0) as i32
+    }
+}
+
+/// What a pod says by ARP. It finds its gateway by it, and may speak for its own address alone: a proxy that claims its
+/// neighbour's would get the neighbour's packets. (The address of a pod that is not listed is not known here.)
+#[inline(always)]
+pub fn from_pod(ctx: &TcContext, proxy: Option<&LocalProxy>) -> i32 {
+    let Some(base) = linear(ctx, LEN) else { return drop(DropReason::Malformed) };
+    // SAFETY: linear covers the whole ARP packet.
+    let (format, sender): (u32, u32) = unsafe { (read(base, ETH), read(base, ETH + 14)) };
+    if format != ETHERNET_IPV4 {
+        return drop(DropReason::Protocol);
+    }
+    match proxy {
+        // An empty sender asks whether somebody has the address (RFC 5227).
+        Some(proxy) if sender != 0 && Ip::from_v4_word(sender) != proxy.pod_v4 => drop(DropReason::PodSource),
+        _ => NEXT,
     }
 }
 

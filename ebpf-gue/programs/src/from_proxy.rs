@@ -1,64 +1,76 @@
-//! `epic_from_proxy`: everything a proxy sends.
+//! `epic_from_proxy`: everything a tenant's pod sends.
 //!
 //! A proxy may reach the endpoints of its LoadBalancer, the clients of its listeners and what is written down for it;
-//! everything else it may try ends here.
+//! everything else it may try ends here. A pod without an entry, because it is not listed as a proxy yet or no more,
+//! answers its probes and reaches xDS.
 
 use aya_ebpf::programs::TcContext;
 use epic_abi::{
-    Ip, PROTOCOL_TCP, PROTOCOL_UDP,
+    Ip, Lb, PROTOCOL_TCP, PROTOCOL_UDP,
     drop::DropReason,
     maps::{AliasKey, Config, FAMILY_V4, Listener, ListenerKey, LocalProxy, PassKey},
     stats::Event,
 };
 
 use crate::{
-    count,
+    arp, count,
     fib::{self, Way},
     icmp::{self, Message},
-    ingress::v6_address,
+    ingress::{IP6, v6_address},
     maps, mss, nat,
     packet::{ETH, ETH_ARP, ETH_IPV4, ETH_IPV6, IP, Ipv4, Tcp, linear, read},
     tunnel,
     verdict::{NEXT, Step, drop, next, refuse},
 };
 
+/// Next header ICMPv6.
+const ICMPV6: u8 = 58;
+/// Next header hop-by-hop options.
+const HOP_BY_HOP: u8 = 0;
+/// ff02::16, as the packet has it.
+const MULTICAST_ROUTERS: [u32; 4] = [0xFF02_0000u32.to_be(), 0, 0, 0x16u32.to_be()];
+/// The LoadBalancer of entries that are written for every proxy.
+const FOR_ALL: Lb = Lb::new(0, 0);
+
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
     // SAFETY: a field of the context, read only.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let (Some(config), Some(proxy)) = (maps::config(), maps::get(&maps::LOCAL_PROXIES, &ifindex)) else {
-        return drop(DropReason::NotConfigured);
-    };
+    let Some(config) = maps::config() else { return drop(DropReason::NotConfigured) };
+    let proxy = maps::get(&maps::LOCAL_PROXIES, &ifindex);
     let Some(base) = linear(ctx, ETH) else { return drop(DropReason::Malformed) };
     // SAFETY: linear covers the Ethernet header.
     match unsafe { read::<u16>(base, 12) } {
         ETH_IPV4 => match v4(ctx, config, proxy) {
             Ok(verdict) | Err(verdict) => verdict,
         },
-        // The pod finds its gateway by it. It cannot reach a VIP's or alias's owner that way: both are off-link.
-        ETH_ARP => NEXT,
+        ETH_ARP => arp::from_pod(ctx, proxy),
         ETH_IPV6 => v6(ctx),
         _ => drop(DropReason::Protocol),
     }
 }
 
-/// Neighbour discovery and the like stay on the link and may pass; the rest is for a later version.
+/// Neighbour discovery stays on the link and may pass. Nothing else: a node listens on its link-local addresses too.
 #[inline(always)]
 fn v6(ctx: &TcContext) -> i32 {
-    let Some(base) = linear(ctx, ETH + 40) else { return drop(DropReason::Malformed) };
-    // SAFETY: linear covers the IPv6 header.
-    let destination = unsafe { v6_address(base, ETH + 24) };
-    let head = u32::from_be(destination.words[0]);
-    // ff00::/8 multicast, fe80::/10 link-local.
-    if head >> 24 == 0xFF || head >> 22 == 0xFE80 >> 6 { NEXT } else { drop(DropReason::Ipv6) }
+    let Some(base) = linear(ctx, ETH + IP6 + 8) else { return drop(DropReason::Ipv6) };
+    // SAFETY: linear covers the IPv6 header and what follows it for eight bytes.
+    let (next, kind, destination): (u8, u8, Ip) =
+        unsafe { (read(base, ETH + 6), read(base, ETH + IP6), v6_address(base, ETH + 24)) };
+    // Router solicitation, neighbour solicitation and advertisement.
+    let discovers = next == ICMPV6 && matches!(kind, 133 | 135 | 136);
+    // Reports to the link's multicast routers, without which a snooping bridge brings the pod no solicitation.
+    let listens = next == HOP_BY_HOP && destination.words == MULTICAST_ROUTERS;
+    if discovers || listens { NEXT } else { drop(DropReason::Ipv6) }
 }
 
 #[inline(always)]
-fn v4(ctx: &TcContext, config: &Config, proxy: &LocalProxy) -> Step<i32> {
+fn v4(ctx: &TcContext, config: &Config, proxy: Option<&LocalProxy>) -> Step<i32> {
     let Some(base) = linear(ctx, ETH + IP) else { return refuse(DropReason::Malformed) };
     // SAFETY: linear covers the IP header; a field of the context is read.
     let (ip, frame) = unsafe { (Ipv4::read(base, ETH), (*ctx.skb.skb).len as usize) };
+    let Some(proxy) = proxy else { return not_listed(ctx, config, &Tcp::read::<ETH>(ctx, &ip, frame)?) };
     if !proxy.pod_v4.is_v4() || ip.source != proxy.pod_v4.v4_word() {
         return refuse(DropReason::PodSource);
     }
@@ -72,6 +84,10 @@ fn v4(ctx: &TcContext, config: &Config, proxy: &LocalProxy) -> Step<i32> {
     if is_passed(proxy, tcp.destination, tcp.destination_port, PROTOCOL_TCP) {
         return Ok(next(Event::Passed));
     }
+    // What is left are replies. Whoever takes over a proxy may bind any port, but a reply opens no connection.
+    if tcp.is_opening() {
+        return refuse(DropReason::ProxyNotAllowed);
+    }
     if tcp.source_port == config.ops_port {
         return from_ops(ctx, config, &tcp);
     }
@@ -80,6 +96,18 @@ fn v4(ctx: &TcContext, config: &Config, proxy: &LocalProxy) -> Step<i32> {
         Some(listener) => reply(ctx, config, listener, &tcp),
         None => refuse(DropReason::ProxyNotAllowed),
     }
+}
+
+/// A tenant's pod that is not listed as a proxy: xDS, and answers to its probes.
+#[inline(always)]
+fn not_listed(ctx: &TcContext, config: &Config, tcp: &Tcp) -> Step<i32> {
+    if is_written(FOR_ALL, tcp.destination, tcp.destination_port, PROTOCOL_TCP) {
+        return Ok(next(Event::Passed));
+    }
+    if tcp.source_port == config.ops_port && !tcp.is_opening() {
+        return from_ops(ctx, config, tcp);
+    }
+    refuse(DropReason::NotListed)
 }
 
 /// UDP goes where it is explicitly allowed, and nowhere else yet.
@@ -100,11 +128,12 @@ fn udp(ctx: &TcContext, config: &Config, proxy: &LocalProxy, ip: &Ipv4) -> Step<
 /// Whether the destination is written down for this proxy's LoadBalancer or for all.
 #[inline(always)]
 fn is_passed(proxy: &LocalProxy, address: u32, port: u16, protocol: u8) -> bool {
-    let mut key = PassKey { lb: proxy.lb, address: Ip::from_v4_word(address), port, protocol, _reserved: 0 };
-    if maps::get(&maps::PASSES, &key).is_some() {
-        return true;
-    }
-    key.lb = epic_abi::Lb::new(0, 0);
+    is_written(proxy.lb, address, port, protocol) || is_written(FOR_ALL, address, port, protocol)
+}
+
+#[inline(always)]
+fn is_written(lb: Lb, address: u32, port: u16, protocol: u8) -> bool {
+    let key = PassKey { lb, address: Ip::from_v4_word(address), port, protocol, _reserved: 0 };
     maps::get(&maps::PASSES, &key).is_some()
 }
 

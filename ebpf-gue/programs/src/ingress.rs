@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Length of an IPv6 header.
-const IP6: usize = 40;
+pub const IP6: usize = 40;
 
 /// The program.
 #[inline(always)]

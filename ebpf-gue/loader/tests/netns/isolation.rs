@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use epic_abi::Lb;
 use epic_abi::drop::DropReason;
+use epic_abi::maps::{Pass, PassKey};
+use epic_abi::{Lb, PROTOCOL_TCP};
 
 use crate::support::program::{Epic, SERVICE, alias_address, all_drops, drops};
 use crate::support::scene::{Plan, Scene};
@@ -89,4 +90,38 @@ fn a_proxy_reaches_its_own_endpoints_and_nothing_else() {
     refused((epic.site.nodes[0].address, 10_250), DropReason::ProxyNotAllowed, "the node");
     refused((epic.site.clients[0].address, SERVICE), DropReason::ProxyNotAllowed, "a client node");
     refused((crate::support::lab::INTERNET, 80), DropReason::ProxyNotAllowed, "the internet");
+}
+
+#[test]
+fn a_pod_is_fenced_from_the_moment_the_program_hangs_and_works_once_it_is_listed() {
+    let mut epic = Epic::new();
+    let scene = Scene::start(&mut epic, &Plan::simple());
+    let (node, host) = (&epic.nodes[0], &epic.site.nodes[0]);
+    // As after the discovery of a pod that no LoadBalancer lists yet: its program, xDS, and no entry of its own.
+    let pod = &scene.proxy_pods[0];
+    node.maps().local_proxies.remove(&pod.ifindex).unwrap();
+    let xds = PassKey {
+        lb: Lb::default(),
+        address: host.address.into(),
+        port: 18_000,
+        protocol: PROTOCOL_TCP,
+        _reserved: 0,
+    };
+    node.maps().passes.set(&xds, &Pass::default()).unwrap();
+    let _xds = endpoint(&host.netns, 18_000, "xds");
+    let _kubelet = endpoint(&host.netns, 10_250, "kubelet");
+    let _ops = endpoint(&pod.netns, 9_901, "ready");
+    assert_eq!(request(&pod.netns, (host.address, 18_000).into(), 1, 100).unwrap().name, "xds");
+    assert_eq!(request(&host.netns, (pod.address, 9_901).into(), 1, 100).unwrap().name, "ready");
+    let before = drops(node, DropReason::NotListed);
+    for to in [(host.address, 10_250), (alias_address(1), SERVICE)] {
+        let result = pod
+            .netns
+            .run(|| std::net::TcpStream::connect_timeout(&to.into(), std::time::Duration::from_millis(400)));
+        assert!(result.is_err(), "{to:?} must not be reached");
+    }
+    assert!(drops(node, DropReason::NotListed) >= before + 2, "{:?}", all_drops(node));
+
+    epic.add(&scene.tenant);
+    assert_eq!(request(&epic.site.internet, scene.tenant.public(), 1, 100).unwrap().name, "1e1");
 }

@@ -9,7 +9,7 @@ use crate::{
     scene::{self, MAC, VIP},
 };
 
-fn arp(operation: u16, sender: &str, target: &str) -> Vec<u8> {
+pub(crate) fn arp(operation: u16, sender: &str, target: &str) -> Vec<u8> {
     let mut packet = vec![0, 1, 8, 0, 6, 4];
     packet.extend(operation.to_be_bytes());
     packet.extend(FROM_MAC);

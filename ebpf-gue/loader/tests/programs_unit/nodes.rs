@@ -2,16 +2,16 @@
 
 use epic_abi::{
     drop::DropReason,
-    maps::{CONFIG_KEY, Config, KeySlot, LbKeys, PassKey},
+    maps::{KeySlot, LbKeys, PassKey},
     stats::Event,
 };
 use epic_datapath::Program::{FromProxy, Ingress};
-use epic_testnet::{Netns, gue::decode};
+use epic_testnet::gue::decode;
 
 use crate::{
     frame::{ACK, ETH, SYN, addr, frame, gue, ipv4, linux_options, read_tcp, segment, tcp, udp},
     kernel::{DROP, Kernel, NEXT, REDIRECT},
-    scene::{self, DATA_KEY, LB, NODE, NODE_KEY, NODE2, config, ip},
+    scene::{self, DATA_KEY, LB, NODE, NODE_KEY, NODE2, ip},
 };
 
 const CLIENT: &str = "203.0.113.10:40000";
@@ -75,31 +75,9 @@ fn a_node_that_uses_a_tenant_s_key_is_no_client() {
     assert_eq!(scene::node().dropped(Ingress, &packet), DropReason::OuterSource);
 }
 
-/// A kernel in a namespace whose default route is interface `nic`, and whose pods are behind `cni`.
-fn routed<T: Send>(work: impl FnOnce(&mut Kernel) -> T + Send) -> T {
-    let netns = Netns::new("bpf-unit");
-    netns.ip("link add nic type veth peer name wire");
-    netns.ip("link add cni type veth peer name pod");
-    for device in ["lo", "nic", "wire", "cni", "pod"] {
-        netns.ip(&format!("link set {device} up"));
-    }
-    netns.ip("address add 198.51.100.1/24 dev nic");
-    netns.ip("address add 10.244.1.1/24 dev cni");
-    netns.ip("route add default via 198.51.100.254 dev nic");
-    netns.ip("route add blackhole 192.0.2.128/25");
-    netns.sysctl("net/ipv4/ip_forward", "1");
-    let nic = netns.ip("-o link show nic");
-    let nic: u32 = nic.split(':').next().unwrap().trim().parse().unwrap();
-    netns.run(|| {
-        let mut kernel = scene::node();
-        kernel.set("config", CONFIG_KEY, Config { public_ifindex: nic, underlay_ifindex: nic, ..config() });
-        work(&mut kernel)
-    })
-}
-
 #[test]
 fn a_reply_leaves_from_the_vip_with_a_clamped_mss() {
-    routed(|kernel| {
+    scene::routed(|kernel| {
         let packet = tcp(addr(LISTENER), addr(CLIENT), SYN | ACK, &linux_options(1460), &[]);
         let outcome = kernel.run(FromProxy, &frame(&packet));
         assert_eq!(outcome.verdict, REDIRECT, "{:?}", kernel.drops());
@@ -113,7 +91,7 @@ fn a_reply_leaves_from_the_vip_with_a_clamped_mss() {
 
 #[test]
 fn a_listener_s_reply_that_would_stay_on_the_node_is_dropped() {
-    routed(|kernel| {
+    scene::routed(|kernel| {
         let to = |kernel: &Kernel, destination: &str| {
             kernel.dropped(FromProxy, &frame(&segment(LISTENER, destination, b"")))
         };
@@ -125,7 +103,7 @@ fn a_listener_s_reply_that_would_stay_on_the_node_is_dropped() {
 
 #[test]
 fn replies_to_probes_pass_while_they_stay_in() {
-    routed(|kernel| {
+    scene::routed(|kernel| {
         let to = |kernel: &Kernel, destination: &str| {
             kernel.run(FromProxy, &frame(&segment("10.244.1.7:9901", destination, b""))).verdict
         };

@@ -5,6 +5,7 @@
 //! behind tunnel 9.
 
 use epic_abi::{Ip, IpRange, Lb, PROTOCOL_TCP, gue::Key, maps::*};
+use epic_testnet::Netns;
 
 use crate::kernel::{IFINDEX, Kernel};
 
@@ -142,4 +143,26 @@ pub(crate) fn client() -> Kernel {
         EndpointKey { lb: LB, address: ip(ENDPOINT), port: 8080, protocol: PROTOCOL_TCP, _reserved: 0 };
     kernel.set("endpoints", endpoint, Endpoint::default());
     kernel
+}
+
+/// A kernel in a namespace whose default route is interface `nic`, and whose pods are behind `cni`.
+pub(crate) fn routed<T: Send>(work: impl FnOnce(&mut Kernel) -> T + Send) -> T {
+    let netns = Netns::new("bpf-unit");
+    netns.ip("link add nic type veth peer name wire");
+    netns.ip("link add cni type veth peer name pod");
+    for device in ["lo", "nic", "wire", "cni", "pod"] {
+        netns.ip(&format!("link set {device} up"));
+    }
+    netns.ip("address add 198.51.100.1/24 dev nic");
+    netns.ip("address add 10.244.1.1/24 dev cni");
+    netns.ip("route add default via 198.51.100.254 dev nic");
+    netns.ip("route add blackhole 192.0.2.128/25");
+    netns.sysctl("net/ipv4/ip_forward", "1");
+    let nic = netns.ip("-o link show nic");
+    let nic: u32 = nic.split(':').next().unwrap().trim().parse().unwrap();
+    netns.run(|| {
+        let mut kernel = node();
+        kernel.set("config", CONFIG_KEY, Config { public_ifindex: nic, underlay_ifindex: nic, ..config() });
+        work(&mut kernel)
+    })
 }
