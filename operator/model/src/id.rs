@@ -226,13 +226,20 @@ pub enum Kind {
     Endpoint,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// Its name, as API objects have it.
+    pub const fn name(self) -> &'static str {
+        match self {
             Kind::Account => "Account",
             Kind::LoadBalancer => "LoadBalancer",
             Kind::Endpoint => "Endpoint",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -1,15 +1,16 @@
 //! Carries out a plan, and decides nothing.
 //!
-//! Every write is a PUT at the version the plan names. Whatever goes wrong ends the round: the caller reads again and
-//! plans anew, trusting no memory. Writes to different children are independent of each other, so those run side by
-//! side once the parent is written.
+//! Every write is a PUT at the version the plan names. Whatever goes wrong with the parent ends the round: the caller
+//! reads again and plans anew, trusting no memory. Writes to different children are independent of each other: each
+//! has reservations of its own, for one version of one child. So they run side by side once the parent is written, and
+//! one that meets a newer child keeps none of the others from being made.
 
 use std::collections::BTreeMap;
 
 use epic_crds::well_known::FINALIZER;
 use epic_model::allocation::{ChildWrite, ParentWrite, Plan, Write};
 use epic_model::id::{Kind, ObjectVersion, Uid};
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use kates::{Client, Object};
 use kube::api::{ApiResource, DynamicObject};
@@ -63,7 +64,7 @@ pub fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-/// Carries out the writes of `plan` in order. Returns how many there were.
+/// Carries out the writes of `plan` in order.
 ///
 /// # Errors
 /// [`Interrupted`]: start again with a fresh read.
@@ -72,7 +73,7 @@ pub async fn carry_out<P: Parent>(
     parent: &P,
     plan: &Plan,
     listed: &Listed,
-) -> Result<usize, Interrupted> {
+) -> Result<(), Interrupted> {
     let mut children = Vec::new();
     for write in &plan.writes {
         match write {
@@ -87,8 +88,16 @@ pub async fn carry_out<P: Parent>(
     for write in children {
         writes.push(write_child(client, listed, write).boxed());
     }
-    stream::iter(writes).buffer_unordered(CONCURRENT).try_collect::<Vec<()>>().await?;
-    Ok(plan.writes.len())
+    let mut outcomes = stream::iter(writes).buffer_unordered(CONCURRENT);
+    let mut done = Ok(());
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
+            Err(Interrupted::Changed) => done = Err(Interrupted::Changed),
+            // An API server that does not answer would be asked in vain for every child.
+            outcome => outcome?,
+        }
+    }
+    done
 }
 
 /// Writes the parent's status: reservations and counters.

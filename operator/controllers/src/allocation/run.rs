@@ -1,15 +1,16 @@
 //! The allocators: one loop that looks after EPIC and every Account.
 //!
 //! A snapshot decides whether a round is needed at all (so a converged system costs no calls); the round itself
-//! trusts quorum reads alone. Rounds of one parent never overlap; Accounts are served side by side.
+//! trusts quorum reads alone. Rounds of one parent never overlap; parents are served side by side, and one whose
+//! round met another operator's gives way to the others before its next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
+use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, tenant_namespace};
 use epic_crds::{Account, AddressClaim, EPIC, EPICNode, EPICSpec, Endpoint, LoadBalancer};
-use epic_model::allocation::{Child, FollowUp, Plan, Reason, plan};
+use epic_model::allocation::{Child, ChildWrite, FollowUp, Plan, Reason, Write, plan};
 use epic_model::id::{Kind, Seconds, Uid};
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
@@ -37,18 +38,16 @@ use crate::uninstall;
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// Rounds of one parent in a row before others get their turn.
 const ROUNDS: usize = 32;
-/// Accounts served at once.
+/// Parents served at once.
 const CONCURRENT: usize = 4;
-/// Longest wait after a round that the API server did not take.
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 /// What the loop remembers; none of it matters for correctness.
 #[derive(Default)]
 struct Memory {
     absences: Absences,
     last_child_write: Mutex<BTreeMap<Uid, Instant>>,
-    /// Failed rounds in a row, by parent.
-    failures: Mutex<BTreeMap<Uid, u32>>,
+    /// By parent, its failed rounds in a row, and when the next one may begin.
+    failures: Mutex<BTreeMap<Uid, (u32, Instant)>>,
     /// By parent, the snapshot that showed it settled, and until when that holds.
     settled: Mutex<BTreeMap<Uid, (Snapshot, Option<Instant>)>>,
 }
@@ -79,12 +78,20 @@ impl Memory {
         self.settled.lock().insert(parent, (snapshot, until));
     }
 
-    /// Failed rounds of the parent in a row, this one included.
-    fn failed(&self, parent: &Uid) -> u32 {
+    /// Notes that a round of the parent failed; answers how long its next one waits.
+    fn failed(&self, parent: &Uid, error: &Interrupted) -> Duration {
         let mut failures = self.failures.lock();
-        let count = failures.entry(parent.clone()).or_insert(0);
+        let (count, next) = failures.entry(parent.clone()).or_insert((0, Instant::now()));
         *count = count.saturating_add(1);
-        *count
+        let wait = backoff(*count, error);
+        *next = Instant::now() + wait;
+        wait
+    }
+
+    /// How long the parent still waits after a failed round, whatever changes meanwhile.
+    fn held_off(&self, parent: &Uid) -> Option<Duration> {
+        let (_, next) = *self.failures.lock().get(parent)?;
+        Some(next.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
     fn forget_all_but(&self, alive: &BTreeSet<Uid>) {
@@ -149,30 +156,31 @@ async fn pass(context: &Shared, memory: &Memory) -> Next {
     }
     let found = snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned();
     let mut accounts: Vec<_> = accounts_in_force(&snapshot);
-    let mut next = Next::Quiet;
-    let epic = match found {
-        Some(epic) => {
-            next = rounds(context, memory, &EpicRounds { context, epic: &epic }).await;
-            epic
-        }
-        None => {
-            // Accounts that outlive EPIC get nothing any more, but must be able to go.
-            accounts.retain(|(account, _)| account.metadata.deletion_timestamp.is_some());
-            Arc::new(EPIC::new(EPIC_NAME, EPICSpec::default()))
-        }
-    };
+    let without_epic = found.is_none();
+    if without_epic {
+        // Accounts that outlive EPIC get nothing any more, but must be able to go.
+        accounts.retain(|(account, _)| account.metadata.deletion_timestamp.is_some());
+    }
+    let epic = found.unwrap_or_else(|| Arc::new(EPIC::new(EPIC_NAME, EPICSpec::default())));
     // One that does not count (any more) has no children; only its finalizer is left to be taken off.
     let retired: Vec<_> = snapshot
         .list::<Account>()
         .filter(|account| account.metadata.deletion_timestamp.is_some())
         .filter(|account| !accounts.iter().any(|(known, _)| known.metadata.uid == account.metadata.uid))
         .collect();
-    let parents = snapshot.list::<Account>().filter_map(|account| account.uid()).chain(epic.uid());
-    memory.forget_all_but(&parents.map(Uid::from).collect());
     let in_force = accounts.iter().map(|(account, namespace)| (account, Some(namespace.as_str())));
+    let served: Vec<_> = in_force.chain(retired.into_iter().map(|account| (account, None))).collect();
+    let parents = served.iter().filter_map(|(account, _)| account.uid()).chain(epic.uid());
+    let parents: BTreeSet<Uid> = parents.map(Uid::from).collect();
+    memory.forget_all_but(&parents);
+    context.verdicts.forget_all_but(&parents);
     // Boxed one by one: closures over borrowed items are not general enough for a spawned task.
     let mut work = Vec::new();
-    for (account, namespace) in in_force.chain(retired.into_iter().map(|account| (account, None))) {
+    if !without_epic {
+        let one = EpicRounds { context, epic: &epic };
+        work.push(async move { rounds(context, memory, &one).await }.boxed());
+    }
+    for (account, namespace) in served {
         let epic = &epic;
         let one = async move {
             rounds(context, memory, &AccountRounds { context, account, namespace, epic }).await
@@ -180,10 +188,7 @@ async fn pass(context: &Shared, memory: &Memory) -> Next {
         work.push(one.boxed());
     }
     let waits: Vec<Next> = stream::iter(work).buffer_unordered(CONCURRENT).collect().await;
-    for wait in waits {
-        next = next.sooner(wait);
-    }
-    next
+    waits.into_iter().fold(Next::Quiet, Next::sooner)
 }
 
 /// One parent's reads.
@@ -217,6 +222,9 @@ struct Input<P> {
 
 async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next {
     let parent: Uid = work.cached().meta().uid.clone().unwrap_or_default().into();
+    if let Some(left) = memory.held_off(&parent) {
+        return Next::After(left);
+    }
     for _ in 0..ROUNDS {
         let Ok(snapshot) = context.snapshot() else { return Next::Quiet };
         if let Some(rest) = memory.at_rest(&parent, &snapshot, |before| work.concerns(before, &snapshot)) {
@@ -260,12 +268,10 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
                 }
             }
             Err(error) => {
-                let wait = backoff(memory.failed(&parent));
                 if !matches!(error, Interrupted::Changed) {
                     tracing::warn!(parent = R::KIND, name = work.cached().name_any(), %error, source = ?std::error::Error::source(&error), "allocation interrupted");
-                    return Next::After(wait);
                 }
-                sleep(wait.min(Duration::from_millis(250))).await;
+                return Next::After(memory.failed(&parent, &error));
             }
         }
     }
@@ -278,20 +284,23 @@ async fn round<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Result
     tell(&context.verdicts, &input.plain.uid, &plan);
     if plan.writes.is_empty() {
         if let Some(flush) = &plan.flush {
-            execute::write_parent(&context.client, &input.parent, flush).await?;
             context.counters.wrote(R::KIND);
+            execute::write_parent(&context.client, &input.parent, flush).await?;
         }
         return Ok(if plan.more { FollowUp::Now } else { FollowUp::None });
     }
     let follow_up = plan.follow_up();
+    for write in &plan.writes {
+        context.counters.wrote(match write {
+            Write::Fence { object, .. } | Write::Child(ChildWrite { object, .. }) => object.kind.name(),
+            Write::Parent(_) | Write::FinalizerOn { .. } | Write::FinalizerOff { .. } => R::KIND,
+        });
+    }
     let written = execute::carry_out(&context.client, &input.parent, &plan, &input.listed).await;
     if plan.child_writes().next().is_some() {
         memory.last_child_write.lock().insert(input.plain.uid.clone(), Instant::now());
     }
-    for _ in 0..written? {
-        context.counters.wrote(R::KIND);
-    }
-    Ok(follow_up)
+    written.map(|()| follow_up)
 }
 
 fn tell(verdicts: &Verdicts, parent: &Uid, plan: &Plan) {
@@ -389,6 +398,20 @@ struct AccountRounds<'c> {
     epic: &'c EPIC,
 }
 
+impl AccountRounds<'_> {
+    /// Whether the Account counts, by a quorum read that follows the list of its children. A namesake in `epic` that
+    /// is not there yet will fence whatever is planned with that list; one that is there hands out the same IDs.
+    async fn counts(&self) -> Result<bool, Interrupted> {
+        let (name, namespace) = (self.account.name_any(), self.account.namespace().unwrap_or_default());
+        if namespace != tenant_namespace(&name) {
+            return Ok(self.namespace.is_some());
+        }
+        let namesake = Key::namespaced(EPIC_NAMESPACE, name);
+        let found = self.context.client.get_opt::<Account>(&namesake).await.map_err(Interrupted::Api)?;
+        Ok(found.is_none())
+    }
+}
+
 impl Rounds for AccountRounds<'_> {
     type Parent = Account;
     const KIND: &'static str = "Account";
@@ -427,6 +450,9 @@ impl Rounds for AccountRounds<'_> {
             let query = Query::namespace(namespace);
             balancers = list(self.context, Kind::LoadBalancer, &query).await?;
             endpoints = list(self.context, Kind::Endpoint, &query).await?;
+        }
+        if self.counts().await? != self.namespace.is_some() {
+            return Ok(None);
         }
         let Ok(snapshot) = self.context.snapshot() else { return Ok(None) };
         let plain = match parent::read(&account, &need::account_ranges(&self.epic.spec)) {
@@ -486,8 +512,43 @@ fn now() -> Seconds {
     Seconds(Timestamp::now().as_second())
 }
 
-/// 50 ms doubling to 15 s, each with up to half of it added at random.
-fn backoff(failures: u32) -> Duration {
-    let base = Duration::from_millis(50).saturating_mul(1 << failures.min(12)).min(LONGEST_WAIT);
-    base + base.mul_f64(rand::rng().random_range(0.0..0.5))
+/// How long to wait after so many failed rounds in a row. Half of it and as much again is left to chance: two
+/// operators that met once would otherwise meet again and again.
+fn backoff(failures: u32, error: &Interrupted) -> Duration {
+    let (first, longest) = match error {
+        Interrupted::Changed => (Duration::from_millis(50), Duration::from_millis(800)),
+        Interrupted::Api(_) | Interrupted::NotListed(_) => {
+            (Duration::from_millis(100), Duration::from_secs(15))
+        }
+    };
+    let base = first.saturating_mul(1 << failures.saturating_sub(1).min(12)).min(longest);
+    base.mul_f64(rand::rng().random_range(0.5..1.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_with_failures_and_stay_bounded() {
+        let refused = Interrupted::NotListed(String::new());
+        assert!(backoff(1, &Interrupted::Changed) < Duration::from_millis(75));
+        assert!(backoff(40, &Interrupted::Changed) <= Duration::from_millis(1_200));
+        assert!(backoff(4, &refused) > backoff(1, &refused));
+        assert!(backoff(40, &refused) <= Duration::from_millis(22_500));
+    }
+
+    #[test]
+    fn a_parent_waits_after_a_failed_round_and_others_do_not() {
+        let memory = Memory::default();
+        let (one, other) = (Uid::from("one"), Uid::from("other"));
+        let refused = Interrupted::NotListed(String::new());
+        for _ in 0..12 {
+            memory.failed(&one, &refused);
+        }
+        assert!(memory.held_off(&one).is_some());
+        assert_eq!(memory.held_off(&other), None);
+        memory.forget_all_but(&BTreeSet::from([other]));
+        assert_eq!(memory.held_off(&one), None);
+    }
 }

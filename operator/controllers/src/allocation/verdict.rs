@@ -3,7 +3,7 @@
 //! A verdict is not state: it follows from objects and is made anew by every round. It lives in memory so that a
 //! refused child is told why in its own condition, by its own controller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use epic_model::id::{ObjectVersion, Uid};
 use kates::Key;
@@ -75,9 +75,14 @@ impl Verdicts {
         }
     }
 
-    /// Forgets a parent that is gone.
-    pub fn forget(&self, parent: &Uid) {
-        self.by_parent.lock().remove(parent);
+    /// Takes back what parents said that are gone, or count no more: nobody else will.
+    pub fn forget_all_but(&self, parents: &BTreeSet<Uid>) {
+        let gone: Vec<Uid> =
+            self.by_parent.lock().keys().filter(|parent| !parents.contains(*parent)).cloned().collect();
+        for parent in gone {
+            self.publish(&parent, []);
+            self.by_parent.lock().remove(&parent);
+        }
     }
 }
 
@@ -110,5 +115,18 @@ mod tests {
         verdicts.publish(&parent, []);
         assert_eq!(changes.try_recv().unwrap().name(), "a");
         assert_eq!(verdicts.of("a"), None);
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_leaves_no_verdict_behind() {
+        let verdicts = Verdicts::default();
+        let refused = Verdict { duplicate: false, exhausted: false, message: "the parent goes".into() };
+        let (gone, there) = (Uid::from("gone"), Uid::from("there"));
+        verdicts.publish(&gone, [(object("a"), refused.clone())]);
+        verdicts.publish(&there, [(object("b"), refused.clone())]);
+        let mut changes = verdicts.changes();
+        verdicts.forget_all_but(&BTreeSet::from([there]));
+        assert_eq!((verdicts.of("a"), verdicts.of("b")), (None, Some(refused)));
+        assert_eq!(changes.try_recv().unwrap().name(), "a", "its controller is told");
     }
 }

@@ -9,10 +9,13 @@
 //! 1. GET the parent with a quorum read.
 //! 2. *Then* LIST the children, one consistent quorum list. Everything about a child comes from that list: uid,
 //!    resourceVersion, requests, grants. A child that does not parse still counts, with its raw status.
+//!    Where another parent may take the place of this one (an Account in `epic` that of its namesake), ask with a
+//!    quorum read *after* the list whether it has: what is planned with an older list, its fence will kill.
 //! 3. [`plan`] what to do.
 //! 4. Execute [`Plan::writes`] in order. Every write is a PUT at the version that the write names, never a Patch.
-//!    On any 409, 404 or lost answer forget everything and start again at 1. (For [`Write::Fence`] alone, 409 and
-//!    404 mean that the child has moved on: done.)
+//!    On any 409, 404 or lost answer forget everything and start again at 1; writes to other children that follow
+//!    their parent's may be made before. (For [`Write::Fence`] alone, 409 and 404 mean that the child has moved on:
+//!    done.)
 //! 5. [`Plan::follow_up`] says when to come back.
 //!
 //! # Guarantees
@@ -37,6 +40,8 @@ mod plan;
 mod model_tests;
 #[cfg(test)]
 mod plan_tests;
+#[cfg(test)]
+mod setup;
 #[cfg(test)]
 mod world;
 

@@ -5,7 +5,8 @@
 //! kept for its own sake.
 
 use super::plan::Rules;
-use super::world::{Protocol, Setup};
+use super::setup::{Asked, Setup};
+use super::world::Protocol;
 use crate::explore::explore;
 
 const LIMIT: usize = 1_500_000;
@@ -30,6 +31,7 @@ const ALL_EDITS: Setup = Setup { requests: &[0, 1, 2], edits: true, ..PLAIN };
 const UNENDING: Setup = Setup { ends: false, ..PLAIN };
 const KEYED: Setup = Setup { keyed: true, ..PLAIN };
 const PARENTS: Setup = Setup { parent_life: true, ..PLAIN };
+const NAMESAKES: Setup = Setup { namesakes: true, ..PLAIN };
 const FORCED: Setup = Setup { forced_finalizer: true, ..PARENTS };
 
 fn without(rule: impl Fn(&mut Rules), setup: Setup) -> Setup {
@@ -63,6 +65,11 @@ fn values_freed_while_their_owner_lives_are_right() {
 fn a_parent_deleted_recreated_and_robbed_of_its_finalizer_is_right() {
     right(PARENTS);
     right(FORCED);
+}
+
+#[test]
+fn a_parent_that_another_one_takes_the_place_of_is_right() {
+    right(NAMESAKES);
 }
 
 #[test]
@@ -129,6 +136,15 @@ fn without_the_finalizer_a_value_has_two_holders() {
 #[test]
 fn without_the_fence_a_value_has_two_holders() {
     assert_eq!(wrong(without(|rules| rules.fence = false, FORCED)), TWO_HOLDERS);
+}
+
+/// The namesake's fence kills what was planned before it. So a plan for the other one has to be older than that fence,
+/// which only an answer after its list shows.
+#[test]
+fn without_asking_after_the_list_who_counts_a_value_has_two_holders() {
+    assert_eq!(wrong(Setup { asked: Asked::Never, ..NAMESAKES }), TWO_HOLDERS);
+    assert_eq!(wrong(Setup { asked: Asked::WithTheParent, ..NAMESAKES }), TWO_HOLDERS);
+    assert_eq!(wrong(without(|rules| rules.fence = false, NAMESAKES)), TWO_HOLDERS);
 }
 
 #[test]

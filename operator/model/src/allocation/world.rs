@@ -6,69 +6,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::plan::{Rules, plan_with};
-use super::{Child, Counter, CounterState, Parent, Request, Reservation, Slot, Violation, Write, lint};
+use super::plan::plan_with;
+use super::setup::{Asked, Setup};
+use super::{Child, CounterState, Parent, Request, Reservation, Slot, Violation, Write, lint};
 use crate::explore::Model;
 use crate::id::{Kind, ObjectVersion, Seconds, Uid};
 
 /// A value that is not there.
 const NONE: u8 = 0;
-
-/// What is explored, and which rules hold.
-#[derive(Clone)]
-pub(super) struct Setup {
-    pub children: usize,
-    pub values: u8,
-    /// What children may ask for; 0 is no request.
-    pub requests: &'static [u8],
-    pub edits: bool,
-    pub touches: bool,
-    /// Values with a subkey, that are freed while their owner lives.
-    pub keyed: bool,
-    pub parent_life: bool,
-    pub forced_finalizer: bool,
-    pub late_write: bool,
-    pub rules: Rules,
-    pub list_after_get: bool,
-    pub fresh_list: bool,
-    pub parent_by_version: bool,
-    pub child_by_version: bool,
-    pub finalizer_off_by_version: bool,
-    /// Check that everything comes to a good end.
-    pub ends: bool,
-}
-
-impl Setup {
-    pub(super) const FINAL: Setup = Setup {
-        children: 2,
-        values: 2,
-        requests: &[0],
-        edits: false,
-        touches: false,
-        keyed: false,
-        parent_life: false,
-        forced_finalizer: false,
-        late_write: false,
-        rules: Rules::ALL,
-        list_after_get: true,
-        fresh_list: true,
-        parent_by_version: true,
-        child_by_version: true,
-        finalizer_off_by_version: true,
-        ends: true,
-    };
-
-    fn counter(&self) -> Counter {
-        if self.keyed { Counter::Proxy } else { Counter::Service }
-    }
-
-    fn follows_all_rules(&self) -> bool {
-        let Rules { reserve, adopt, tag, flush, finish, fence, finalizer, keep_live, refuse_when_deleting } =
-            self.rules;
-        let plan = [reserve, adopt, tag, flush, finish, fence, finalizer, keep_live, refuse_when_deleting];
-        plan.iter().all(|rule| *rule)
-    }
-}
 
 /// A reservation, or the object that a write is for: child, uid, version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +26,8 @@ pub(super) struct Ref {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ParentObject {
     uid: u8,
+    /// Whether it was put beside another one, and counts instead of that.
+    namesake: bool,
     rv: u8,
     finalizer: bool,
     deleting: bool,
@@ -115,6 +62,8 @@ pub(super) enum Operator {
     Got(ParentObject),
     /// Has read the children, before the parent (a rule left out).
     Listed(Vec<Option<ChildObject>>),
+    /// Has a plan, and has yet to ask whether the parent of this uid still counts.
+    Planned(u8, Vec<Put>),
     /// Has a plan; the next write is the last element.
     Working(Vec<Put>),
 }
@@ -122,6 +71,8 @@ pub(super) enum Operator {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
     parent: Option<ParentObject>,
+    /// The parent that counted before `parent` was put beside it.
+    eclipsed: Option<ParentObject>,
     /// The uid that the next parent gets; it only matters whether it differs.
     next_parent: u8,
     children: Vec<Option<ChildObject>>,
@@ -145,7 +96,10 @@ pub(super) enum Step {
     DeleteParent,
     RecreateParent,
     ForceFinalizerOff,
+    CreateNamesake,
     GetParent,
+    GetEclipsed,
+    AskWhetherItCounts,
     ListFirst,
     ListAndPlan(Vec<Put>),
     PlanFromCache(Vec<Put>),
@@ -158,10 +112,13 @@ pub(super) enum Step {
     LateWriteLost,
 }
 
+/// A world in which nothing is on the way.
+type Quiet = (Option<ParentObject>, Option<ParentObject>, Vec<Option<ChildObject>>);
+
 /// The model, with what is known to end well.
 pub(super) struct Protocol {
     pub setup: Setup,
-    ends_well: HashSet<(Option<ParentObject>, Vec<Option<ChildObject>>)>,
+    ends_well: HashSet<Quiet>,
 }
 
 impl Protocol {
@@ -279,8 +236,8 @@ impl Protocol {
             }),
             Put::Parent { uid, rv, reserved, last } => {
                 let any_version = !self.setup.parent_by_version;
-                match &mut world.parent {
-                    Some(parent) if any_version || (parent.uid, parent.rv) == (*uid, *rv) => {
+                match world.parent_of(*uid) {
+                    Some(parent) if any_version || parent.rv == *rv => {
                         parent.reserved.clone_from(reserved);
                         parent.last = *last;
                         parent.rv += 1;
@@ -289,8 +246,8 @@ impl Protocol {
                     _ => false,
                 }
             }
-            Put::FinalizerOn { uid, rv } => match &mut world.parent {
-                Some(parent) if (parent.uid, parent.rv) == (*uid, *rv) && !parent.deleting => {
+            Put::FinalizerOn { uid, rv } => match world.parent_of(*uid) {
+                Some(parent) if parent.rv == *rv && !parent.deleting => {
                     parent.finalizer = true;
                     parent.rv += 1;
                     true
@@ -333,7 +290,8 @@ impl Protocol {
 
     fn is_doomed(&self, world: &World, put: &Put) -> bool {
         let parent_is = |uid: u8, rv: u8, by_version: bool| {
-            world.parent.as_ref().is_some_and(|parent| parent.uid == uid && (!by_version || parent.rv == rv))
+            let mut parents = world.parent.iter().chain(&world.eclipsed);
+            parents.any(|parent| parent.uid == uid && (!by_version || parent.rv == rv))
         };
         match put {
             Put::Fence(_) => false,
@@ -401,41 +359,50 @@ impl Protocol {
             }
             world.next[child] = next;
         }
-        let current = world.parent.as_ref().map(|parent| (parent.uid, parent.rv));
-        let mut next_parent = 2;
+        let current = [&world.parent, &world.eclipsed]
+            .map(|parent| parent.as_ref().map(|parent| (parent.uid, parent.rv)));
         world.each_parent_ref(&mut |uid, rv| {
-            *rv = u8::from(Some((*uid, *rv)) == current);
-            *uid = u8::from(Some(*uid) == current.map(|(uid, _)| uid));
-            next_parent = next_parent.max(*uid + 1);
+            let place = current.iter().position(|known| known.is_some_and(|(known, _)| known == *uid));
+            *rv = u8::from(current.contains(&Some((*uid, *rv))));
+            *uid = place.map_or(0, |place| place as u8 + 1);
         });
-        if let Some(parent) = &mut world.parent {
-            (parent.uid, parent.rv) = (1, 1);
+        for (parent, uid) in world.parent.iter_mut().zip([1]).chain(world.eclipsed.iter_mut().zip([2])) {
+            (parent.uid, parent.rv) = (uid, 1);
         }
-        world.next_parent = next_parent;
+        world.next_parent = 3;
         world.operators.sort_unstable();
         world
     }
 
-    /// What an operator still can do. The first write that must fail ends the round, so what follows does not count;
-    /// and a parent read at a version that is gone is good for finishing live reservations only.
+    /// What an operator still can do. A write to the parent that must fail ends the round, so what follows does not
+    /// count; one to a child keeps no other child's from being made. And a parent read at a version that is gone is good for finishing live reservations only.
     fn without_hopeless(&self, world: &World, operator: Operator) -> Operator {
+        let hopeful = |puts: Vec<Put>| -> Vec<Put> {
+            let mut hopeful: Vec<Put> = puts
+                .into_iter()
+                .rev()
+                .filter(|put| match put {
+                    Put::Fence(reference) => self.is_current(world, *reference),
+                    Put::Grant(..) | Put::Free(_) => !self.is_doomed(world, put),
+                    Put::Parent { .. } | Put::FinalizerOn { .. } | Put::FinalizerOff { .. } => true,
+                })
+                .take_while(|put| !self.is_doomed(world, put))
+                .collect();
+            hopeful.reverse();
+            hopeful
+        };
         match operator {
-            Operator::Working(puts) => {
-                let mut hopeful: Vec<Put> = puts
-                    .into_iter()
-                    .rev()
-                    .filter(|put| match put {
-                        Put::Fence(reference) => self.is_current(world, *reference),
-                        _ => true,
-                    })
-                    .take_while(|put| !self.is_doomed(world, put))
-                    .collect();
-                hopeful.reverse();
-                if hopeful.is_empty() { Operator::Idle } else { Operator::Working(hopeful) }
-            }
+            Operator::Working(puts) => match hopeful(puts) {
+                puts if puts.is_empty() => Operator::Idle,
+                puts => Operator::Working(puts),
+            },
+            Operator::Planned(uid, puts) => match hopeful(puts) {
+                puts if puts.is_empty() => Operator::Idle,
+                puts => Operator::Planned(uid, puts),
+            },
             Operator::Got(mut parent) if self.setup.parent_by_version && self.setup.rules.tag => {
                 let same = |now: &ParentObject| (now.uid, now.rv) == (parent.uid, parent.rv);
-                if parent.finalizer && !world.parent.as_ref().is_some_and(same) {
+                if parent.finalizer && !world.parent.iter().chain(&world.eclipsed).any(same) {
                     parent.reserved.retain(|(_, reference)| self.is_current(world, *reference));
                     parent.last = NONE;
                     if parent.reserved.is_empty() && !self.setup.keyed && self.setup.rules.reserve {
@@ -506,6 +473,9 @@ impl Protocol {
                 });
             }
         }
+        if setup.namesakes {
+            self.namesakes(world, out);
+        }
         if !setup.parent_life {
             return;
         }
@@ -540,6 +510,15 @@ impl Protocol {
         }
     }
 
+    fn namesakes(&self, world: &World, out: &mut Vec<(Step, World)>) {
+        if world.parent.as_ref().is_some_and(|parent| !parent.namesake) {
+            let mut next = world.clone();
+            let namesake = ParentObject { namesake: true, ..ParentObject::new(world.next_parent) };
+            next.eclipsed = next.parent.replace(namesake);
+            out.push((Step::CreateNamesake, next));
+        }
+    }
+
     fn operator(&self, world: &World, index: usize, out: &mut Vec<(Step, World)>) {
         let with = |operator: Operator| {
             let mut next = world.clone();
@@ -551,13 +530,25 @@ impl Protocol {
                 if let Some(parent) = &world.parent {
                     out.push((Step::GetParent, with(Operator::Got(parent.clone()))));
                 }
+                if let Some(parent) =
+                    world.eclipsed.as_ref().filter(|_| self.setup.asked != Asked::WithTheParent)
+                {
+                    out.push((Step::GetEclipsed, with(Operator::Got(parent.clone()))));
+                }
             }
             Operator::Idle => {
                 out.push((Step::ListFirst, with(Operator::Listed(world.children.clone()))));
             }
             Operator::Got(parent) => {
                 let (puts, _) = self.plan(parent, &world.children);
-                out.push((Step::ListAndPlan(puts.clone()), with(Operator::Working(puts))));
+                let asks = self.setup.namesakes && self.setup.asked == Asked::AfterTheList;
+                out.push((
+                    Step::ListAndPlan(puts.clone()),
+                    with(match asks && !parent.namesake {
+                        true => Operator::Planned(parent.uid, puts),
+                        false => Operator::Working(puts),
+                    }),
+                ));
                 if let Some(cache) = &world.cache {
                     let (puts, _) = self.plan(parent, cache);
                     out.push((Step::PlanFromCache(puts.clone()), with(Operator::Working(puts))));
@@ -568,6 +559,11 @@ impl Protocol {
                     let (puts, _) = self.plan(parent, children);
                     out.push((Step::ListAndPlan(puts.clone()), with(Operator::Working(puts))));
                 }
+            }
+            Operator::Planned(uid, puts) => {
+                let counts = world.parent.as_ref().is_some_and(|parent| parent.uid == *uid);
+                let next = if counts { Operator::Working(puts.clone()) } else { Operator::Idle };
+                out.push((Step::AskWhetherItCounts, with(next)));
             }
             Operator::Working(puts) => {
                 let Some((put, rest)) = puts.split_last() else { return };
@@ -655,11 +651,24 @@ impl ChildObject {
 
 impl ParentObject {
     fn new(uid: u8) -> Self {
-        ParentObject { uid, rv: 1, finalizer: false, deleting: false, last: NONE, reserved: Vec::new() }
+        ParentObject {
+            uid,
+            namesake: false,
+            rv: 1,
+            finalizer: false,
+            deleting: false,
+            last: NONE,
+            reserved: Vec::new(),
+        }
     }
 }
 
 impl World {
+    /// The parent of that uid, whether it counts or not.
+    fn parent_of(&mut self, uid: u8) -> Option<&mut ParentObject> {
+        self.parent.iter_mut().chain(&mut self.eclipsed).find(|parent| parent.uid == uid)
+    }
+
     /// Every mention of a child outside of the child itself.
     fn each_ref(&mut self, child: u8, visit: &mut dyn FnMut(&mut u8, &mut u8)) {
         fn refs(list: &mut [(u8, Ref)], child: u8, visit: &mut dyn FnMut(&mut u8, &mut u8)) {
@@ -683,7 +692,7 @@ impl World {
                 visit(&mut object.uid, &mut object.rv);
             }
         }
-        if let Some(parent) = &mut self.parent {
+        for parent in self.parent.iter_mut().chain(&mut self.eclipsed) {
             refs(&mut parent.reserved, child, visit);
         }
         for operator in &mut self.operators {
@@ -691,7 +700,9 @@ impl World {
                 Operator::Idle => {}
                 Operator::Got(parent) => refs(&mut parent.reserved, child, visit),
                 Operator::Listed(children) => list(children, child, visit),
-                Operator::Working(puts) => puts.iter_mut().for_each(|known| put(known, child, visit)),
+                Operator::Planned(_, puts) | Operator::Working(puts) => {
+                    puts.iter_mut().for_each(|known| put(known, child, visit));
+                }
             }
         }
         if let Some(late) = &mut self.late {
@@ -710,7 +721,7 @@ impl World {
             Put::Fence(_) | Put::Grant(..) | Put::Free(_) => {}
         };
         for operator in &mut self.operators {
-            if let Operator::Working(puts) = operator {
+            if let Operator::Planned(_, puts) | Operator::Working(puts) = operator {
                 puts.iter_mut().for_each(&mut put);
             }
         }
@@ -718,8 +729,10 @@ impl World {
             put(late);
         }
         for operator in &mut self.operators {
-            if let Operator::Got(parent) = operator {
-                visit(&mut parent.uid, &mut parent.rv);
+            match operator {
+                Operator::Got(parent) => visit(&mut parent.uid, &mut parent.rv),
+                Operator::Planned(uid, _) => visit(uid, &mut 0),
+                Operator::Idle | Operator::Listed(_) | Operator::Working(_) => {}
             }
         }
     }
@@ -732,7 +745,9 @@ impl Model for Protocol {
     fn initial(&self) -> World {
         let count = self.setup.children;
         self.normal(World {
-            parent: Some(ParentObject::new(1)),
+            // One that a namesake comes to has been in force for long.
+            parent: Some(ParentObject { finalizer: self.setup.namesakes, ..ParentObject::new(1) }),
+            eclipsed: None,
             next_parent: 2,
             children: vec![None; count],
             next: vec![1; count],
@@ -774,7 +789,8 @@ impl Model for Protocol {
     }
 
     fn wrong_in_the_end(&mut self, world: &World) -> Option<String> {
-        if !self.setup.ends || !self.ends_well.insert((world.parent.clone(), world.children.clone())) {
+        let key = (world.parent.clone(), world.eclipsed.clone(), world.children.clone());
+        if !self.setup.ends || !self.ends_well.insert(key) {
             return None;
         }
         self.run_to_the_end(world)
