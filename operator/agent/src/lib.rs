@@ -15,47 +15,75 @@ pub mod netlink;
 pub mod nft;
 pub mod node;
 pub mod remotes;
+mod unreadable;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use epic_datapath::{Attached, Attachment, Datapath};
 use epic_ops::{Metrics, Readiness, ServeError};
-use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Serves health and metrics. Without them nobody can tell how the agent is doing, so it ends when they cannot be.
-fn administer(
+/// What both agents are told of the host they run on.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Directory of pins.
+    pub bpffs_dir: PathBuf,
+    /// Where health and metrics are served.
+    pub listen: SocketAddr,
+    /// Unix socket for the commands.
+    pub socket: PathBuf,
+}
+
+/// Runs `work` beside health and metrics, until it ends or is asked to. Without health and metrics nobody can tell how
+/// the agent is doing, so it ends when they cannot be served.
+async fn run<E, W>(
     listen: SocketAddr,
-    readiness: &Readiness,
-    metrics: &Metrics,
-    shutdown: &CancellationToken,
-) -> JoinHandle<Result<(), ServeError>> {
+    work: impl FnOnce(Readiness, Metrics, CancellationToken) -> W,
+) -> Result<(), E>
+where
+    E: From<io::Error> + From<ServeError>,
+    W: Future<Output = Result<(), E>>,
+{
+    let shutdown = epic_ops::shutdown::on_signal()?;
+    let (readiness, metrics) = (Readiness::new(), Metrics::new());
     let served = epic_ops::serve(listen, readiness.clone(), metrics.clone(), shutdown.clone());
     let end = shutdown.clone();
-    tokio::spawn(async move {
+    let server = tokio::spawn(async move {
         let served = served.await;
         if served.is_err() {
             end.cancel();
         }
         served
-    })
+    });
+    let worked = work(readiness, metrics, shutdown.clone()).await;
+    shutdown.cancel();
+    worked?;
+    match server.await {
+        Ok(served) => served.map_err(E::from),
+        Err(_) => Ok(()),
+    }
 }
 
-/// Logs objects that cannot be read; everything else goes on without them.
-async fn tell_poisoned(mut reports: broadcast::Receiver<kates::Poison>) {
-    loop {
-        match reports.recv().await {
-            Ok(poison) => tracing::warn!(
-                kind = poison.kind,
-                object = %poison.key,
-                error = poison.error,
-                earlier_state_kept = poison.earlier_state_shown,
-                "an object cannot be read"
-            ),
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "further objects cannot be read");
-            }
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
+/// Closes a gate of readiness, and logs why when that is new.
+fn not_ready(readiness: &Readiness, what: &str, why: &str) {
+    if readiness.pending().get(what).map(String::as_str) != Some(why) {
+        tracing::warn!(what, why, "cannot decide; everything stays as it is");
     }
+    readiness.gate(what).close(why);
+}
+
+/// Attaches these programs and detaches all others that are ours. Returns what hangs: an interface that is gone
+/// meanwhile is left out.
+fn hang(
+    datapath: &Datapath,
+    wanted: &BTreeSet<Attachment>,
+) -> Result<BTreeSet<Attachment>, epic_datapath::Error> {
+    let done = datapath.keep_only(wanted)?;
+    for (attachment, how) in done.iter().filter(|(_, how)| **how != Attached::Kept) {
+        tracing::info!(%attachment, ?how, "attached");
+    }
+    Ok(done.into_keys().collect())
 }

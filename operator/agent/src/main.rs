@@ -1,17 +1,23 @@
 //! `epic-agent`: the agent of EPIC nodes and of client nodes, and the commands beside it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use epic_agent::inspect::{self, Command, Form, Place};
-use epic_agent::{client, node};
+use epic_agent::{Host, client, node};
 
-const NODE_PINS: &str = "/sys/fs/bpf/epic";
-const NODE_SOCKET: &str = "/run/epic/node.sock";
-const CLIENT_PINS: &str = "/sys/fs/bpf/epic-client";
-const CLIENT_SOCKET: &str = "/run/epic/client.sock";
+/// Where an agent is when nothing else is said. Node and client differ, so that one host can run both.
+struct Defaults {
+    pins: &'static str,
+    port: u16,
+    socket: &'static str,
+}
+
+const NODE: Defaults = Defaults { pins: "/sys/fs/bpf/epic", port: 9980, socket: "/run/epic/node.sock" };
+const CLIENT: Defaults =
+    Defaults { pins: "/sys/fs/bpf/epic-client", port: 9981, socket: "/run/epic/client.sock" };
 
 /// The agent of EPIC nodes and of client nodes.
 #[derive(Debug, Parser)]
@@ -59,15 +65,8 @@ struct NodeArgs {
     /// Kubeconfig. Absent: the ServiceAccount of the pod.
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
-    /// Directory of pins, on a BPF file system.
-    #[arg(long, env = "EPIC_BPFFS_DIR", default_value = NODE_PINS)]
-    bpffs_dir: PathBuf,
-    /// Address for /healthz, /readyz and /metrics.
-    #[arg(long, env = "EPIC_LISTEN", default_value = "127.0.0.1:9980")]
-    listen: SocketAddr,
-    /// Unix socket for `epic-agent status` and `epic-agent tunnels`.
-    #[arg(long, env = "EPIC_SOCKET", default_value = NODE_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    host: HostArgs,
 }
 
 #[derive(Debug, Args)]
@@ -81,18 +80,37 @@ struct ClientArgs {
     /// Namespace of the tenant. Absent: the one of the kubeconfig.
     #[arg(long, env = "EPIC_NAMESPACE")]
     namespace: Option<String>,
-    /// Directory of pins, on a BPF file system.
-    #[arg(long, env = "EPIC_BPFFS_DIR", default_value = CLIENT_PINS)]
-    bpffs_dir: PathBuf,
-    /// Address for /healthz, /readyz and /metrics.
-    #[arg(long, env = "EPIC_LISTEN", default_value = "127.0.0.1:9981")]
-    listen: SocketAddr,
-    /// Unix socket for `epic-agent status` and `epic-agent tunnels`.
-    #[arg(long, env = "EPIC_SOCKET", default_value = CLIENT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    host: HostArgs,
     /// Takes away what a client agent left on this host (programs, device, routes, rules), and ends.
     #[arg(long)]
     remove: bool,
+}
+
+/// What both agents take.
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// Directory of pins, on a BPF file system [default: /sys/fs/bpf/epic of a node, /sys/fs/bpf/epic-client of a client]
+    #[arg(long, env = "EPIC_BPFFS_DIR")]
+    bpffs_dir: Option<PathBuf>,
+    /// Address for /healthz, /readyz and /metrics [default: 127.0.0.1:9980 of a node, 127.0.0.1:9981 of a client]
+    #[arg(long, env = "EPIC_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Unix socket for `epic-agent status` and `epic-agent tunnels` [default: /run/epic/node.sock of a node,
+    /// /run/epic/client.sock of a client]
+    #[arg(long, env = "EPIC_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl HostArgs {
+    fn or(self, defaults: &Defaults) -> Host {
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, defaults.port));
+        Host {
+            bpffs_dir: self.bpffs_dir.unwrap_or_else(|| defaults.pins.into()),
+            listen: self.listen.unwrap_or(local),
+            socket: self.socket.unwrap_or_else(|| defaults.socket.into()),
+        }
+    }
 }
 
 /// Where to look, and how to print.
@@ -111,11 +129,11 @@ struct Shown {
 
 impl Shown {
     fn places(&self) -> Vec<Place> {
-        let place = |pins: &str, socket: &str| Place {
-            bpffs_dir: self.bpffs_dir.clone().unwrap_or_else(|| pins.into()),
-            socket: self.socket.clone().unwrap_or_else(|| socket.into()),
+        let place = |defaults: Defaults| Place {
+            bpffs_dir: self.bpffs_dir.clone().unwrap_or_else(|| defaults.pins.into()),
+            socket: self.socket.clone().unwrap_or_else(|| defaults.socket.into()),
         };
-        vec![place(NODE_PINS, NODE_SOCKET), place(CLIENT_PINS, CLIENT_SOCKET)]
+        vec![place(NODE), place(CLIENT)]
     }
 
     fn print(&self, command: Command) -> Result<(), String> {
@@ -151,19 +169,15 @@ fn serve(agent: impl Future<Output = Result<(), String>>) -> Result<(), String> 
 }
 
 async fn run_node(args: NodeArgs) -> Result<(), String> {
-    let settings = node::Settings {
-        node: args.node_name,
-        kubeconfig: args.kubeconfig,
-        bpffs_dir: args.bpffs_dir,
-        listen: args.listen,
-        socket: args.socket,
-    };
+    let settings =
+        node::Settings { node: args.node_name, kubeconfig: args.kubeconfig, host: args.host.or(&NODE) };
     node::run(settings).await.map_err(|error| error.to_string())
 }
 
 async fn run_client(args: ClientArgs) -> Result<(), String> {
+    let host = args.host.or(&CLIENT);
     if args.remove {
-        return client::remove(&args.bpffs_dir).await.map_err(|error| error.to_string());
+        return client::remove(&host.bpffs_dir).await.map_err(|error| error.to_string());
     }
     let (Some(node_address), Some(kubeconfig)) = (args.node_address, args.kubeconfig) else {
         return Err("--node-address and --kubeconfig are needed".to_owned());
@@ -172,9 +186,7 @@ async fn run_client(args: ClientArgs) -> Result<(), String> {
         node_address: node_address.to_canonical(),
         kubeconfig,
         namespace: args.namespace,
-        bpffs_dir: args.bpffs_dir,
-        listen: args.listen,
-        socket: args.socket,
+        host,
     };
     client::run(settings).await.map_err(|error| error.to_string())
 }

@@ -25,14 +25,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::calling::Calling;
 use super::renewal::Connection;
-use super::{Error, Settings};
-use crate::desired::client::{Desired, Facts, Objects, desired, epic_addresses};
+use super::{Error, Settings, ways};
+use crate::desired::client::{Desired, Facts, Objects, Ways, desired, epic_addresses};
 use crate::device::{self, Device};
 use crate::hello::caller::Caller;
 use crate::metrics::{MapsCollector, ReconcilerCollector};
 use crate::netlink::{Netlink, watch::Watch};
 use crate::node::interfaces::by_family;
-use crate::{inspect, nft};
+use crate::{inspect, nft, unreadable};
 
 /// Between two rounds of what only time changes.
 const TICK: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ struct Agent {
     handle: reconciler::Handle,
     initializer: Option<Initializer>,
     basis: Arc<Mutex<BTreeSet<String>>>,
-    ways: BTreeMap<IpAddr, Link>,
+    ways: Ways,
     ruled: Option<Facts>,
     attached: BTreeSet<Attachment>,
     passed: Option<Passed>,
@@ -141,7 +141,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let client = Client::new(connection.kube.clone());
-    tokio::spawn(crate::tell_poisoned(client.poison_reports()));
+    unreadable::tell(client.poison_reports(), &metrics);
     let accumulator = watch_namespace(&client, &namespace);
     let netlink = Netlink::connect()?;
     let Some(first) = first_facts(&accumulator, &namespace, &starting, &shutdown).await else {
@@ -149,7 +149,7 @@ pub(super) async fn run(
     };
     // Before anything of this host is touched.
     device::check_conflicts(&netlink, &first.proxies).await?;
-    let datapath = Datapath::open(&Options::new(&settings.bpffs_dir, Side::Client))?;
+    let datapath = Datapath::open(&Options::new(&settings.host.bpffs_dir, Side::Client))?;
     let maps = Arc::clone(datapath.maps());
     let mut session = [0; 8];
     getrandom::fill(&mut session).map_err(Error::Random)?;
@@ -181,7 +181,7 @@ pub(super) async fn run(
         handle.clone(),
         readiness.clone(),
     );
-    let commands = tokio::spawn(inspect::serve(settings.socket.clone(), view, shutdown.clone()));
+    let commands = tokio::spawn(inspect::serve(settings.host.socket.clone(), view, shutdown.clone()));
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {
         settings,
@@ -247,10 +247,11 @@ impl Agent {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let mut pass = false;
+            let (mut pass, mut moved) = (false, false);
             tokio::select! {
                 _ = updates.next() => pass = true,
                 changed = host.changed() => {
+                    moved = changed.as_ref().map_or(true, |changed| changed.links);
                     if changed.is_err() {
                         host = Watch::open()?;
                     }
@@ -265,7 +266,8 @@ impl Agent {
             if pass || full {
                 self.pass(full).await;
             }
-            self.settle(full);
+            // An interface that was made anew may have the index of the one before, and nothing hangs there then.
+            self.settle(full || moved);
             if full {
                 self.full_at = Instant::now() + FULL;
             }
@@ -273,10 +275,7 @@ impl Agent {
     }
 
     fn not_ready(&self, what: &str, why: &str) {
-        if self.readiness.pending().get(what).map(String::as_str) != Some(why) {
-            tracing::warn!(what, why, "cannot decide; everything stays as it is");
-        }
-        self.readiness.gate(what).close(why);
+        crate::not_ready(&self.readiness, what, why);
     }
 
     async fn pass(&mut self, full: bool) {
@@ -322,29 +321,23 @@ impl Agent {
 
     /// The ways to EPIC nodes as the routes are now.
     async fn find_ways(&mut self, addresses: &BTreeSet<IpAddr>) {
-        self.ways.retain(|address, _| addresses.contains(address));
+        let mut found = Ways::new();
         for address in addresses {
-            match self.way(*address).await {
-                Ok(link) => {
-                    self.ways.insert(*address, link);
-                }
-                Err(why) => tracing::debug!(%address, why, "no way to an EPIC node"),
-            }
+            found.insert(*address, ways::find(&self.netlink, *address).await);
+        }
+        self.ways = ways::after(std::mem::take(&mut self.ways), found);
+        match ways::unsupported(&self.ways) {
+            Some(why) => self.not_ready("ways", &why),
+            None => self.readiness.gate("ways").open(),
         }
     }
 
-    async fn way(&self, address: IpAddr) -> Result<Link, String> {
-        let path = self.netlink.path_to(address).await.map_err(|error| error.to_string())?;
-        let link = self.netlink.link_by_index(path.ifindex).await.map_err(|error| error.to_string())?;
-        if link.name == device::NAME || path.local {
-            return Err("the route leads back to this host".to_owned());
-        }
-        let local = path.source.ok_or("the route has no source address")?;
-        Ok(Link { ifindex: path.ifindex, mtu: link.mtu, local })
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.ways.values().filter_map(|way| way.as_ref().ok())
     }
 
     async fn prepare_host(&mut self, facts: &Facts, full: bool) -> Result<Device, Error> {
-        let underlay = self.ways.values().map(|way| way.mtu).min().unwrap_or(USUAL_MTU);
+        let underlay = self.links().map(|way| way.mtu).min().unwrap_or(USUAL_MTU);
         let mtu = underlay.saturating_sub(facts.overhead);
         let device = device::ensure(&self.netlink, mtu, &facts.proxies).await?;
         if full || self.ruled.as_ref() != Some(facts) {
@@ -374,7 +367,7 @@ impl Agent {
             ..Config::default()
         };
         let own: BTreeMap<epic_abi::Ip, Local> =
-            self.ways.values().map(|way| (way.local.into(), Local { ifindex: way.ifindex })).collect();
+            self.links().map(|way| (way.local.into(), Local { ifindex: way.ifindex })).collect();
         let held = self.maps.locals.entries()?;
         for (address, local) in own.iter().filter(|(address, local)| held.get(*address) != Some(local)) {
             self.maps.locals.set(address, local)?;
@@ -399,7 +392,8 @@ impl Agent {
         }
     }
 
-    fn settle(&mut self, full: bool) {
+    /// Everything that waits for the maps. `check` looks at every attached program again.
+    fn settle(&mut self, check: bool) {
         match self.accumulator.pending().into_iter().next() {
             Some((kind, why)) => self.readiness.gate("watches").close(format!("{kind}: {why}")),
             None => self.readiness.gate("watches").open(),
@@ -410,7 +404,7 @@ impl Agent {
             let id = TunnelId::new(id).ok();
             id.and_then(|id| tables.tunnels.entry(&id)).is_some_and(|entry| entry.status.is_done())
         });
-        let attached = self.attach(&passed.device, full);
+        let attached = self.attach(&passed.device, check);
         let progress = self.handle.progress();
         if progress.covers(passed.tables) && attached {
             self.starting = None;
@@ -420,22 +414,17 @@ impl Agent {
         self.passed = Some(passed);
     }
 
-    fn attach(&mut self, device: &Device, full: bool) -> bool {
+    fn attach(&mut self, device: &Device, check: bool) -> bool {
         let mut wanted =
             BTreeSet::from([Attachment { program: Program::ClientEgress, ifindex: device.ifindex }]);
         let ingress = |ifindex| Attachment { program: Program::ClientIngress, ifindex };
-        wanted.extend(self.ways.values().map(|way| ingress(way.ifindex)));
-        if !full && wanted == self.attached {
+        wanted.extend(self.links().map(|way| ingress(way.ifindex)));
+        if !check && wanted == self.attached {
             return true;
         }
-        match self.datapath.keep_only(&wanted) {
-            Ok(done) => {
-                for (attachment, how) in &done {
-                    if !matches!(how, epic_datapath::Attached::Kept) {
-                        tracing::info!(%attachment, ?how, "attached");
-                    }
-                }
-                self.attached = done.into_keys().collect();
+        match crate::hang(&self.datapath, &wanted) {
+            Ok(attached) => {
+                self.attached = attached;
                 self.readiness.gate("programs").open();
                 true
             }

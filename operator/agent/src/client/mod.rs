@@ -8,14 +8,15 @@ pub mod calling;
 pub mod renewal;
 #[cfg(test)]
 mod tests;
+pub mod ways;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use epic_ops::{Metrics, Readiness};
 use tokio_util::sync::CancellationToken;
 
-use crate::{connect, device, nft};
+use crate::{Host, connect, device, nft};
 
 /// How the agent was started.
 #[derive(Clone, Debug)]
@@ -26,12 +27,8 @@ pub struct Settings {
     pub kubeconfig: PathBuf,
     /// Namespace of the tenant; the one of the kubeconfig unless given.
     pub namespace: Option<String>,
-    /// Directory of pins.
-    pub bpffs_dir: PathBuf,
-    /// Where health and metrics are served.
-    pub listen: SocketAddr,
-    /// Unix socket for the commands.
-    pub socket: PathBuf,
+    /// The host.
+    pub host: Host,
 }
 
 /// Why the agent ended.
@@ -71,23 +68,17 @@ pub enum Error {
 /// # Errors
 /// What cannot be cured by waiting, first of all a route of this host that conflicts with the proxy addresses.
 pub async fn run(settings: Settings) -> Result<(), Error> {
-    let shutdown = epic_ops::shutdown::on_signal()?;
-    let (readiness, metrics) = (Readiness::new(), Metrics::new());
-    let server = crate::administer(settings.listen, &readiness, &metrics, &shutdown);
-    let worked = work(settings, readiness, metrics, &shutdown).await;
-    shutdown.cancel();
-    worked?;
-    match server.await {
-        Ok(served) => served.map_err(Error::from),
-        Err(_) => Ok(()),
-    }
+    crate::run(settings.host.listen, |readiness, metrics, shutdown| {
+        work(settings, readiness, metrics, shutdown)
+    })
+    .await
 }
 
 async fn work(
     settings: Settings,
     readiness: Readiness,
     metrics: Metrics,
-    shutdown: &CancellationToken,
+    shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let starting = readiness.hold("start");
     epic_datapath::kernel::check().map_err(epic_datapath::Error::from)?;

@@ -3,7 +3,25 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use epic_lb::Link;
+
 use super::renewal::{Life, current_token, replace_token};
+use super::ways;
+use crate::desired::client::NoWay;
+
+#[test]
+fn a_way_that_is_lost_stays_and_one_where_epic_cannot_attach_does_not() {
+    let address = "198.51.100.1".parse().unwrap();
+    let link = Link { ifindex: 3, mtu: 1_500, local: "172.16.0.9".parse().unwrap() };
+    let lost = || [(address, Err(NoWay::Route("unreachable".to_owned())))].into();
+    let held = ways::after([(address, Ok(link))].into(), lost());
+    assert_eq!(held, [(address, Ok(link))].into());
+    assert_eq!(ways::unsupported(&held), None);
+    let tunnelled = ways::after(held, [(address, Err(NoWay::NotEthernet("wg0".to_owned())))].into());
+    let why = ways::unsupported(&tunnelled).unwrap();
+    assert!(why.contains("EPIC node 198.51.100.1: its route leaves by wg0"), "{why}");
+    assert_eq!(ways::after(tunnelled, lost()), lost(), "what was lost then is not taken up again");
+}
 
 fn token(claims: &str) -> String {
     format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))

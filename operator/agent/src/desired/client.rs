@@ -96,6 +96,23 @@ pub struct Objects {
     pub keys: Option<Arc<Secret>>,
 }
 
+/// How tunnels leave this host, by the address of the EPIC node, or why they cannot.
+pub type Ways = BTreeMap<IpAddr, Result<Link, NoWay>>;
+
+/// Why there is no way to an EPIC node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoWay {
+    /// The routes lead nowhere, at the moment.
+    #[error("{0}")]
+    Route(String),
+    /// They lead to an interface where the programs could read nothing.
+    #[error(
+        "its route leaves by {0}, whose frames have no Ethernet header (as those of tun, WireGuard and PPP devices), and \
+         EPIC cannot attach there; route the EPIC node's address by an Ethernet interface"
+    )]
+    NotEthernet(String),
+}
+
 /// What follows from the objects.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
@@ -118,8 +135,8 @@ pub fn epic_addresses(objects: &Objects, node: IpAddr) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// Decides. `ways` are those found for [`epic_addresses`]; a tunnel without one is left out.
-pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &BTreeMap<IpAddr, Link>) -> Desired {
+/// Decides. `ways` are those found for [`epic_addresses`], or why there is none; a tunnel without one is left out.
+pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> Desired {
     let mut found = Desired::default();
     let mut nodes: BTreeSet<IpAddr> = BTreeSet::new();
     for object in &objects.load_balancers {
@@ -163,7 +180,7 @@ fn tunnels(
     object: &LoadBalancer,
     identity: &Identity,
     node: IpAddr,
-    ways: &BTreeMap<IpAddr, Link>,
+    ways: &Ways,
     left_out: &mut Vec<String>,
 ) -> Vec<Tunnel> {
     let entries = object.status.iter().flat_map(|status| &status.gue_tunnel_endpoints);
@@ -176,9 +193,13 @@ fn tunnels(
         else {
             continue;
         };
-        let Some(link) = ways.get(&epic_address).copied() else {
-            left_out.push(format!("tunnel {id}: there is no route to {epic_address}"));
-            continue;
+        let link = match ways.get(&epic_address) {
+            Some(Ok(link)) => *link,
+            Some(Err(why)) => {
+                left_out.push(format!("tunnel {id}: there is no way to {epic_address}: {why}"));
+                continue;
+            }
+            None => continue,
         };
         tunnels.push(Tunnel {
             id,

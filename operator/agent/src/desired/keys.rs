@@ -1,7 +1,9 @@
 //! The keys of a LoadBalancer: derived from the master on an EPIC node, read from a Secret on a client.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use epic_abi::Lb;
 use epic_abi::gue::Key;
 use epic_abi::keys::{ClientKeys, HELLO_KEY_LEN, Subject, node_key};
 use epic_lb::ServiceKeys;
@@ -47,6 +49,60 @@ impl Master {
             hello.insert(generation, keys.hello);
         }
         Some((ServiceKeys { data, node: Some(node) }, hello))
+    }
+}
+
+/// What was derived for one LoadBalancer.
+#[derive(Clone)]
+struct Derived {
+    lb: Lb,
+    generation: u32,
+    service: ServiceKeys,
+    hello: Arc<HelloKeys>,
+}
+
+/// The keys derived so far. A derivation is worth hundreds of map look-ups, and its outcome never changes: it depends on
+/// the master, the ids, the uid and the generation alone.
+pub struct Keyring {
+    master: Master,
+    derived: BTreeMap<Arc<str>, Derived>,
+}
+
+impl Keyring {
+    /// An empty one.
+    pub fn new(master: Master) -> Self {
+        Self { master, derived: BTreeMap::new() }
+    }
+
+    /// From now on of this master; what was derived from another one is forgotten.
+    pub fn set_master(&mut self, master: Master) {
+        if self.master != master {
+            *self = Self::new(master);
+        }
+    }
+
+    /// As [`Master::keys`].
+    pub fn keys(&mut self, identity: &Identity) -> Option<(ServiceKeys, Arc<HelloKeys>)> {
+        let known = self.derived.get(&identity.uid);
+        let known = known.filter(|d| d.lb == identity.lb() && d.generation == identity.generation);
+        if let Some(derived) = known {
+            return Some((derived.service, Arc::clone(&derived.hello)));
+        }
+        let (service, hello) = self.master.keys(identity)?;
+        let hello = Arc::new(hello);
+        let derived = Derived {
+            lb: identity.lb(),
+            generation: identity.generation,
+            service,
+            hello: Arc::clone(&hello),
+        };
+        self.derived.insert(Arc::clone(&identity.uid), derived);
+        Some((service, hello))
+    }
+
+    /// Forgets LoadBalancers that are gone.
+    pub fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.derived.retain(|uid, _| is_there(uid));
     }
 }
 

@@ -1,7 +1,8 @@
 //! What an EPIC node should do: VIPs and their proxies, tunnels that end here, endpoints behind them.
 //!
 //! A proxy is a pod whose uid stands in the status of a LoadBalancer of the pod's own namespace, whatever labels it
-//! carries. Its row appears when its veth is found; until then the node does as if it were not there.
+//! carries. Its row appears when its veth is found; until then the node does as if it were not there. Around every pod
+//! of a tenant there is a fence as soon as its veth is found, whether it is listed or not.
 //!
 //! An endpoint without a node may be passed to only while the operator's `Accepted` is about the very generation that
 //! is read here: a tenant edits its spec at will, and the address in it has to be judged first.
@@ -24,9 +25,9 @@ use epic_model::owner::{self, Candidate};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
 
-use super::keys::{HelloKeys, Master};
+use super::keys::Keyring;
 use super::{Identity, Rows, ServiceRows, address, is_refused, port, protocol};
-use crate::hello::responder;
+use crate::hello::responder::{self, Protected};
 
 /// The objects one decision is made on.
 #[derive(Clone, Debug, Default)]
@@ -88,17 +89,22 @@ pub struct Desired {
     pub local: BTreeMap<Arc<str>, Local>,
     /// Nodes that may own addresses; the next decision's `previous`.
     pub eligible: BTreeSet<NodeName>,
+    /// Host sides of the veths of tenants' pods on this node, listed or not, with their names: where the fence is.
+    pub fences: BTreeMap<u32, Arc<str>>,
+    /// Host sides of the veths of all other pods here.
+    pub others: BTreeSet<u32>,
     /// Public addresses that this node answers for.
     pub owned: BTreeSet<IpAddr>,
     /// What was left out, and why.
     pub left_out: Vec<String>,
 }
 
-/// Decides. `veths` are those found for [`local_addresses`], `previous` is the last decision's `eligible`.
+/// Decides. `veths` are those found for [`local_addresses`], `previous` is the last decision's `eligible`. Of one
+/// `keyring` to the next call keys need not be derived again.
 pub fn desired(
     objects: &Objects,
     place: &Place,
-    master: &Master,
+    keyring: &mut Keyring,
     veths: &BTreeMap<IpAddr, Vec<Veth>>,
     previous: &BTreeSet<NodeName>,
 ) -> Desired {
@@ -107,19 +113,21 @@ pub fn desired(
     let me = NodeName::new(&*place.name);
     let pods: BTreeMap<&str, &Pod> =
         objects.pods.iter().filter_map(|pod| Some((pod.metadata.uid.as_deref()?, &**pod))).collect();
+    let places = veths_of_pods(&objects.pods, veths);
     let addresses = gue_addresses(objects);
     let endpoints = by_load_balancer(&objects.endpoints);
     let networks = client_networks(&objects.accounts);
+    let announced = announced(objects);
     let mut vips: BTreeMap<IpAddr, ServiceName> = BTreeMap::new();
     for object in &objects.load_balancers {
         let Some(identity) = Identity::of(object) else { continue };
-        let Some((keys, hello)) = master.keys(&identity) else {
+        let Some((keys, hello)) = keyring.keys(&identity) else {
             found.left_out.push(format!("{}: its uid is none, so it has no keys", identity.name));
             continue;
         };
         let mut service = identity.row(object);
         service.keys = Some(keys);
-        let proxies = proxies(object, &identity, place, &addresses, &pods, veths, &mut found);
+        let proxies = proxies(object, &identity, place, &addresses, (&pods, &places), &mut found);
         let vip = object.status.as_ref().and_then(|s| address(s.public_address.as_deref()?));
         let vip = vip.filter(|vip| match vips.get(vip) {
             Some(other) => {
@@ -129,7 +137,8 @@ pub fn desired(
             None => vips.insert(*vip, identity.name.clone()).is_none(),
         });
         let owned = vip.is_some_and(|vip| {
-            is_announced(objects, vip, &identity.uid) && owner::owner(vip, &found.eligible) == Some(&me)
+            announced.get(&*epic_crds::claim_name(vip)) == Some(&&*identity.uid)
+                && owner::owner(vip, &found.eligible) == Some(&me)
         });
         found.owned.extend(vip.filter(|_| owned));
         let frontends = vip.map(|vip| frontends(object, &identity.name, vip, owned)).unwrap_or_default();
@@ -140,13 +149,11 @@ pub fn desired(
         for local in found.local.values_mut().filter(|local| local.service == identity.name) {
             local.clients = clients(mine, &tunnels);
         }
-        let allowed = networks.get(&identity.name.namespace).cloned().flatten();
-        for tunnel in &tunnels {
-            found
-                .directory
-                .tunnels
-                .insert(tunnel.id.get(), directory_entry(&identity, &hello, allowed.clone()));
-        }
+        // Without its Account nothing says where a tenant's clients may be.
+        let allowed = networks.get(&identity.name.namespace).cloned().unwrap_or_else(|| Some([].into()));
+        let entry = responder::Tunnel { lb: identity.lb(), keys: hello, client_networks: allowed };
+        let ids = tunnels.iter().map(|tunnel| tunnel.id.get());
+        found.directory.tunnels.extend(ids.map(|id| (id, entry.clone())));
         found.rows.tunnels.extend(tunnels);
         found.rows.proxies.extend(proxies);
         found.rows.services.push(ServiceRows { service, frontends, backends });
@@ -158,20 +165,64 @@ pub fn desired(
         .map(|(name, address)| EpicNode { address: *address, name: Arc::from(*name) })
         .collect();
     found.directory.protected = protected(objects, &addresses, vips.keys());
+    let is_tenant_s = tenancy(objects);
+    for (uid, veth) in &places {
+        let Some(pod) = pods.get(uid) else { continue };
+        if !is_tenant_s(pod) {
+            found.others.insert(veth.ifindex);
+        } else if pod.metadata.deletion_timestamp.is_none() {
+            // One that is being deleted has its fence. A veth that comes now is of whoever got its address.
+            found.fences.insert(veth.ifindex, Arc::clone(&veth.ifname));
+        }
+    }
+    let uids: BTreeSet<&str> =
+        objects.load_balancers.iter().filter_map(|o| o.metadata.uid.as_deref()).collect();
+    keyring.retain(|uid| uids.contains(uid));
     found
 }
 
-/// Addresses of pods of this node that may be proxies: those to find veths for.
+/// Addresses of pods on this node: those to find veths for. Others' pods too, for no fence may be around them.
 pub fn local_addresses(objects: &Objects) -> BTreeSet<IpAddr> {
-    let listed: BTreeSet<&str> = objects
+    objects.pods.iter().filter_map(|pod| pod_address(pod)).collect()
+}
+
+/// The veth of every pod, by uid. An address may be handed on while the API still shows the pod that had it: of several
+/// pods with it, and of several veths behind which it is found, the youngest belong together.
+fn veths_of_pods<'a>(
+    pods: &'a [Arc<Pod>],
+    veths: &'a BTreeMap<IpAddr, Vec<Veth>>,
+) -> BTreeMap<&'a str, &'a Veth> {
+    let mut youngest: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+    for pod in pods {
+        let Some(address) = pod_address(pod) else { continue };
+        let held = youngest.entry(address).or_insert(pod);
+        if held.metadata.creation_timestamp < pod.metadata.creation_timestamp {
+            *held = pod;
+        }
+    }
+    let place = |(address, pod): (IpAddr, &'a Pod)| {
+        let veth = veths.get(&address)?.iter().max_by_key(|veth| veth.ifindex)?;
+        Some((pod.metadata.uid.as_deref()?, veth))
+    };
+    youngest.into_iter().filter_map(place).collect()
+}
+
+/// Whether a pod is a tenant's: it lies in the namespace of an account, or a LoadBalancer of its own namespace lists it.
+/// Not by labels, which prove nothing, and not only by lists: a pod begins to send before anybody could list it.
+fn tenancy(objects: &Objects) -> impl Fn(&Pod) -> bool {
+    let accounts = objects.accounts.iter().filter_map(|account| account.status.as_ref());
+    let tenants: BTreeSet<&str> = accounts.filter_map(|status| status.namespace.as_deref()).collect();
+    let listed: BTreeSet<(&str, &str)> = objects
         .load_balancers
         .iter()
-        .filter_map(|object| object.status.as_ref())
-        .flat_map(|status| status.proxies.iter().map(|proxy| proxy.pod_uid.as_str()))
+        .filter_map(|object| Some((object.metadata.namespace.as_deref()?, object.status.as_ref()?)))
+        .flat_map(|(namespace, status)| status.proxies.iter().map(move |p| (namespace, p.pod_uid.as_str())))
         .collect();
-    let proxies =
-        objects.pods.iter().filter(|p| p.metadata.uid.as_deref().is_some_and(|u| listed.contains(u)));
-    proxies.filter_map(|pod| pod_address(pod)).collect()
+    move |pod| {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        tenants.contains(namespace) || listed.contains(&(namespace, uid))
+    }
 }
 
 /// The address of a running pod that has a network of its own.
@@ -224,7 +275,7 @@ fn by_load_balancer(endpoints: &[Arc<Endpoint>]) -> BTreeMap<ServiceName, Vec<&E
 }
 
 /// Where clients may be, by tenant namespace. A list none of whose entries parses admits nobody.
-fn client_networks(accounts: &[Arc<Account>]) -> BTreeMap<Arc<str>, Option<Vec<IpNet>>> {
+fn client_networks(accounts: &[Arc<Account>]) -> BTreeMap<Arc<str>, Option<Arc<[IpNet]>>> {
     let networks = |account: &Account| {
         let given = account.spec.client_networks.as_ref()?;
         Some(given.iter().filter_map(|network| text::parse_network(network).ok()).collect())
@@ -243,8 +294,7 @@ fn proxies(
     identity: &Identity,
     place: &Place,
     addresses: &BTreeMap<&str, IpAddr>,
-    pods: &BTreeMap<&str, &Pod>,
-    veths: &BTreeMap<IpAddr, Vec<Veth>>,
+    (pods, places): (&BTreeMap<&str, &Pod>, &BTreeMap<&str, &Veth>),
     found: &mut Desired,
 ) -> Vec<Proxy> {
     let mut rows = Vec::new();
@@ -281,18 +331,16 @@ fn proxies(
             found.left_out.push(format!("proxy {id}: its pod lies in another namespace"));
             continue;
         }
-        let candidates = pod_address(pod).and_then(|address| veths.get(&address));
-        // Of several, the youngest: a pod that is about to go may have had the address before.
-        let Some(veth) = candidates.into_iter().flatten().max_by_key(|veth| veth.ifindex) else {
+        let Some(veth) = places.get(entry.pod_uid.as_str()) else {
             found.left_out.push(format!("proxy {id}: the veth of pod {} is not found yet", entry.pod));
             continue;
         };
-        row.local = Some(veth.clone());
+        row.local = Some((*veth).clone());
         let local = Local {
             id,
             service: identity.name.clone(),
             pod: kates::Key::of(*pod),
-            veth: veth.clone(),
+            veth: (*veth).clone(),
             clients: BTreeMap::new(),
         };
         found.local.insert(Arc::clone(&row.pod_uid), local);
@@ -399,17 +447,19 @@ fn clients(endpoints: &[&Endpoint], tunnels: &[Tunnel]) -> BTreeMap<IpAddr, Opti
         .collect()
 }
 
-fn directory_entry(identity: &Identity, keys: &HelloKeys, networks: Option<Vec<IpNet>>) -> responder::Tunnel {
-    responder::Tunnel { lb: identity.lb(), keys: keys.clone(), client_networks: networks }
-}
-
-/// Whether the pool that the address was claimed from wants it announced here.
-fn is_announced(objects: &Objects, vip: IpAddr, owner: &str) -> bool {
-    let name = epic_crds::claim_name(vip);
-    let claim = objects.claims.iter().find(|claim| claim.metadata.name.as_deref() == Some(&name));
-    let Some(claim) = claim.filter(|claim| claim.spec.owner.uid == owner) else { return false };
-    let pool = objects.pools.iter().find(|pool| pool.metadata.name.as_deref() == Some(&claim.spec.pool));
-    pool.is_some_and(|pool| pool.spec.advertise.as_ref().is_some_and(|advertise| advertise.l2.is_some()))
+/// The claims whose pools want their addresses announced, by name: uids of their owners.
+fn announced(objects: &Objects) -> BTreeMap<&str, &str> {
+    let announces = |pool: &AddressPool| pool.spec.advertise.as_ref().is_some_and(|a| a.l2.is_some());
+    let pools: BTreeSet<&str> = objects
+        .pools
+        .iter()
+        .filter(|pool| announces(pool))
+        .filter_map(|pool| pool.metadata.name.as_deref())
+        .collect();
+    let claims = objects.claims.iter().filter(|claim| pools.contains(claim.spec.pool.as_str()));
+    claims
+        .filter_map(|claim| Some((claim.metadata.name.as_deref()?, claim.spec.owner.uid.as_str())))
+        .collect()
 }
 
 /// Every proxy may reach the operator's xDS.
@@ -426,23 +476,24 @@ fn xds(service: Option<&CoreService>) -> Vec<Pass> {
         .collect()
 }
 
-/// Networks no client may call from: a client there could have EPIC send to itself, or take over what is EPIC's.
+/// Where no client may call from.
 fn protected<'a>(
     objects: &Objects,
     addresses: &BTreeMap<&str, IpAddr>,
     vips: impl Iterator<Item = &'a IpAddr>,
-) -> Vec<IpNet> {
+) -> Protected {
     let internal = objects.nodes.iter().flat_map(|node| internal_addresses(node));
-    let mut protected: BTreeSet<IpNet> =
-        addresses.values().copied().chain(internal).chain(vips.copied()).map(text::host).collect();
-    for ranges in [proxy_ranges(&objects.epic), alias_ranges(&objects.epic)] {
-        protected.extend(ranges);
-    }
     let given = objects.epic.spec.protected_addresses.iter();
-    protected.extend(
-        given.filter_map(|given| text::parse_network(given).ok().or_else(|| address(given).map(text::host))),
-    );
-    protected.into_iter().collect()
+    let given =
+        given.filter_map(|given| text::parse_network(given).ok().or_else(|| address(given).map(text::host)));
+    Protected {
+        hosts: addresses.values().copied().chain(internal).chain(vips.copied()).collect(),
+        networks: proxy_ranges(&objects.epic)
+            .into_iter()
+            .chain(alias_ranges(&objects.epic))
+            .chain(given)
+            .collect(),
+    }
 }
 
 /// Addresses of type InternalIP.

@@ -3,16 +3,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use epic_crds::{AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer};
+use epic_crds::{Account, AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer};
 use epic_lb::reconciler::{Backoff, Reconciler};
 use epic_lb::render::{ClientSide, NodeSide};
-use epic_lb::{FakeMaps, Link, Tables, Veth, Writer};
+use epic_lb::{FakeMaps, Link, ServiceId, Tables, Veth, Writer};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use serde::de::DeserializeOwned;
 
 use super::client::{self, Facts, FactsError};
-use super::keys::{self, Master};
+use super::keys::{self, Keyring, Master};
 use super::node::{self, Desired, Objects, Place};
 use super::{Identity, Rows};
 
@@ -151,10 +151,13 @@ fn veth(ifindex: u32) -> Veth {
     Veth { ifindex, ifname: "veth0".into(), pod_mac: [0; 6], host_mac: [0; 6], pod_ip: ip("10.244.1.5") }
 }
 
+fn keyring() -> Keyring {
+    Keyring::new(Master::new(&[7; 32]).unwrap())
+}
+
 fn decide(objects: &Objects) -> Desired {
-    let master = Master::new(&[7; 32]).unwrap();
     let veths = BTreeMap::from([(ip("10.244.1.5"), vec![veth(4), veth(9)])]);
-    node::desired(objects, &place("n1", "198.51.100.1"), &master, &veths, &BTreeSet::new())
+    node::desired(objects, &place("n1", "198.51.100.1"), &mut keyring(), &veths, &BTreeSet::new())
 }
 
 /// What the maps hold after the rows were written, as text.
@@ -207,7 +210,7 @@ fn a_client_node_holds_the_way_to_each_proxy_and_its_own_endpoints() {
     let addresses = client::epic_addresses(&objects, me);
     assert_eq!(addresses, [ip("198.51.100.1"), ip("198.51.100.2")].into());
     let link = Link { ifindex: 3, mtu: 1_400, local: ip("172.16.0.9") };
-    let ways = addresses.into_iter().map(|address| (address, link)).collect();
+    let ways = addresses.into_iter().map(|address| (address, Ok(link))).collect();
     let desired = client::desired(&objects, me, &facts, &ways);
     // Both sides come to the same keys, one by derivation, one by reading.
     let (_, hello) = master.keys(&identity).unwrap();
@@ -261,13 +264,82 @@ fn a_pod_of_another_namespace_is_no_proxy_whatever_its_uid() {
     assert_eq!(desired.left_out, ["proxy 1: its pod lies in another namespace"]);
 }
 
+fn account(status: &str) -> Arc<Account> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: Account
+metadata: {{name: red, namespace: epic}}
+spec: {{client-networks: [10.9.0.0/16]}}
+status: {{{status}}}
+"
+    ))
+}
+
+/// A pod of this node, created in this second of a minute, with more metadata.
+fn pod_of(uid: &str, namespace: &str, address: &str, second: u8, metadata: &str) -> Arc<Pod> {
+    read(&format!(
+        "
+metadata:
+  {{name: {uid}, namespace: {namespace}, uid: {uid}, creationTimestamp: '2026-01-01T00:00:{second:02}Z'{metadata}}}
+status: {{phase: Running, podIP: {address}}}
+"
+    ))
+}
+
+fn fences(objects: &Objects) -> (Vec<u32>, Vec<u32>) {
+    let desired = decide(objects);
+    (desired.fences.into_keys().collect(), desired.others.into_iter().collect())
+}
+
+#[test]
+fn every_pod_of_a_tenant_is_fenced_whatever_its_labels_and_whether_or_not_it_is_listed() {
+    let unlisted = |namespace: &str, metadata: &str| Objects {
+        accounts: vec![account("namespace: epic-red")],
+        pods: vec![pod_of("unknown", namespace, "10.244.1.5", 1, metadata)],
+        ..objects()
+    };
+    let found = decide(&unlisted("epic-red", ""));
+    assert_eq!(found.fences.into_keys().collect::<Vec<_>>(), [9]);
+    assert!(found.local.is_empty(), "it is no proxy for that");
+    let labels = ", labels: {app.kubernetes.io/name: epic-proxy}";
+    assert_eq!(fences(&unlisted("epic-red", labels)), (vec![9], vec![]));
+    assert_eq!(fences(&unlisted("kube-system", labels)), (vec![], vec![9]), "labels make no tenant");
+    assert_eq!(fences(&objects()), (vec![9], vec![]), "a listed one needs no Account");
+}
+
+#[test]
+fn an_address_that_was_handed_on_is_the_younger_pod_s_and_no_fence_is_left_around_it() {
+    let tenant_s = pod_of("ua", "epic-red", "10.244.1.5", 1, "");
+    let heir = pod_of("heir", "default", "10.244.1.5", 2, "");
+    for pods in [vec![tenant_s.clone(), heir.clone()], vec![heir, tenant_s]] {
+        let objects = Objects { pods, ..objects() };
+        assert_eq!(fences(&objects), (vec![], vec![9]));
+        assert!(decide(&objects).local.is_empty(), "nor is the heir's veth the proxy's");
+    }
+    let going = ", deletionTimestamp: '2026-01-01T00:00:09Z'";
+    let alone = Objects { pods: vec![pod_of("ua", "epic-red", "10.244.1.5", 1, going)], ..objects() };
+    assert_eq!(fences(&alone), (vec![], vec![]), "what comes behind its address now may be of anybody");
+    assert_eq!(decide(&alone).local.len(), 1, "it serves until it is gone");
+}
+
+#[test]
+fn without_its_account_nobody_may_call_for_a_tenant() {
+    let networks = |accounts| {
+        let tunnels = decide(&Objects { accounts, ..objects() }).directory.tunnels;
+        tunnels[&11].client_networks.as_deref().map(<[ipnet::IpNet]>::len)
+    };
+    assert_eq!(networks(vec![account("namespace: epic-red")]), Some(1));
+    assert_eq!(networks(vec![account("namespace: epic-blue")]), Some(0));
+    assert_eq!(networks(vec![]), Some(0));
+}
+
 #[test]
 fn one_node_owns_an_address_and_only_if_its_pool_is_announced() {
     let objects = objects();
-    let master = Master::new(&[7; 32]).unwrap();
     let owned = |objects: &Objects, name: &str, address: &str| {
         let none = (BTreeMap::new(), BTreeSet::new());
-        !node::desired(objects, &place(name, address), &master, &none.0, &none.1).owned.is_empty()
+        !node::desired(objects, &place(name, address), &mut keyring(), &none.0, &none.1).owned.is_empty()
     };
     let both = [owned(&objects, "n1", "198.51.100.1"), owned(&objects, "n2", "198.51.100.2")];
     assert_eq!(both.iter().filter(|owned| **owned).count(), 1);
@@ -359,6 +431,36 @@ fn keys_are_of_the_generations_around_the_current_one() {
     assert_eq!((first.data[1], first.data[2]), (second.data[0], second.data[1]));
     assert!(Master::new(&[7; 16]).is_none(), "a short master is none");
     assert_eq!(format!("{master:?}"), "Master(..)");
+}
+
+#[test]
+fn a_keyring_says_what_the_master_says_and_forgets_what_is_over() {
+    let identity = |name: &str, generation: u32| {
+        let mut object = (*load_balancer()).clone();
+        object.metadata.uid = Some(UID.replace('1', name));
+        object.status.as_mut().unwrap().key_generation = Some(generation.into());
+        Identity::of(&object).unwrap()
+    };
+    let (first, second) = (Master::new(&[7; 32]).unwrap(), Master::new(&[8; 32]).unwrap());
+    let mut keyring = keyring();
+    let same = |keyring: &mut Keyring, master: &Master, identity: &Identity| {
+        // The second time it is out of memory.
+        for _ in 0..2 {
+            let (service, hello) = keyring.keys(identity).unwrap();
+            assert_eq!(Some((service, (*hello).clone())), master.keys(identity));
+        }
+    };
+    same(&mut keyring, &first, &identity("2", 1));
+    same(&mut keyring, &first, &identity("3", 1));
+    same(&mut keyring, &first, &identity("2", 2));
+    let mut other_service = identity("2", 2);
+    other_service.service = ServiceId::new(9).unwrap();
+    same(&mut keyring, &first, &other_service);
+    keyring.set_master(second.clone());
+    same(&mut keyring, &second, &identity("2", 2));
+    let before = keyring.keys(&identity("2", 2)).unwrap().1;
+    keyring.retain(|uid| uid != UID.replace('1', "2"));
+    assert!(!Arc::ptr_eq(&before, &keyring.keys(&identity("2", 2)).unwrap().1), "derived anew");
 }
 
 #[test]

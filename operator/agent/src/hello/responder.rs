@@ -5,8 +5,9 @@
 //!
 //! Every answer is at most as long as the message it answers, so the responder amplifies nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use epic_abi::hello::{Entry, Header, Kind, Message, Status, decode};
 use epic_abi::keys::{CookieSecret, HELLO_KEY_LEN, verify_entry};
@@ -28,9 +29,9 @@ pub struct Tunnel {
     /// The LoadBalancer it belongs to.
     pub lb: Lb,
     /// Hello keys by generation: n−1, n, n+1.
-    pub keys: BTreeMap<u32, [u8; HELLO_KEY_LEN]>,
+    pub keys: Arc<BTreeMap<u32, [u8; HELLO_KEY_LEN]>>,
     /// Where the account's client nodes may lie; `None`: anywhere that is not protected.
-    pub client_networks: Option<Vec<IpNet>>,
+    pub client_networks: Option<Arc<[IpNet]>>,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -39,13 +40,29 @@ impl std::fmt::Debug for Tunnel {
     }
 }
 
-/// Everything the responder is told: tunnels by id, and the networks no client may call from.
+/// Everything the responder is told: tunnels by id, and where no client may call from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Tunnels that end on this node.
     pub tunnels: BTreeMap<u32, Tunnel>,
-    /// EPIC nodes, VIPs, proxy and alias ranges, `protected-addresses`.
-    pub protected: Vec<IpNet>,
+    /// What no client may call from.
+    pub protected: Protected,
+}
+
+/// Where no client may call from: a client there could have EPIC send to itself, or take over what is EPIC's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Protected {
+    /// EPIC nodes and VIPs: many, and looked up with every hello.
+    pub hosts: BTreeSet<IpAddr>,
+    /// Proxy and alias ranges, `protected-addresses`.
+    pub networks: Vec<IpNet>,
+}
+
+impl Protected {
+    /// Whether the address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.hosts.contains(&address) || self.networks.iter().any(|network| network.contains(&address))
+    }
 }
 
 /// A remote that is to be written: first `source`, then `remote`, then `replaced` goes.
@@ -144,33 +161,51 @@ pub struct Responder {
     secret: CookieSecret,
     directory: Directory,
     heard: BTreeMap<u32, Heard>,
+    /// Which tunnel each source stands for: that of the last hello from there.
+    sources: BTreeMap<SourceKey, u32>,
 }
 
 impl Responder {
     /// A responder that knows no tunnel. `secret` is random for every process.
     pub fn new(secret: CookieSecret) -> Self {
-        Self { secret, directory: Directory::default(), heard: BTreeMap::new() }
+        Self { secret, directory: Directory::default(), heard: BTreeMap::new(), sources: BTreeMap::new() }
     }
 
     /// Takes over what an earlier process learned, from the `remotes` map. Such a tunnel counts as up for the usual
     /// time after `learned_nanos`; its client is challenged at its next hello, which moves nothing.
     pub fn adopt(&mut self, tunnel: u32, lb: Lb, remote: &Remote) {
         let nat = remote.flags & REMOTE_FIXED_PORTS != 0;
-        self.heard.insert(
-            tunnel,
-            Heard {
-                remote: super::join(remote.address, remote.port),
-                nat,
-                last: remote.learned_nanos,
-                period: 5 * SECOND,
-                round_trip_micros: 0,
-                session: remote.session,
-                sequence: remote.sequence,
-                source: source_key(remote.address, remote.port, nat, lb),
-                // Cookies of an earlier process are good for nothing, so there is nothing to remember.
-                retired: Vec::new(),
-            },
-        );
+        let heard = Heard {
+            remote: super::join(remote.address, remote.port),
+            nat,
+            last: remote.learned_nanos,
+            period: 5 * SECOND,
+            round_trip_micros: 0,
+            session: remote.session,
+            sequence: remote.sequence,
+            source: source_key(remote.address, remote.port, nat, lb),
+            // Cookies of an earlier process are good for nothing, so there is nothing to remember.
+            retired: Vec::new(),
+        };
+        self.keep(tunnel, heard);
+    }
+
+    /// Takes down what was heard of a tunnel.
+    fn keep(&mut self, tunnel: u32, heard: Heard) {
+        let source = heard.source;
+        if let Some(before) = self.heard.insert(tunnel, heard)
+            && before.source != source
+        {
+            self.vacate(tunnel, &before.source);
+        }
+        self.sources.insert(source, tunnel);
+    }
+
+    /// The tunnel stands for this source no longer; another one may by now.
+    fn vacate(&mut self, tunnel: u32, source: &SourceKey) {
+        if self.sources.get(source) == Some(&tunnel) {
+            self.sources.remove(source);
+        }
     }
 
     /// Replaces the directory. Returns the sources of tunnels that are no longer there, which the caller removes
@@ -182,8 +217,9 @@ impl Responder {
             .filter(|(id, _)| !directory.tunnels.contains_key(id))
             .map(|(id, heard)| (*id, heard.source))
             .collect();
-        for (id, _) in &gone {
+        for (id, source) in &gone {
             self.heard.remove(id);
+            self.vacate(*id, source);
         }
         self.directory = directory;
         gone
@@ -267,11 +303,8 @@ impl Responder {
         }
         let nat = (header.address, header.port) != (address, port);
         let source = source_key(address, port, nat, tunnel.lb);
-        let taken = self
-            .heard
-            .iter()
-            .any(|(id, other)| *id != entry.tunnel && other.source == source && other.is_up(now));
-        if taken {
+        let holder = self.sources.get(&source).filter(|id| **id != entry.tunnel);
+        if holder.and_then(|id| self.heard.get(id)).is_some_and(|other| other.is_up(now)) {
             return Err((Refusal::AddressTaken, Some(key)));
         }
         let retired = before.map(|b| b.retired_by(header.session)).unwrap_or_default();
@@ -304,14 +337,16 @@ impl Responder {
                 replaced: before.map(|b| b.source).filter(|old| *old != source),
             });
         }
-        self.heard.insert(entry.tunnel, heard);
+        self.keep(entry.tunnel, heard);
         Ok(key)
     }
 
     fn admits(&self, tunnel: &Tunnel, address: IpAddr) -> bool {
         let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
         let routable = !address.is_unspecified() && !address.is_loopback() && !address.is_multicast();
-        routable && !within(&self.directory.protected) && tunnel.client_networks.as_deref().is_none_or(within)
+        routable
+            && !self.directory.protected.contains(address)
+            && tunnel.client_networks.as_deref().is_none_or(within)
     }
 }
 

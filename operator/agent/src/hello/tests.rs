@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use epic_abi::Lb;
 use epic_abi::hello::{Kind, Status, decode};
@@ -9,7 +10,7 @@ use epic_abi::keys::CookieSecret;
 use epic_abi::maps::REMOTE_FIXED_PORTS;
 
 use super::caller::{Caller, PERIOD, Reached, Wanted};
-use super::responder::{Directory, Learned, Outcome, Refusal, Responder, Tunnel};
+use super::responder::{Directory, Learned, Outcome, Protected, Refusal, Responder, Tunnel};
 use super::{Nanos, Outgoing, SECOND};
 
 /// Every tunnel of these tests belongs to a LoadBalancer of its own, as the tunnels of one client to one node do.
@@ -41,10 +42,13 @@ fn responder(tunnels: &[u32]) -> Responder {
 }
 
 fn directory(tunnels: &[u32]) -> Directory {
-    let tunnel = |id| Tunnel { lb: lb(id), keys: BTreeMap::from([(1, KEY)]), client_networks: None };
+    let tunnel = |id| Tunnel { lb: lb(id), keys: Arc::new([(1, KEY)].into()), client_networks: None };
     Directory {
         tunnels: tunnels.iter().map(|id| (*id, tunnel(*id))).collect(),
-        protected: vec!["192.168.77.0/24".parse().unwrap()],
+        protected: Protected {
+            hosts: [address("203.0.113.1:0").ip()].into(),
+            networks: vec!["192.168.77.0/24".parse().unwrap()],
+        },
     }
 }
 
@@ -167,8 +171,9 @@ fn a_wrong_key_is_refused_and_named() {
 
 #[test]
 fn a_client_cannot_call_from_a_protected_address_or_from_outside_its_networks() {
+    let elsewhere: Arc<[ipnet::IpNet]> = [ipnet::IpNet::V4("172.16.0.0/12".parse().unwrap())].into();
     for (from, networks) in
-        [("192.168.77.2:6080", None), ("10.0.0.5:6080", Some(vec!["172.16.0.0/12".parse().unwrap()]))]
+        [("192.168.77.2:6080", None), ("203.0.113.1:6080", None), ("10.0.0.5:6080", Some(elsewhere))]
     {
         let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
         let mut directory = directory(&[4]);
@@ -193,6 +198,24 @@ fn an_address_of_a_live_tunnel_cannot_be_taken_but_a_silent_ones_can() {
     assert_eq!(other.states()[&5].refusal, Some(Status::AddressTaken));
     let (learned, _) = converse(&mut other, &mut responder, inside(), START + 60 * SECOND);
     assert_eq!(learned.len(), 1);
+}
+
+#[test]
+fn an_address_that_a_tunnel_left_is_free_at_once() {
+    let mut directory = directory(&[4, 5]);
+    directory.tunnels.get_mut(&5).unwrap().lb = lb(4);
+    let mut responder = responder(&[]);
+    responder.set_directory(directory.clone());
+    let (mut first, mut other) = (caller(1, &[4]), caller(2, &[5]));
+    converse(&mut first, &mut responder, inside(), START);
+    converse(&mut first, &mut responder, address("10.0.0.6:6080"), START + LATER);
+    let (learned, _) = converse(&mut other, &mut responder, inside(), START + LATER);
+    assert_eq!(learned.len(), 1, "it moved on");
+
+    directory.tunnels.remove(&5);
+    responder.set_directory(directory);
+    let (learned, _) = converse(&mut first, &mut responder, inside(), START + 2 * LATER);
+    assert_eq!(learned.len(), 1, "the other one's tunnel went");
 }
 
 #[test]

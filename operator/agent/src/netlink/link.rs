@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use super::{Error, Netlink, all, one};
 
@@ -20,6 +20,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Its frames begin with an Ethernet header, which the programs read. Those of tun, WireGuard or PPP do not.
+    pub ethernet: bool,
 }
 
 impl Link {
@@ -30,6 +32,11 @@ impl Link {
             mac: [0; 6],
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            ethernet: matches!(
+                message.header.link_layer_type,
+                // The kernel puts an Ethernet header before what it sends to itself.
+                LinkLayerType::Ether | LinkLayerType::Loopback
+            ),
         };
         for attribute in &message.attributes {
             match attribute {

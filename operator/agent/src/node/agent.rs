@@ -34,6 +34,7 @@ use super::interfaces::{self, Interfaces};
 use super::report::{self, Judgement, Report};
 use super::watched::{self, AskAgain, Basis};
 use super::{Error, Settings, announce, is_uninstalled, veths};
+use crate::desired::keys::Keyring;
 use crate::desired::node::{Desired, Place, desired, local_addresses};
 use crate::metrics::{MapsCollector, ReconcilerCollector, chain};
 use crate::netlink::{Netlink, watch::Watch};
@@ -101,6 +102,7 @@ struct Agent {
     /// At most one list at a time.
     listing: Arc<Semaphore>,
     patching: Arc<Mutex<BTreeSet<Key>>>,
+    keyring: Option<Keyring>,
     passed: Option<Passed>,
     attached: BTreeSet<Attachment>,
     refused_attachment: Option<String>,
@@ -149,7 +151,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         handle.clone(),
         readiness.clone(),
     );
-    let commands = tokio::spawn(inspect::serve(settings.socket.clone(), view, shutdown.clone()));
+    let commands = tokio::spawn(inspect::serve(settings.host.socket.clone(), view, shutdown.clone()));
     let attached = datapath.adopted().links.clone();
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {
@@ -168,6 +170,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         listed: Arc::default(),
         listing: Arc::new(Semaphore::new(1)),
         patching: Arc::default(),
+        keyring: None,
         passed: None,
         attached,
         refused_attachment: None,
@@ -201,7 +204,7 @@ impl Agent {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let mut pass = false;
+            let (mut pass, mut moved) = (false, false);
             tokio::select! {
                 update = updates.next() => {
                     if watched::epic(&update.snapshot).is_some_and(|epic| is_uninstalled(epic)) {
@@ -210,6 +213,7 @@ impl Agent {
                     pass = true;
                 }
                 changed = links.changed() => {
+                    moved = changed.as_ref().map_or(true, |changed| changed.links);
                     if changed.is_err() {
                         links = Watch::open()?;
                     }
@@ -224,7 +228,8 @@ impl Agent {
             if pass || full {
                 self.pass().await;
             }
-            self.settle(full);
+            // An interface that was made anew may have the index of the one before, and nothing hangs there then.
+            self.settle(full, full || moved);
             if full {
                 self.full_at = Instant::now() + FULL;
             }
@@ -254,7 +259,7 @@ impl Agent {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                self.judge(Judgement::new(false, EPICNodeReason::InterfaceNotFound, error.to_string()));
+                self.judge(Judgement::new(false, error.reason(), error.to_string()));
                 return self.not_ready("interfaces", &error.to_string());
             }
         };
@@ -273,7 +278,14 @@ impl Agent {
         let place = Place { name: self.settings.node.as_str().into(), link };
         let none = BTreeSet::<NodeName>::new();
         let previous = self.passed.as_ref().map_or(&none, |passed| &passed.desired.eligible);
-        let mut desired = desired(&objects, &place, &master, &veths, previous);
+        let keyring = match &mut self.keyring {
+            Some(keyring) => {
+                keyring.set_master(master);
+                keyring
+            }
+            none => none.insert(Keyring::new(master)),
+        };
+        let mut desired = desired(&objects, &place, keyring, &veths, previous);
         if self.passed.as_ref().is_none_or(|passed| passed.desired.left_out != desired.left_out) {
             for why in &desired.left_out {
                 tracing::info!(why, "left out");
@@ -305,11 +317,7 @@ impl Agent {
     }
 
     fn not_ready(&self, what: &str, why: &str) {
-        let gate = self.readiness.gate(what);
-        if self.readiness.pending().get(what).map(String::as_str) != Some(why) {
-            tracing::warn!(what, why, "cannot decide; everything stays as it is");
-        }
-        gate.close(why);
+        crate::not_ready(&self.readiness, what, why);
     }
 
     /// Writes what the reconciler does not: the configuration and this node's own address.
@@ -337,8 +345,8 @@ impl Agent {
         });
     }
 
-    /// Everything that waits for the maps.
-    fn settle(&mut self, full: bool) {
+    /// Everything that waits for the maps. `check` looks at every attached program again.
+    fn settle(&mut self, full: bool, check: bool) {
         let pending = self.accumulator.pending();
         let gate = self.readiness.gate("watches");
         match pending.iter().next() {
@@ -350,7 +358,7 @@ impl Agent {
         let progress = self.handle.progress();
         let complete = progress.covers(passed.tables);
         self.answering.grow(&passed.desired.directory, &tables);
-        self.attach(&passed, &tables, full);
+        self.attach(&passed, check);
         if complete {
             self.announce(&passed);
             if self.refused_attachment.is_none() {
@@ -364,31 +372,25 @@ impl Agent {
         self.passed = Some(passed);
     }
 
-    /// Programs on the node's interfaces, and on the veth of every proxy whose entry is in the maps.
-    fn attach(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, full: bool) {
+    /// Programs on the node's interfaces, and on the veth of every tenant's pod. There it does not wait for entries in the
+    /// maps: without them it is the fence around a pod that nobody has listed yet.
+    fn attach(&mut self, passed: &Passed, check: bool) {
         let ingress = |ifindex| Attachment { program: Program::Ingress, ifindex };
+        let fence = |ifindex| Attachment { program: Program::FromProxy, ifindex };
         let interfaces = &passed.interfaces;
-        let mut wanted =
-            BTreeSet::from([ingress(interfaces.public.ifindex), ingress(interfaces.underlay.ifindex)]);
-        for local in passed.desired.local.values() {
-            let attachment = Attachment { program: Program::FromProxy, ifindex: local.veth.ifindex };
-            let done = tables.proxies.entry(&local.id).is_some_and(|entry| entry.status.is_done());
-            if done || self.attached.contains(&attachment) {
-                wanted.insert(attachment);
-            }
-        }
-        wanted.extend(self.fenced(&wanted));
-        if !full && wanted == self.attached {
+        let mut wanted: BTreeSet<Attachment> =
+            passed.desired.fences.keys().map(|ifindex| fence(*ifindex)).collect();
+        wanted.extend([ingress(interfaces.public.ifindex), ingress(interfaces.underlay.ifindex)]);
+        let is_right = wanted.is_subset(&self.attached)
+            && self.attached.difference(&wanted).all(|surplus| {
+                surplus.program == Program::FromProxy && !passed.desired.others.contains(&surplus.ifindex)
+            });
+        if is_right && !check {
             return;
         }
-        match self.datapath.keep_only(&wanted) {
-            Ok(done) => {
-                for (attachment, how) in &done {
-                    if !matches!(how, epic_datapath::Attached::Kept) {
-                        tracing::info!(%attachment, ?how, "attached");
-                    }
-                }
-                self.attached = done.into_keys().collect();
+        match self.hang(wanted, &passed.desired.others) {
+            Ok(attached) => {
+                self.attached = attached;
                 self.refused_attachment = None;
             }
             Err(error) => {
@@ -399,19 +401,16 @@ impl Agent {
         }
     }
 
-    /// Veths of pods that are no proxies any more, as long as they exist: without its entry in the maps the program
-    /// drops what the pod sends, without the program the pod would be free.
-    fn fenced(&self, wanted: &BTreeSet<Attachment>) -> Vec<Attachment> {
-        let surplus = self
-            .attached
-            .iter()
-            .any(|attached| attached.program == Program::FromProxy && !wanted.contains(attached));
-        if !surplus {
-            return Vec::new();
-        }
-        let links = self.datapath.links().unwrap_or_default();
-        let alive = links.into_iter().filter(|link| link.alive).map(|link| link.attachment);
-        alive.filter(|attachment| attachment.program == Program::FromProxy).collect()
+    /// Attaches what is wanted and detaches the rest, but for fences: one stays for as long as its veth exists, for the pod
+    /// behind it may go on sending when the API has forgotten it. Unless the veth is known to be another pod's.
+    fn hang(
+        &self,
+        mut wanted: BTreeSet<Attachment>,
+        others: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<Attachment>, epic_datapath::Error> {
+        let alive = self.datapath.links()?.into_iter().filter(|link| link.alive).map(|link| link.attachment);
+        wanted.extend(alive.filter(|at| at.program == Program::FromProxy && !others.contains(&at.ifindex)));
+        crate::hang(&self.datapath, &wanted)
     }
 
     /// Tells the link about addresses that came here.
@@ -565,9 +564,9 @@ impl Agent {
     fn programs(&self, passed: &Passed) -> Vec<NodeProgram> {
         let names: BTreeMap<u32, &str> = passed
             .desired
-            .local
-            .values()
-            .map(|local| (local.veth.ifindex, &*local.veth.ifname))
+            .fences
+            .iter()
+            .map(|(ifindex, name)| (*ifindex, &**name))
             .chain(
                 [&passed.interfaces.public, &passed.interfaces.underlay]
                     .map(|l| (l.ifindex, l.name.as_str())),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use epic_abi::maps::Config;
 use epic_abi::{Ip, IpRange};
-use epic_crds::EPIC;
+use epic_crds::{EPIC, EPICNodeReason};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
@@ -42,12 +42,28 @@ pub enum Error {
         "no interface of this node has its InternalIP ({0}); name the interfaces in gue.interfaces of the EPIC object"
     )]
     NoInternalAddress(String),
+    /// The programs could not read what it carries.
+    #[error(
+        "frames of interface {0:?} have no Ethernet header (as those of tun, WireGuard and PPP devices), so EPIC cannot \
+         attach there; name an Ethernet interface in gue.interfaces of the EPIC object"
+    )]
+    NotEthernet(String),
     /// Tunnels need an IPv4 address.
     #[error("interface {0:?} has no IPv4 address for tunnels")]
     NoAddress(String),
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+impl Error {
+    /// The reason of the node's condition.
+    pub fn reason(&self) -> EPICNodeReason {
+        match self {
+            Self::NotEthernet(_) => EPICNodeReason::InterfaceNotSupported,
+            _ => EPICNodeReason::InterfaceNotFound,
+        }
+    }
 }
 
 /// Finds them.
@@ -58,6 +74,9 @@ pub async fn find(netlink: &Netlink, epic: &EPIC, node: &Node) -> Result<Interfa
     let internal: Vec<IpAddr> = internal_addresses(node).into_iter().filter(IpAddr::is_ipv4).collect();
     let public = one(netlink, epic.spec.public_interface(), &internal).await?;
     let underlay = one(netlink, epic.spec.underlay_interface(), &internal).await?;
+    if let Some(link) = [&public, &underlay].into_iter().find(|link| !link.ethernet) {
+        return Err(Error::NotEthernet(link.name.clone()));
+    }
     let held: Vec<IpAddr> = netlink
         .addresses()
         .await?

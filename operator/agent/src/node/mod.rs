@@ -17,7 +17,6 @@ mod tests;
 mod veths;
 pub mod watched;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::report::{Judgement, Report};
-use crate::{connect, metrics};
+use crate::{Host, connect, metrics, unreadable};
 
 /// How the agent was started.
 #[derive(Clone, Debug)]
@@ -42,12 +41,8 @@ pub struct Settings {
     pub node: String,
     /// Kubeconfig; without one, the ServiceAccount of the pod.
     pub kubeconfig: Option<PathBuf>,
-    /// Directory of pins.
-    pub bpffs_dir: PathBuf,
-    /// Where health and metrics are served.
-    pub listen: SocketAddr,
-    /// Unix socket for the commands.
-    pub socket: PathBuf,
+    /// The host.
+    pub host: Host,
 }
 
 /// Why the agent ended.
@@ -81,24 +76,19 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// What cannot be cured by waiting.
 pub async fn run(settings: Settings) -> Result<(), Error> {
-    let shutdown = epic_ops::shutdown::on_signal()?;
-    let (readiness, registry) = (Readiness::new(), Metrics::new());
-    let server = crate::administer(settings.listen, &readiness, &registry, &shutdown);
-    let worked = work(settings, readiness, registry, &shutdown).await;
-    shutdown.cancel();
-    worked?;
-    match server.await {
-        Ok(served) => served.map_err(Error::from),
-        Err(_) => Ok(()),
-    }
+    crate::run(settings.host.listen, |readiness, registry, shutdown| {
+        work(settings, readiness, registry, shutdown)
+    })
+    .await
 }
 
 async fn work(
     settings: Settings,
     readiness: Readiness,
     registry: Metrics,
-    shutdown: &CancellationToken,
+    shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let shutdown = &shutdown;
     let starting = readiness.hold("start");
     let config = connect::config(settings.kubeconfig.as_deref()).await?;
     let kube = kube::Client::try_from(config).map_err(connect::Error::from)?;
@@ -121,7 +111,7 @@ async fn work(
     let lease = lease::run(client.clone(), settings.node.clone(), owner.clone(), shutdown.clone());
     let publisher =
         report::run(client.clone(), settings.node.clone(), owner.clone(), receiver, shutdown.clone());
-    tokio::spawn(crate::tell_poisoned(client.poison_reports()));
+    unreadable::tell(client.poison_reports(), &registry);
     let accumulator = watched::watch(&client, &settings.node, before.load_balancers_revision.as_deref());
     starting.because("waiting for all kinds to be listed");
     let tasks = [tokio::spawn(lease), tokio::spawn(publisher)];
@@ -132,10 +122,10 @@ async fn work(
     };
     if watched::epic(&synced).is_some_and(|epic| is_uninstalled(epic)) {
         drop(starting);
-        let removed = epic_datapath::remove(&settings.bpffs_dir);
+        let removed = epic_datapath::remove(&settings.host.bpffs_dir);
         detached(&accumulator, &reports, removed, shutdown).await;
     } else {
-        let datapath = match Datapath::open(&Options::new(&settings.bpffs_dir, Side::Node)) {
+        let datapath = match Datapath::open(&Options::new(&settings.host.bpffs_dir, Side::Node)) {
             Ok(datapath) => datapath,
             Err(error) => {
                 tasks.iter().for_each(tokio::task::JoinHandle::abort);
