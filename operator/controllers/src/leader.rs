@@ -8,14 +8,12 @@
 
 use std::time::Duration;
 
+use epic_crds::well_known::LEASE_OPERATOR;
 use kube::Client;
 use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// Name of the Lease in the namespace of the operator.
-pub const LEASE: &str = "epic-operator";
 
 /// A silent holder is replaced after this many seconds.
 const DURATION: DurationSeconds = 15;
@@ -41,7 +39,7 @@ impl Leadership {
         identity: &str,
         shutdown: CancellationToken,
     ) -> Result<(Self, JoinHandle<()>), LeaseManagerError> {
-        let manager = LeaseManagerBuilder::new(client, LEASE)
+        let manager = LeaseManagerBuilder::new(client, LEASE_OPERATOR)
             .with_namespace(namespace)
             .with_identity(identity)
             .with_duration(DURATION)

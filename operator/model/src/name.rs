@@ -8,19 +8,11 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use sha2::{Digest, Sha256};
 
-use crate::id::{Namespace, ObjectName, TenantNamespace, Uid};
+use crate::id::{Namespace, ObjectName};
 use crate::port::Protocol;
 
 /// The namespace of the system.
 pub const SYSTEM_NAMESPACE: &str = "epic";
-/// The name of the one EPIC object.
-pub const EPIC_OBJECT: &str = "epic";
-/// The Secret with the master key, in the system namespace.
-pub const MASTER_KEY_SECRET: &str = "epic-gue-master";
-/// The Secret with a tenant's derived keys, in its namespace.
-pub const TENANT_KEYS_SECRET: &str = "epic-gue-keys";
-/// The ConfigMap that tells a client agent ranges, port, MTU and versions, in its tenant namespace.
-pub const CLIENT_CONFIG_MAP: &str = "epic-client";
 
 const CHILD_STEM: usize = 40;
 
@@ -84,64 +76,6 @@ pub fn cluster(protocol: Protocol, port: u16) -> String {
     format!("{}-{port}", protocol.lower_case())
 }
 
-/// The identity of the proxies of one LoadBalancer, the SAN of their certificate:
-/// `spiffe://epic/account/<namespace>/lb/<name>/<uid>` (design §9).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProxyIdentity {
-    /// The tenant namespace.
-    pub namespace: TenantNamespace,
-    /// The LoadBalancer.
-    pub name: ObjectName,
-    /// Its uid: a LoadBalancer made anew under the same name is another identity.
-    pub uid: Uid,
-}
-
-/// A URI that is no identity of a proxy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no proxy identity; expected spiffe://epic/account/<namespace>/lb/<name>/<uid>")]
-pub struct NotAnIdentity(pub String);
-
-impl ProxyIdentity {
-    /// Parses the URI, strictly: no empty, further or escaped parts.
-    ///
-    /// # Errors
-    /// [`NotAnIdentity`].
-    pub fn parse(uri: &str) -> Result<Self, NotAnIdentity> {
-        let wrong = || NotAnIdentity(uri.to_owned());
-        let path = uri.strip_prefix("spiffe://epic/account/").ok_or_else(wrong)?;
-        let parts: Vec<&str> = path.split('/').collect();
-        let [namespace, "lb", name, uid] = parts.as_slice() else { return Err(wrong()) };
-        let plain = |part: &str, dots: bool| {
-            !part.is_empty()
-                && part.bytes().all(|byte| {
-                    byte.is_ascii_lowercase()
-                        || byte.is_ascii_digit()
-                        || byte == b'-'
-                        || (dots && byte == b'.')
-                })
-        };
-        if !plain(name, true) || !plain(uid, false) {
-            return Err(wrong());
-        }
-        Ok(ProxyIdentity {
-            namespace: TenantNamespace::parse(namespace).map_err(|_| wrong())?,
-            name: ObjectName::new(*name),
-            uid: Uid::new(*uid),
-        })
-    }
-
-    /// The URI.
-    pub fn uri(&self) -> String {
-        format!("spiffe://epic/account/{}/lb/{}/{}", self.namespace, self.name, self.uid)
-    }
-}
-
-impl std::fmt::Display for ProxyIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.uri())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,22 +108,6 @@ mod tests {
         }
         for wrong in ["2001-db8-0-0-0-0-0-7", "192.0.2.07", "a", "0000-0000-0000-0000-0000-ffff-c000-0207"] {
             assert_eq!(claim_address(&wrong.into()), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn an_identity_survives_its_uri() {
-        let uri = "spiffe://epic/account/epic-sample/lb/sample-acnodal/1a8522b9-70a4-4a9c-bdd7-ba912a61170a";
-        assert_eq!(ProxyIdentity::parse(uri).unwrap().uri(), uri);
-        for wrong in [
-            "spiffe://epic/account/epic-sample/lb/sample",
-            "spiffe://epic/account/epic/lb/a/u",
-            "spiffe://epic/account/epic-sample/lb/a/u/x",
-            "spiffe://epic/account/epic-sample/lb//u",
-            "spiffe://epic/account/epic-sample/lb/%61/u",
-            "spiffe://other/account/epic-sample/lb/a/u",
-        ] {
-            assert!(ProxyIdentity::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -45,12 +45,6 @@ pub fn claim(object: &AddressClaim) -> Option<Claim> {
     })
 }
 
-/// The address that a claim is named after.
-pub(super) fn address_of(name: &str) -> Option<IpAddr> {
-    let text = if name.contains('.') { name.to_owned() } else { name.replace('-', ":") };
-    text.parse().ok()
-}
-
 /// The claims of a snapshot.
 pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
     snapshot.list::<AddressClaim>().filter_map(|object| claim(object)).collect()
@@ -130,4 +124,83 @@ fn is_fresh(lease: &Lease, now: Seconds) -> bool {
     let Some(spec) = &lease.spec else { return false };
     let duration = i64::from(spec.lease_duration_seconds.unwrap_or(40));
     spec.renew_time.as_ref().is_some_and(|time| now.since(Seconds(time.0.as_second())) <= duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    fn object<K: DeserializeOwned>(kind: &str, spec: Value, status: Value) -> K {
+        let meta = json!({"name": "192.0.2.1", "namespace": "epic", "uid": "u", "resourceVersion": "7",
+            "creationTimestamp": "2026-01-01T00:00:10Z"});
+        let version = "epic.acnodal.io/v1";
+        serde_json::from_value(
+            json!({"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec, "status": status}),
+        )
+        .unwrap()
+    }
+
+    fn claim_of(address: &str, status: Value) -> AddressClaim {
+        let owner = json!({"kind": "LoadBalancer", "namespace": "epic-red", "name": "web", "uid": "w",
+            "resource-version": "3"});
+        object("AddressClaim", json!({"address": address, "pool": "default", "owner": owner}), status)
+    }
+
+    #[test]
+    fn a_claim_is_bound_until_its_status_says_otherwise() {
+        let bound = claim(&claim_of("192.0.2.1", json!(null))).unwrap();
+        assert_eq!((bound.phase, bound.owner.uid.as_str()), (Phase::Bound, "w"));
+        assert_eq!(bound.owner.resource_version.as_str(), "3");
+        let releasing = json!({"phase": "Releasing", "release-revision": "40"});
+        let releasing = claim(&claim_of("192.0.2.1", releasing)).unwrap().phase;
+        assert_eq!(releasing, Phase::Releasing { release_revision: "40".parse().ok() });
+        let marked_by_hand = claim(&claim_of("192.0.2.1", json!({"phase": "Releasing"}))).unwrap().phase;
+        assert_eq!(marked_by_hand, Phase::Releasing { release_revision: None });
+    }
+
+    #[test]
+    fn a_claim_of_what_is_no_address_or_that_was_never_read_is_none() {
+        assert!(claim(&claim_of("nonsense", json!(null))).is_none());
+        let mut unread = claim_of("192.0.2.1", json!(null));
+        unread.metadata.resource_version = None;
+        assert!(claim(&unread).is_none());
+    }
+
+    #[test]
+    fn a_pool_names_its_accounts_and_one_that_cannot_be_a_name_admits_nobody() {
+        let spec = json!({"addresses": ["192.0.2.0/29"], "accounts": ["red", "No Name"], "disabled": true});
+        let read = pool(&object("AddressPool", spec, json!(null))).unwrap();
+        assert_eq!((read.created, read.disabled), (Seconds(1_767_225_610), true));
+        assert_eq!(read.accounts, Some([AccountName::parse("red").unwrap()].into()));
+        let open = pool(&object("AddressPool", json!({"addresses": ["192.0.2.0/29"]}), json!(null))).unwrap();
+        assert_eq!((open.accounts, open.disabled), (None, false));
+        assert!(
+            pool(&object("AddressPool", json!({"addresses": ["192.0.2.9-192.0.2.1"]}), json!(null))).is_err()
+        );
+    }
+
+    #[test]
+    fn a_load_balancer_shows_the_addresses_of_its_status_and_not_that_of_its_spec() {
+        let spec =
+            json!({"public-ports": [{"port": 80}], "service-group": "g", "public-address": "192.0.2.9"});
+        let status = json!({"public-address": "192.0.2.1", "alt-address": "2001:db8::1"});
+        let read = shown(&object("LoadBalancer", spec, status));
+        let expected = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(read, BTreeSet::from(expected));
+    }
+
+    #[test]
+    fn a_lease_is_fresh_for_its_duration_and_ahead_of_our_clock() {
+        let renewed = Seconds(1_767_225_600);
+        let lease: Lease = serde_json::from_value(json!({
+            "metadata": {}, "spec": {"leaseDurationSeconds": 40, "renewTime": "2026-01-01T00:00:00.000000Z"},
+        }))
+        .unwrap();
+        for (seconds, fresh) in [(-5, true), (40, true), (41, false)] {
+            assert_eq!(is_fresh(&lease, Seconds(renewed.0 + seconds)), fresh, "{seconds}");
+        }
+        assert!(!is_fresh(&Lease::default(), renewed));
+    }
 }

@@ -9,6 +9,7 @@ use epic_crds::{AddressClaim, AddressClaimSpec, ClaimOwner, LoadBalancer, LoadBa
 use epic_model::address::{self, Family};
 use epic_model::claim::{self as model, Asker, Plan, Refusal, Write};
 use epic_model::id::{AccountName, ObjectVersion, PoolName};
+use epic_model::name::claim_address;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::{Client, Error, Key, Query, Snapshot};
@@ -51,7 +52,7 @@ pub async fn round(
         listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
     let poisoned = listed.poisoned.iter().map(|poison| poison.key.name().to_owned());
     let mut avoid = avoid(snapshot, &balancer);
-    avoid.extend(unreadable.chain(poisoned).filter_map(|name| convert::address_of(&name)));
+    avoid.extend(unreadable.chain(poisoned).filter_map(|name| claim_address(&name.into())));
     let plan = model::plan(&asker, &convert::pools(snapshot), &claims, &avoid);
     match carry_out(client, &balancer, &listed.items, &plan).await {
         Ok(0) => Ok(plan.refusal.map_or(Granted::Settled, Granted::Refused)),

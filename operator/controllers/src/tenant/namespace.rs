@@ -121,6 +121,15 @@ mod tests {
         assert_eq!(binding.subjects.unwrap()[0].name, "red-team");
     }
 
+    /// The pure domain depends on no API types, so it spells these names by itself.
+    #[test]
+    fn the_domain_and_the_api_name_namespaces_alike() {
+        let name = epic_model::id::AccountName::parse("red").unwrap();
+        assert_eq!(name.namespace().as_str(), epic_crds::well_known::tenant_namespace("red"));
+        assert_eq!(epic_model::name::SYSTEM_NAMESPACE, epic_crds::well_known::EPIC_NAMESPACE);
+        assert_eq!(epic_model::id::AccountName::MAX_LEN, epic_crds::well_known::ACCOUNT_NAME_MAX);
+    }
+
     #[test]
     fn an_adopted_namespace_does_not_say_that_it_was_created() {
         assert!(namespace(&tenant(), None)["metadata"].get("annotations").is_none());
