@@ -16,7 +16,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Accumulator, Client, Query, Snapshot};
 use kube::core::Expression;
-use tokio::sync::Notify;
 
 use crate::allocation::verdict::Verdicts;
 use crate::certificate::Certificates;
@@ -57,8 +56,6 @@ pub struct Context {
     pub verdicts: Verdicts,
     /// Who is getting a LoadBalancer its address.
     pub granting: tokio::sync::Mutex<()>,
-    /// Rings when the allocators should look again although no object changed.
-    pub allocate: Notify,
 }
 
 /// The context, shared.
@@ -71,9 +68,10 @@ impl Context {
             kates::Settings { field_manager: Some(FIELD_MANAGER.to_owned()), ..kates::Settings::default() };
         let client = Client::with_settings(kube.clone(), limits);
         let watches = watch(&client, &settings);
+        let counters = Counters::register(metrics);
         Arc::new(Self {
-            events: Events::new(kube, &settings.identity),
-            counters: Counters::register(metrics),
+            events: Events::new(kube, &settings.identity, counters.clone()),
+            counters,
             client,
             watches,
             leadership,
@@ -85,7 +83,6 @@ impl Context {
             awaited: Awaited::default(),
             verdicts: Verdicts::default(),
             granting: tokio::sync::Mutex::default(),
-            allocate: Notify::new(),
         })
     }
 

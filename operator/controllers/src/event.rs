@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use crate::metrics::{Counters, ReasonLabel};
+
 /// Longest note the API server takes, in bytes.
 const NOTE: usize = 1_024;
 
@@ -17,13 +19,14 @@ const NOTE: usize = 1_024;
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
+    counters: Counters,
 }
 
 impl Events {
     /// Events reported by this replica.
-    pub fn new(client: Client, instance: &str) -> Self {
+    pub fn new(client: Client, instance: &str, counters: Counters) -> Self {
         let reporter = Reporter { controller: "epic-operator".into(), instance: Some(instance.into()) };
-        Self { recorder: Recorder::new(client, reporter) }
+        Self { recorder: Recorder::new(client, reporter), counters }
     }
 
     /// Tells which conditions of `object` changed. Losing an Event loses nothing but a notice.
@@ -36,9 +39,7 @@ impl Events {
                 action: change.type_.clone(),
                 secondary: None,
             };
-            if let Err(error) = self.recorder.publish(&event, object).await {
-                tracing::debug!(%error, "event not published");
-            }
+            self.publish(object, &event).await;
         }
     }
 
@@ -51,8 +52,17 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, object).await {
-            tracing::debug!(%error, "event not published");
+        self.publish(object, &event).await;
+    }
+
+    async fn publish(&self, object: &ObjectReference, event: &Event) {
+        match self.recorder.publish(event, object).await {
+            Ok(()) => {
+                let kind = object.kind.clone().unwrap_or_default();
+                let label = ReasonLabel { kind, reason: event.reason.clone() };
+                self.counters.events.get_or_create(&label).inc();
+            }
+            Err(error) => tracing::debug!(%error, "event not published"),
         }
     }
 }

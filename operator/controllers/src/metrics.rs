@@ -26,9 +26,9 @@ pub struct OutcomeLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReasonLabel {
     /// Kind, in CamelCase.
-    pub kind: &'static str,
+    pub kind: String,
     /// Reason out of the kind's closed list.
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 /// The operator's counters and gauges.

@@ -98,6 +98,30 @@ pub fn accounts<'o, F: Facts + 'o>(
         .collect()
 }
 
+/// What of a pod decides who needs a proxy ID, and what its row says. Of the many other changes of a pod, each would
+/// cost a look at all LoadBalancers.
+pub fn part_of_pod(pod: &Pod) -> impl PartialEq + use<> {
+    let status = pod.status.as_ref();
+    (
+        pod.uid(),
+        pod.owner_references().to_vec(),
+        pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        pod.metadata.deletion_timestamp.is_some(),
+        status.and_then(|status| status.phase.clone()),
+    )
+}
+
+/// What of an Endpoint decides who needs a tunnel.
+pub fn part_of_endpoint(endpoint: &Endpoint) -> impl PartialEq + use<> {
+    (
+        endpoint.uid(),
+        endpoint.spec.load_balancer.clone(),
+        endpoint.spec.node_address.clone(),
+        endpoint.metadata.deletion_timestamp.is_some(),
+        endpoint.accepted(),
+    )
+}
+
 /// What surrounds LoadBalancers in a snapshot, indexed once for all of them.
 pub struct Around<'s> {
     pods: Index<'s>,
@@ -358,6 +382,21 @@ mod tests {
         let web: LoadBalancer = balancer("True");
         assert_eq!(freed(&web, &[endpoint("a", "False")], false), [Counter::Proxy]);
         assert_eq!(freed(&web, &[], false), [Counter::Tunnel, Counter::Proxy], "the last Endpoint has gone");
+    }
+
+    #[test]
+    fn a_pod_that_becomes_ready_is_no_reason_to_look_again_and_one_that_ends_is() {
+        let pod = |status: Value, node: Value| -> Pod {
+            let meta = json!({"name": "p", "namespace": "epic-red", "uid": "p"});
+            let spec = json!({"containers": [], "nodeName": node});
+            serde_json::from_value(json!({"metadata": meta, "spec": spec, "status": status})).unwrap()
+        };
+        let known = part_of_pod(&pod(json!({"phase": "Running"}), json!("node1")));
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let ready = pod(json!({"phase": "Running", "conditions": ready}), json!("node1"));
+        assert!(known == part_of_pod(&ready));
+        assert!(known != part_of_pod(&pod(json!({"phase": "Failed"}), json!("node1"))));
+        assert!(known != part_of_pod(&pod(json!({"phase": "Running"}), json!(null))));
     }
 
     #[test]

@@ -15,7 +15,6 @@ use epic_model::id::{Kind, Seconds, Uid};
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Query, Snapshot};
 use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
@@ -134,7 +133,6 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = updates.changed() => {}
-            () = context.allocate.notified() => {}
             () = sleep(wait) => {}
         }
         tokio::select! {
@@ -352,8 +350,8 @@ impl Rounds for EpicRounds<'_> {
         differs::<EPIC>(before, after)
             || differs::<Account>(before, after)
             || differs::<LoadBalancer>(before, after)
-            || differs::<Endpoint>(before, after)
-            || differs::<Pod>(before, after)
+            || differs_in(before, after, need::part_of_endpoint)
+            || differs_in(before, after, need::part_of_pod)
             || differs_in(before, after, |set: &ReplicaSet| set.owner_references().to_vec())
             || differs_in(before, after, |deployment: &Deployment| deployment.owner_references().to_vec())
             || nodes_differ(before, after)
