@@ -4,46 +4,22 @@
 //! sees it go. Deleting the namespace takes the tenant's Endpoints and groups along, and with them the last IDs of the
 //! Account, whose finalizer the allocator then takes off.
 
-use std::time::Duration;
-
 use epic_crds::well_known::{LABEL_ACCOUNT, tenant_namespace};
 use epic_crds::{Account, LoadBalancer};
 use k8s_openapi::api::core::v1::Namespace;
 use kates::{Error, Key, Query};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::namesakes;
 use crate::context::Shared;
 use crate::tenant::namespace::ANNOTATION_CREATED_FOR;
-use crate::uninstall;
+use crate::{follow, uninstall};
 
 /// Runs until `shutdown`, whenever this replica leads.
 pub async fn run(context: Shared, shutdown: CancellationToken) {
-    let mut updates = context.watches.updates();
-    let mut leadership = context.leadership.clone();
-    let mut wait = Duration::ZERO;
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = updates.changed() => {}
-            () = sleep(wait) => {}
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = leadership.acquired() => {}
-        }
-        updates.update();
-        wait = match pass(&context).await {
-            Ok(()) => context.settings.full_pass,
-            Err(error) => {
-                tracing::warn!(%error, source = ?std::error::Error::source(&error), "a namespace is not removed yet");
-                Duration::from_secs(2)
-            }
-        };
-    }
+    follow::changes(context, shutdown, "a namespace is not removed yet", pass).await;
 }
 
 async fn pass(context: &Shared) -> Result<(), Error> {

@@ -4,50 +4,27 @@
 //! showed the owner without the address; an EPICNode that is deleted is waited for no longer.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use epic_crds::well_known::EPIC_NAMESPACE;
-use epic_crds::{AddressClaim, ClaimPhase, LoadBalancer};
+use epic_crds::{Account, AddressClaim, ClaimPhase, LoadBalancer, ServiceGroup};
 use epic_model::address;
-use epic_model::claim::{self as model, OwnerSeen, Release};
+use epic_model::claim::{self as model, OwnerSeen, Pool, Release};
 use epic_model::id::{AccountName, Seconds};
 use epic_model::revision::Revision;
 use jiff::Timestamp;
 use kates::{Error, Key, Query, Snapshot};
 use kube::ResourceExt;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
 use crate::account::account_of;
 use crate::context::Shared;
-use crate::service_group::pool_names;
-use crate::uninstall;
+use crate::service_group::{admits, group_of, pools_of};
+use crate::{follow, uninstall};
 
 /// Runs until `shutdown`, whenever this replica leads.
 pub async fn run(context: Shared, shutdown: CancellationToken) {
-    let mut updates = context.watches.updates();
-    let mut leadership = context.leadership.clone();
-    let mut wait = Duration::ZERO;
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = updates.changed() => {}
-            () = sleep(wait) => {}
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = leadership.acquired() => {}
-        }
-        updates.update();
-        wait = match pass(&context).await {
-            Ok(()) => context.settings.full_pass,
-            Err(error) => {
-                tracing::warn!(%error, source = ?std::error::Error::source(&error), "claims are not released");
-                Duration::from_secs(2)
-            }
-        };
-    }
+    follow::changes(context, shutdown, "claims are not released", pass).await;
 }
 
 async fn pass(context: &Shared) -> Result<(), Error> {
@@ -125,20 +102,30 @@ fn owner_seen<'b>(
     }
 }
 
-/// Whether a LoadBalancer without address could still take this one, by the judgement that adopts claims.
 fn fits(snapshot: &Snapshot, balancer: &LoadBalancer, address: IpAddr) -> bool {
-    let account = balancer
-        .namespace()
-        .and_then(|namespace| account_of(snapshot, &namespace))
-        .and_then(|account| AccountName::parse(&account.name_any()).ok());
-    let (Some(names), Some(account), Some(object)) =
-        (pool_names(snapshot, balancer), account, convert::balancer_version(balancer))
-    else {
-        // Of a group or an Account that is not there nothing can be said: the claim stays, if it is what is asked for.
+    let namespace = balancer.namespace().unwrap_or_default();
+    let (account, group) = (account_of(snapshot, &namespace), group_of(snapshot, balancer));
+    fits_in(account.as_deref(), group.as_deref(), &convert::pools(snapshot), balancer, address)
+}
+
+/// Whether a LoadBalancer without address could still take this one, by the judgement that adopts claims. A group that
+/// does not admit its Account has no address for it. Of a group or an Account that is not there nothing can be said: it
+/// may be made anew, so the claim stays, if it is what is asked for.
+fn fits_in(
+    account: Option<&Account>,
+    group: Option<&ServiceGroup>,
+    pools: &[Pool],
+    balancer: &LoadBalancer,
+    address: IpAddr,
+) -> bool {
+    let name = account.and_then(|account| AccountName::parse(&account.name_any()).ok());
+    let (Some(name), Some(group), Some(object)) = (name, group, convert::balancer_version(balancer)) else {
         let asked = balancer.spec.public_address.as_deref().and_then(|text| address::parse(text).ok());
         return asked.is_none_or(|asked| asked == address);
     };
-    model::fits(&super::grant::asker(balancer, object, &account, &names), address, &convert::pools(snapshot))
+    let namespace = balancer.namespace().unwrap_or_default();
+    admits(group, name.as_str(), &namespace)
+        && model::fits(&super::grant::asker(balancer, object, &name, &pools_of(group)), address, pools)
 }
 
 fn now() -> Seconds {
@@ -148,4 +135,71 @@ fn now() -> Seconds {
 /// Key of the claim of an address.
 pub fn claim_key(address: IpAddr) -> Key {
     Key::namespaced(EPIC_NAMESPACE, epic_model::name::claim(address).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    fn object<K: DeserializeOwned>(kind: &str, namespace: &str, name: &str, spec: Value) -> K {
+        let meta = json!({"name": name, "namespace": namespace, "uid": name, "resourceVersion": "7"});
+        serde_json::from_value(
+            json!({"apiVersion": "epic.acnodal.io/v1", "kind": kind, "metadata": meta, "spec": spec}),
+        )
+        .unwrap()
+    }
+
+    fn account() -> Account {
+        object("Account", "epic", "red", json!({}))
+    }
+
+    fn group(spec: Value) -> ServiceGroup {
+        object("ServiceGroup", "epic", "shared", spec)
+    }
+
+    fn balancer(asked: Option<&str>) -> LoadBalancer {
+        let spec =
+            json!({"public-ports": [{"port": 80}], "service-group": "shared", "public-address": asked});
+        object("LoadBalancer", "epic-red", "web", spec)
+    }
+
+    /// Whether 192.0.2.1, out of the pool `default`, fits.
+    fn fits(account: Option<&Account>, group: Option<&ServiceGroup>, asked: Option<&str>) -> bool {
+        let pools = [Pool::parse("default", ["192.0.2.0/29"]).unwrap()];
+        fits_in(account, group, &pools, &balancer(asked), "192.0.2.1".parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_of_the_groups_pools_fits_who_asks_for_it_or_for_none() {
+        let (account, group) = (account(), group(json!({})));
+        for (asked, expected) in [(None, true), (Some("192.0.2.1"), true), (Some("192.0.2.2"), false)] {
+            assert_eq!(fits(Some(&account), Some(&group), asked), expected, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_with_other_pools_or_for_other_accounts_has_no_address_for_it() {
+        for (spec, expected) in [
+            (json!({"accounts": ["red"]}), true),
+            (json!({"accounts": ["blue"]}), false),
+            (json!({"accounts": []}), false),
+            (json!({"address-pools": ["other"]}), false),
+        ] {
+            assert_eq!(fits(Some(&account()), Some(&group(spec.clone())), None), expected, "{spec}");
+        }
+        let private = object("ServiceGroup", "epic-red", "shared", json!({}));
+        assert!(fits(Some(&account()), Some(&private), None), "a group of its own namespace");
+    }
+
+    #[test]
+    fn what_is_not_there_says_nothing_about_an_address() {
+        let (account, group) = (account(), group(json!({})));
+        for (account, group) in [(None, Some(&group)), (Some(&account), None), (None, None)] {
+            assert!(fits(account, group, None));
+            assert!(fits(account, group, Some("192.0.2.1")));
+            assert!(!fits(account, group, Some("192.0.2.2")), "it is not what is asked for");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::allocation::verdict::Verdict;
 use crate::claim::{claim, live_nodes, node_revisions};
 use crate::context::Shared;
 use crate::proxy::pods_of;
-use crate::service_group::{admits, group_of};
+use crate::service_group::{admits, group_of, pools_of};
 use crate::xds::{configured, xds_address};
 
 /// What is there.
@@ -76,7 +76,7 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
     let pool_object = pool
         .as_ref()
         .and_then(|claim| snapshot.get::<AddressPool>(&Key::namespaced(EPIC_NAMESPACE, claim.pool.as_str())));
-    let names = crate::service_group::pool_names(snapshot, &balancer).unwrap_or_default();
+    let names = group.as_deref().map(pools_of).unwrap_or_default();
     let in_pool = pool.as_ref().is_none_or(|claim| {
         crate::claim::pools(snapshot)
             .iter()

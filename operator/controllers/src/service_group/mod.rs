@@ -36,13 +36,9 @@ pub fn admits(group: &ServiceGroup, account: &str, namespace: &str) -> bool {
     group.spec.accounts.as_ref().is_none_or(|accounts| accounts.iter().any(|name| name == account))
 }
 
-/// The pools of a LoadBalancer's group, in their order.
-pub fn pool_names(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Vec<PoolName>> {
-    let group = group_of(snapshot, balancer)?;
-    Some(match &group.spec.address_pools {
-        Some(names) => names.iter().map(|name| PoolName::from(name.as_str())).collect(),
-        None => vec![DEFAULT_POOL.into()],
-    })
+/// The pools of a group, in their order.
+pub fn pools_of(group: &ServiceGroup) -> Vec<PoolName> {
+    group.spec.address_pools().into_iter().map(PoolName::from).collect()
 }
 
 /// One pass over one ServiceGroup.
