@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use epic_crds::condition::{ACCEPTED, READY, set};
 use epic_crds::{Account, AccountReason as Reason, AccountStatus, AccountUsage};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::controller::Action;
 
 use super::apply::{Waiting, complete_spec};
@@ -51,8 +52,27 @@ pub(super) async fn publish(
     done: &Result<(), Waiting>,
 ) -> Result<Action, Error> {
     let before = found.account.status.clone().unwrap_or_default();
-    let (generation, now) = (found.account.metadata.generation, now());
-    let mut status = before.clone();
+    let status = status(found, namespace, done, &now());
+    let only_usage = AccountStatus { usage: before.usage, ..status.clone() } == before && status != before;
+    if only_usage && !before.reservations.is_empty() {
+        return Ok(Action::requeue(GIVE_WAY));
+    }
+    if write(context, found, status).await? || complete_spec(context, &found.account).await? {
+        // The write rings this controller's own bell.
+        return Ok(Action::requeue(SOON));
+    }
+    Ok(match done {
+        Err(waiting) if waiting.ask_again => Action::requeue(SOON),
+        _ => Action::requeue(context.settings.full_pass),
+    })
+}
+
+/// The status of an accepted Account as it should be.
+///
+/// What the allocator could not give is told in `Ready`. It must never reach `Accepted`: only what is accepted asks
+/// for an ID, so one that lost it for want of an ID would ask no more, be accepted again, and so on without end.
+fn status(found: &Found, namespace: &str, done: &Result<(), Waiting>, now: &Time) -> AccountStatus {
+    let mut status = found.account.status.clone().unwrap_or_default();
     let housed = !matches!(
         done,
         Err(Waiting { reason: Reason::NamespaceNotAdopted | Reason::NamespaceTerminating, .. })
@@ -68,26 +88,14 @@ pub(super) async fn publish(
             (false, reason, verdict.message.clone())
         }
         (None, Err(waiting)) => (false, waiting.reason, waiting.message.clone()),
-        (None, Ok(())) if before.group_id.is_none() => {
+        (None, Ok(())) if status.group_id.is_none() => {
             (false, Reason::Pending, "waiting for its group ID".to_owned())
         }
         (None, Ok(())) => (true, Reason::Ready, String::new()),
     };
-    set(&mut status.conditions, READY, ready, reason, message, generation, &now);
-    let usage = usage(found);
-    let only_usage = status == before && before.usage != Some(usage);
-    if only_usage && !before.reservations.is_empty() {
-        return Ok(Action::requeue(GIVE_WAY));
-    }
-    status.usage = Some(usage);
-    if write(context, found, status).await? || complete_spec(context, &found.account).await? {
-        // The write rings this controller's own bell.
-        return Ok(Action::requeue(SOON));
-    }
-    Ok(match done {
-        Err(waiting) if waiting.ask_again => Action::requeue(SOON),
-        _ => Action::requeue(context.settings.full_pass),
-    })
+    set(&mut status.conditions, READY, ready, reason, message, found.account.metadata.generation, now);
+    status.usage = Some(usage(found));
+    status
 }
 
 /// Writes what a departing Account waits for.
@@ -126,5 +134,71 @@ fn usage(found: &Found) -> AccountUsage {
         proxies: number(found.limits.proxies.used),
         load_balancers: number(found.limits.load_balancers.used),
         endpoints: number(found.limits.endpoints.used),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use epic_crds::{Condition, EPIC, EPICSpec};
+    use epic_model::account::Usage;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+
+    use super::super::{Limits, check, plain};
+    use super::*;
+    use crate::allocation::verdict::Verdict;
+
+    /// An accepted Account that has no ID yet, and what the allocator says about that.
+    fn found(verdict: Option<Verdict>) -> Found {
+        let accepted = json!([{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        let account: Account = serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "Account",
+            "metadata": {"name": "red", "namespace": "epic", "uid": "u", "resourceVersion": "7", "generation": 1},
+            "spec": {"group-id": 4}, "status": {"conditions": accepted},
+        }))
+        .unwrap();
+        let mut epic = EPIC::new("epic", EPICSpec::default());
+        let conditions = account.status.clone().unwrap_or_default().conditions;
+        epic.status.get_or_insert_default().conditions = conditions;
+        let usage = Usage::default;
+        Found {
+            all: vec![plain(&account)],
+            epic: Some(Arc::new(epic)),
+            namespace: None,
+            limits: Limits { load_balancers: usage(), proxies: usage(), endpoints: usage() },
+            keys: Vec::new(),
+            children: (0, 0),
+            verdict,
+            account: Arc::new(account),
+        }
+    }
+
+    fn verdict(duplicate: bool, exhausted: bool) -> Option<Verdict> {
+        Some(Verdict { duplicate, exhausted, message: "no".into() })
+    }
+
+    fn condition(status: &AccountStatus, type_: &str) -> Condition {
+        status.conditions.iter().find(|known| known.type_ == type_).unwrap().clone()
+    }
+
+    #[test]
+    fn what_the_allocator_refuses_is_told_in_ready_and_never_in_accepted() {
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let before = condition(&found(None).account.status.clone().unwrap(), ACCEPTED);
+        for (verdict, reason) in [
+            (None, Reason::Pending),
+            (verdict(false, false), Reason::GroupIdTaken),
+            (verdict(false, true), Reason::IdsExhausted),
+            (verdict(true, false), Reason::DuplicateGrant),
+        ] {
+            let found = found(verdict);
+            assert!(check(&found).is_ok(), "it is judged without regard to it: {reason:?}");
+            let after = status(&found, "epic-red", &Ok(()), &now);
+            assert_eq!(condition(&after, ACCEPTED), before);
+            assert_eq!(condition(&after, READY).reason, reason.to_string());
+        }
     }
 }
