@@ -106,7 +106,8 @@ async fn annotate(client: &Client, namespace: &str, value: Option<&str>) -> Resu
     let annotation = json!({"metadata": {"annotations": {ANNOTATION_UNINSTALL: value}}});
     match epics.patch(EPIC_NAME, &PatchParams::default(), &Patch::Merge(annotation)).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
+        // By the code: where the kind itself is not served, the answer gives no reason.
+        Err(kube::Error::Api(status)) if status.code == 404 => {
             tracing::info!("there is no EPIC object");
             Ok(())
         }
