@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -300,8 +301,8 @@ pub enum ProxyState {
     Draining,
 }
 
-/// The slot of a public port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+/// The slot of a public port, and what of the port is served: a spec that is refused changes nothing of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub struct PortSlot {
@@ -315,6 +316,14 @@ pub struct PortSlot {
     /// acknowledged its removal.
     #[schemars(range(min = 0, max = 6383))]
     pub slot: i64,
+    /// Name of the public port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::PortName>")]
+    pub name: Option<String>,
+    /// Target port of the public port. Absent: the port is served no more, and its slot is about to be freed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::IntOrString>")]
+    pub target_port: Option<IntOrString>,
 }
 
 impl PortSlot {

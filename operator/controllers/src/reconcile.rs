@@ -5,7 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epic_crds::HasConditions;
+use epic_crds::condition::ACCEPTED;
+use epic_crds::{ConditionStatus, HasConditions};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -169,8 +170,15 @@ where
     }
     context.counters.wrote(kind_name::<K>());
     context.client.update_status(&mut after).await?;
-    context.events.conditions(&before.object_ref(&()), before.conditions(), after.conditions()).await;
+    context.events.conditions(&before.object_ref(&()), before.conditions(), after.conditions());
     Ok(true)
+}
+
+/// Whether an object was accepted as it is now.
+pub fn is_accepted_now<K: HasConditions + ResourceExt>(object: &K) -> bool {
+    object.condition(ACCEPTED).is_some_and(|known| {
+        known.status == ConditionStatus::True && known.observed_generation == object.meta().generation
+    })
 }
 
 /// The time that conditions change at.
@@ -182,11 +190,6 @@ pub fn now() -> Time {
 fn kind_name<K>() -> &'static str {
     let path = std::any::type_name::<K>();
     path.rsplit("::").next().unwrap_or(path)
-}
-
-/// The name of an object for logs.
-pub fn named<K: kube::Resource>(object: &K) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use validate::{Refused, check};
 use crate::account::account_of;
 use crate::allocation::verdict::Verdict;
 use crate::context::Shared;
-use crate::reconcile::Error;
+use crate::reconcile::{Error, is_accepted_now};
 
 /// Everything an Endpoint's reconcile looks at.
 pub struct Found {
@@ -81,7 +81,7 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         let limit = crate::account::endpoint_limit(account);
         let within = u64::try_from(index.count(snapshot, &namespace)).is_ok_and(|count| count <= limit);
         let beyond = || crate::account::limits(snapshot, account, &namespace).endpoints.refused;
-        !within && !validate::is_served(&endpoint) && beyond().contains(&uid.as_str().into())
+        !within && !is_accepted_now(endpoint.as_ref()) && beyond().contains(&uid.as_str().into())
     });
     let surroundings = index.surroundings(snapshot);
     let ports = balancer.map(|balancer| validate::public_ports(balancer)).unwrap_or_default();

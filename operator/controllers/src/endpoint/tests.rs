@@ -40,6 +40,7 @@ fn balancer(service_id: Option<i64>, accepted: &str) -> LoadBalancer {
         "metadata": {"name": "web", "namespace": "epic-red", "uid": "lb", "generation": 1},
         "spec": {"public-ports": [{"port": 80, "targetPort": 8080}], "service-group": "g"},
         "status": {"group-id": 1, "service-id": service_id, "proxy-ifindex": 7,
+            "ports": [{"port": 80, "protocol": "TCP", "slot": 0, "target-port": 8080}],
             "proxies": [{"pod": "p", "pod-uid": "p", "state": "Ready", "epic-address": "192.168.77.101"}],
             "gue-tunnel-endpoints": {"10.0.0.1": {"epic-address": "192.168.77.101", "tunnel-id": 4,
                 "epic-port": {"appProtocol": "gue", "port": 6080, "protocol": "UDP"}}},
@@ -113,6 +114,26 @@ fn the_first_thing_to_mend_is_named() {
     let duplicate = Verdict { duplicate: true, exhausted: false, message: "5 belongs to b".into() };
     let duplicate = Found { verdict: Some(duplicate), ..fresh() };
     assert_eq!(refusal(&duplicate), Some(Reason::DuplicateGrant));
+}
+
+#[test]
+fn a_port_that_a_refused_edit_takes_away_goes_on_serving_and_one_that_it_adds_does_not() {
+    let edited = |accepted: &str| {
+        let mut edited = balancer(Some(2), accepted);
+        edited.spec.public_ports[0].port = 443;
+        edited.spec.public_ports[0].target_port = None;
+        Arc::new(edited)
+    };
+    let on = |port: i64, accepted: &str| {
+        let mut endpoint = endpoint(1, 0, 0);
+        endpoint.spec.port.port = port;
+        refusal(&Found { balancer: Some(edited(accepted)), ..found(endpoint) })
+    };
+    for accepted in ["True", "False", "Unknown"] {
+        assert_eq!(on(8080, accepted), None, "{accepted}");
+    }
+    assert_eq!((on(443, "True"), on(443, "Unknown")), (None, None), "asked for, and about to be served");
+    assert_eq!(on(443, "False"), Some(Reason::NoMatchingPort));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use epic_model::port::{EndpointPort, PublicPort};
 use kube::ResourceExt;
 
 use super::Found;
-use crate::load_balancer::plain_port;
+use crate::load_balancer;
+use crate::reconcile::is_accepted_now;
 
 /// Why it cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub fn check(found: &Found) -> Result<(), Refused> {
         return refuse(Reason::NotSupportedYet, text);
     }
     // What is served is not taken away since something else is gone for a moment, or a limit was lowered.
-    let served = is_served(endpoint);
+    let served = is_accepted_now(endpoint.as_ref());
     if found.account.is_none() && !served {
         let text = "this namespace belongs to no Account; an administrator creates the Account first";
         return refuse(Reason::AccountNotReady, text);
@@ -73,17 +74,16 @@ pub fn check(found: &Found) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The public ports that Endpoints of a LoadBalancer may serve.
+/// The public ports that Endpoints of a LoadBalancer may serve: those that are served, and those that it asks for
+/// unless that was refused.
 pub(super) fn public_ports(balancer: &LoadBalancer) -> Vec<PublicPort> {
-    balancer.spec.public_ports.iter().filter_map(plain_port).collect()
-}
-
-/// Whether it was accepted as it is now.
-pub(super) fn is_served(endpoint: &Endpoint) -> bool {
-    let known = endpoint.condition(ACCEPTED);
-    known.is_some_and(|known| {
-        known.status == ConditionStatus::True && known.observed_generation == endpoint.metadata.generation
-    })
+    let slots = balancer.status.iter().flat_map(|status| &status.ports);
+    let served = slots.filter_map(load_balancer::served);
+    let refused = balancer.condition(ACCEPTED).is_some_and(|known| {
+        known.status == ConditionStatus::False && known.observed_generation == balancer.metadata.generation
+    });
+    let asked = balancer.spec.public_ports.iter().filter(|_| !refused).filter_map(load_balancer::plain_port);
+    served.chain(asked).collect()
 }
 
 /// The Endpoint as the model has it; `None` for values that the schema does not admit.
@@ -97,7 +97,7 @@ pub(super) fn plain(endpoint: &Endpoint) -> Option<model::Endpoint> {
         port: EndpointPort {
             name: port.name.clone(),
             port: u16::try_from(port.port).ok()?,
-            protocol: crate::load_balancer::plain_protocol(port.protocol),
+            protocol: load_balancer::plain_protocol(port.protocol),
         },
         node_address: match &endpoint.spec.node_address {
             Some(text) => Some(address::parse(text).ok()?),

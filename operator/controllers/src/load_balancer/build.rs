@@ -10,11 +10,12 @@ use epic_crds::{
 };
 use epic_model::address;
 use epic_model::id::{TunnelId, Uid};
-use epic_model::port::{PortSlot, assign_slots};
+use epic_model::port::{PortSlot, PublicPort, TargetPort, assign_slots};
 use epic_model::programmed::{Configured, all_acknowledged};
 use epic_model::proxy::{self, Known, Proxy, ProxyState};
 use epic_model::tunnel::{self, Pair, TunnelEnd};
 use epic_model::{key, name};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::validate::protocol;
@@ -55,7 +56,7 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
         Some(valid) => {
             let slots =
                 assign_slots(&valid.ports, &slots(&before), all_acknowledged(generation, &configured));
-            slots.iter().map(written_slot).collect()
+            slots.iter().map(|slot| written_slot(slot, &valid.ports)).collect()
         }
         None => before.ports.clone(),
     };
@@ -189,9 +190,16 @@ fn slots(status: &LoadBalancerStatus) -> Vec<PortSlot> {
         .collect()
 }
 
-fn written_slot(slot: &PortSlot) -> WrittenSlot {
+fn written_slot(slot: &PortSlot, wanted: &[PublicPort]) -> WrittenSlot {
     use epic_model::port::Protocol as Plain;
+    let served = wanted.iter().find(|port| (port.port, port.protocol) == (slot.port, slot.protocol));
     WrittenSlot {
+        name: served.and_then(|port| port.name.clone()),
+        target_port: served.map(|port| match &port.target_port {
+            None => IntOrString::Int(port.port.into()),
+            Some(TargetPort::Number(number)) => IntOrString::Int((*number).into()),
+            Some(TargetPort::Name(name)) => IntOrString::String(name.clone()),
+        }),
         port: i64::from(slot.port),
         protocol: match slot.protocol {
             Plain::Tcp => Protocol::Tcp,

@@ -27,7 +27,7 @@ use kube::runtime::controller::Action;
 pub use awaited::Awaited;
 pub use build::{granted, known};
 pub use dereference::{Found, load};
-pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_protocol};
+pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_protocol, served};
 
 use crate::context::Shared;
 use crate::reconcile::Error;

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY};
-use epic_crds::{HasConditions, LoadBalancer, LoadBalancerReason as Reason};
+use epic_crds::{HasConditions, LoadBalancer, LoadBalancerReason as Reason, PortSlot};
+use epic_model::id::{AccountName, GroupId};
+use epic_model::proxy::Pod;
+use epic_model::revision::{NodeRevision, Revision};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::apply::Done;
 use super::update_status::{judged, status};
-use super::{Awaited, Found, Refused, build, check};
+use super::validate::port;
+use super::{Awaited, Found, Refused, Valid, build, check};
 
 fn condition(type_: &str, status: &str, generation: i64) -> Value {
     json!({"type": type_, "status": status, "reason": "Programmed", "message": "", "observedGeneration": generation,
@@ -25,7 +29,7 @@ fn served(generation: i64, programmed: i64) -> LoadBalancer {
         "spec": {"public-ports": [{"port": 80}], "service-group": "g"},
         "status": {
             "group-id": 1, "service-id": 2, "public-address": "192.0.2.1", "key-generation": 1,
-            "ports": [{"port": 80, "protocol": "TCP", "slot": 0}],
+            "ports": [{"port": 80, "protocol": "TCP", "slot": 0, "target-port": 80}],
             "proxies": [{"pod": "p", "pod-uid": "p", "proxy-id": 9, "state": "Ready"}],
             "conditions": [condition(ACCEPTED, "True", programmed), condition(PROGRAMMED, "True", programmed)],
         },
@@ -95,4 +99,99 @@ fn a_write_that_fails_does_not_withdraw_what_is_in_force() {
     let after = status(&found, &refused, &wanted, &done, &Awaited::default(), &now());
     let after = LoadBalancer { status: Some(after), ..served(3, 3) };
     assert!(after.is_condition_true(PROGRAMMED));
+}
+
+fn valid(found: &Found) -> Valid {
+    Valid {
+        account: AccountName::parse("red").unwrap(),
+        group: GroupId::try_from(1_i64).unwrap(),
+        ports: found.balancer.spec.public_ports.iter().filter_map(port).collect(),
+        pools: vec!["default".into()],
+        image: None,
+        replicas: 1,
+        drain: std::time::Duration::from_secs(300),
+    }
+}
+
+/// A LoadBalancer with a ready proxy `p` that has acknowledged a generation.
+fn proxied(balancer: LoadBalancer, acknowledged: i64) -> Found {
+    let epic = json!({"apiVersion": "epic.acnodal.io/v1", "kind": "EPIC",
+        "metadata": {"name": "epic", "namespace": "epic"}, "spec": {}});
+    let pod = Pod {
+        name: "p".into(),
+        uid: "p".into(),
+        node: Some("n1".into()),
+        epic_address: "192.168.77.101".parse().ok(),
+        ready: true,
+        deleting: false,
+        ended: false,
+        ifindex: None,
+        ifname: None,
+    };
+    Found {
+        epic: Some(Arc::new(serde_json::from_value(epic).unwrap())),
+        pods: vec![pod],
+        configured: vec![("p".into(), Some(acknowledged), None)],
+        ..found(balancer)
+    }
+}
+
+/// The status after a pass.
+fn passed(found: &Found, awaited: &Awaited) -> LoadBalancer {
+    let valid = valid(found);
+    let wanted = build::plan(found, Some(&valid));
+    // What keeps proxies from being made is not what is tried here.
+    let wanted = build::Wanted { proxies: Ok(None), ..wanted };
+    let status = status(found, &Ok(valid), &wanted, &Done::default(), awaited, &now());
+    LoadBalancer { status: Some(status), ..found.balancer.as_ref().clone() }
+}
+
+fn slots(balancer: &LoadBalancer) -> Vec<(i64, i64, bool)> {
+    let ports = balancer.status.iter().flat_map(|status| &status.ports);
+    ports.map(|PortSlot { port, slot, target_port, .. }| (*port, *slot, target_port.is_some())).collect()
+}
+
+#[test]
+fn a_slot_is_handed_out_again_only_after_every_proxy_acknowledged_that_its_port_is_gone() {
+    let awaited = Awaited::default();
+    let with_port = |mut balancer: LoadBalancer, generation: i64, port: i64| {
+        balancer.metadata.generation = Some(generation);
+        balancer.spec.public_ports[0].port = port;
+        balancer
+    };
+    let edited = passed(&proxied(with_port(served(3, 3), 4, 443), 3), &awaited);
+    assert_eq!(slots(&edited), [(80, 0, false), (443, 1, true)], "80 keeps its slot and is not served");
+    let again = passed(&proxied(with_port(edited, 5, 8443), 4), &awaited);
+    assert_eq!(slots(&again), [(80, 0, false), (443, 1, false), (8443, 2, true)]);
+    let acknowledged = passed(&proxied(again, 5), &awaited);
+    assert_eq!(slots(&acknowledged), [(8443, 2, true)], "a port never moves to another slot");
+    let another = passed(&proxied(with_port(acknowledged, 6, 9443), 5), &awaited);
+    assert_eq!(slots(&another), [(9443, 0, true), (8443, 2, false)]);
+}
+
+#[test]
+fn it_is_in_force_when_every_live_node_has_passed_the_version_that_was_first_awaited() {
+    let awaited = Awaited::default();
+    let at = |mut balancer: LoadBalancer, version: u64, nodes: [u64; 2]| {
+        balancer.metadata.resource_version = Some(version.to_string());
+        let node = |name: &str, revision: u64| NodeRevision {
+            node: name.into(),
+            revision: Some(Revision::new(revision)),
+            live: true,
+        };
+        Found { revisions: vec![node("n1", nodes[0]), node("n2", nodes[1])], ..proxied(balancer, 4) }
+    };
+    let message = |balancer: &LoadBalancer| balancer.condition(PROGRAMMED).unwrap().message.clone();
+    let begun = passed(&at(served(4, 3), 10, [10, 10]), &awaited);
+    assert!(!begun.is_condition_true(PROGRAMMED), "its content has just changed");
+    let waiting = passed(&at(begun, 20, [19, 15]), &awaited);
+    assert_eq!(message(&waiting), "waiting for nodes n1, n2");
+    // The write that says so is a newer version, which nobody waits for.
+    let waiting = passed(&at(waiting, 21, [20, 15]), &awaited);
+    assert_eq!(message(&waiting), "waiting for nodes n2");
+    let done = passed(&at(waiting.clone(), 22, [20, 20]), &awaited);
+    assert!(done.is_condition_true(PROGRAMMED), "{}", message(&done));
+    // Another process knows only the present version, and waits for that.
+    let elsewhere = passed(&at(waiting, 22, [20, 20]), &Awaited::default());
+    assert_eq!(message(&elsewhere), "waiting for nodes n1, n2");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use epic_crds::condition::ACCEPTED;
-use epic_crds::{HasConditions, LoadBalancerReason as Reason, PublicPort as Written};
+use epic_crds::{HasConditions, LoadBalancerReason as Reason, PortSlot, PublicPort as Written};
 use epic_model::id::{AccountName, GroupId, PoolName};
 use epic_model::port::{Protocol, PublicPort, TargetPort, check_unique};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -135,6 +135,18 @@ pub fn port(written: &Written) -> Option<PublicPort> {
         port: u16::try_from(written.port).ok().filter(|port| *port > 0)?,
         protocol: protocol(written.protocol),
         target_port,
+    })
+}
+
+/// The public port that is served through a slot; `None` for a slot that is about to be freed. Once granted it is the
+/// status that counts, so that a spec which is refused takes nothing away.
+pub fn served(slot: &PortSlot) -> Option<PublicPort> {
+    port(&Written {
+        name: slot.name.clone(),
+        port: slot.port,
+        protocol: slot.protocol,
+        target_port: Some(slot.target_port.clone()?),
+        ..Written::default()
     })
 }
 

@@ -117,7 +117,8 @@ pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
                 let ids = (status.group_id, status.service_id, status.proxy_ifindex);
                 (
                     balancer.spec.public_ports.clone(),
-                    is_accepted(balancer),
+                    status.ports,
+                    balancer.condition(ACCEPTED).map(|known| (known.status, known.observed_generation)),
                     ids,
                     status.gue_tunnel_endpoints,
                     proxies,

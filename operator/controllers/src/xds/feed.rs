@@ -1,8 +1,10 @@
 //! From snapshots to the load-balancing tables: a LoadBalancer is a service, its public ports are frontends, its
 //! accepted Endpoints are backends.
 //!
-//! Reads status alone for everything that was decided (addresses, slots, aliases, acceptance), so that every replica
-//! fills its tables alike. Endpoint rows that cannot be served are left out; the Endpoint's conditions say why.
+//! Reads status alone for everything that was decided (addresses, ports, aliases, acceptance), so that every replica
+//! fills its tables alike and an edit that is refused takes nothing from what is served. What comes from the group is
+//! not in the status: while the edit of a LoadBalancer or of its group is not accepted, the row stays as it is, as long
+//! as this process runs. Endpoint rows that cannot be served are left out; the Endpoint's conditions say why.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,12 +20,14 @@ use epic_lb::{
 };
 use epic_model::address;
 use epic_model::id::{EndpointId, GroupId, ServiceId};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use epic_model::port::TargetPort as PlainTarget;
 use kates::{Key, Snapshot, Update};
 use kube::ResourceExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Shared;
+use crate::load_balancer::served;
+use crate::reconcile::is_accepted_now;
 use crate::service_group::group_of;
 
 /// Follows the watches until `shutdown`.
@@ -40,11 +44,17 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
         let mut touched = touched(&update);
         touched.append(&mut left);
         let mut txn = writer.write();
-        let wanted = touched.into_iter().map(|key| {
-            let object = update.snapshot.get::<LoadBalancer>(&key);
-            let rows = object.and_then(|object| rows(&update.snapshot, object));
-            (key, rows)
-        });
+        let tables = txn.snapshot();
+        let wanted: Vec<(Key, Option<Rows>)> = touched
+            .into_iter()
+            .map(|key| {
+                let object = update.snapshot.get::<LoadBalancer>(&key);
+                let before = tables.services.get(&service_name(&key));
+                let rows =
+                    object.and_then(|object| rows(&update.snapshot, object, before.map(AsRef::as_ref)));
+                (key, rows)
+            })
+            .collect();
         left = fill(&mut txn, wanted);
         if let Some(initializer) = initializer.take() {
             initializer.complete(&mut txn);
@@ -102,7 +112,8 @@ fn touched(update: &Update) -> BTreeSet<Key> {
     let edited: BTreeSet<&str> = groups
         .iter()
         .filter(|change| {
-            change.before.as_ref().map(|group| &group.spec) != change.after.as_ref().map(|group| &group.spec)
+            let part = |group: &Arc<ServiceGroup>| (group.spec.clone(), is_accepted_now(group.as_ref()));
+            change.before.as_ref().map(part) != change.after.as_ref().map(part)
         })
         .map(|change| change.key.name())
         .collect();
@@ -120,20 +131,21 @@ fn service_name(key: &Key) -> ServiceName {
 
 type Rows = (Service, Vec<FrontendParams>, Vec<Backend>);
 
-/// The rows of a LoadBalancer; `None` while it lacks an ID or an address, which only one that was accepted gets. One
-/// that is refused afterwards is served on, with defaults where its group is gone.
-fn rows(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Rows> {
+/// The rows of a LoadBalancer, with its service as it was `before`; `None` while it lacks an ID or an address, which
+/// only one that was accepted gets. One that is refused afterwards is served on.
+fn rows(snapshot: &Snapshot, balancer: &LoadBalancer, before: Option<&Service>) -> Option<Rows> {
     if balancer.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let group = group_of(snapshot, balancer);
     let endpoints = snapshot.in_namespace::<Endpoint>(balancer.metadata.namespace.as_deref()?);
-    rows_of(balancer, group.as_deref(), endpoints.map(AsRef::as_ref))
+    rows_of(balancer, group.as_deref(), before, endpoints.map(AsRef::as_ref))
 }
 
 fn rows_of<'e>(
     balancer: &LoadBalancer,
     group: Option<&ServiceGroup>,
+    before: Option<&Service>,
     endpoints: impl Iterator<Item = &'e Endpoint>,
 ) -> Option<Rows> {
     let status = balancer.status.as_ref()?;
@@ -141,14 +153,23 @@ fn rows_of<'e>(
     let group_id = GroupId::try_from(status.group_id?).ok()?;
     let service_id = ServiceId::try_from(status.service_id?).ok()?;
     let vip = address::parse(status.public_address.as_deref()?).ok()?;
-    let group = group.map(|group| group.spec.clone()).unwrap_or_default();
+    let uid = balancer.uid()?;
+    let accepted = is_accepted_now(balancer) && group.is_some_and(is_accepted_now);
+    let before = before.filter(|before| !accepted && *before.uid == *uid);
+    let (lb_policy, timeouts) = match before {
+        Some(before) => (before.lb_policy, before.timeouts),
+        None => {
+            let group = group.map(|group| group.spec.clone()).unwrap_or_default();
+            (policy(group.lb_policy()), Timeouts { drain: Some(group.drain()), ..Timeouts::default() })
+        }
+    };
     let service = Service {
         // The generation whose slots the status shows: what a proxy acknowledges is that, not what is being written.
         generation: balancer.condition(PROGRAMMED).and_then(|known| known.observed_generation)?,
-        lb_policy: policy(group.lb_policy()),
-        timeouts: Timeouts { drain: Some(group.drain()), ..Timeouts::default() },
+        lb_policy,
+        timeouts,
         key_generation: status.key_generation.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
-        ..Service::new(name.clone(), balancer.uid()?, group_id, service_id)
+        ..Service::new(name.clone(), uid, group_id, service_id)
     };
     let frontends = frontends(balancer, &name, vip);
     let backends = endpoints
@@ -162,18 +183,13 @@ fn frontends(balancer: &LoadBalancer, name: &ServiceName, vip: IpAddr) -> Vec<Fr
     let slots = balancer.status.iter().flat_map(|status| &status.ports);
     slots
         .filter_map(|slot| {
-            let port = balancer
-                .spec
-                .public_ports
-                .iter()
-                .find(|port| port.port == slot.port && port.protocol == slot.protocol)?;
-            let number = u16::try_from(port.port).ok()?;
-            let target = match &port.target_port {
-                None => TargetPort::Number(number),
-                Some(IntOrString::Int(target)) => TargetPort::Number(u16::try_from(*target).ok()?),
-                Some(IntOrString::String(target)) => TargetPort::Name(target.as_str().into()),
+            let port = served(slot)?;
+            let target = match port.target_port {
+                None => TargetPort::Number(port.port),
+                Some(PlainTarget::Number(number)) => TargetPort::Number(number),
+                Some(PlainTarget::Name(name)) => TargetPort::Name(name.into()),
             };
-            let key = FrontendKey::new(vip, number, protocol(port.protocol));
+            let key = FrontendKey::new(vip, port.port, protocol(slot.protocol));
             Some(FrontendParams {
                 port_name: port.name.as_deref().map(Arc::from),
                 target_port: Some(target),
@@ -231,6 +247,7 @@ fn policy(written: Policy) -> LbPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use epic_crds::PublicPort;
     use epic_lb::Tables;
     use serde_json::{Value, json};
 
@@ -246,7 +263,8 @@ mod tests {
             "spec": {"public-ports": [{"port": 80, "targetPort": 8080}, {"port": 443}], "service-group": "g"},
             "status": {
                 "group-id": 1, "service-id": 2, "public-address": address,
-                "ports": [{"port": 80, "protocol": "TCP", "slot": 0}, {"port": 81, "protocol": "TCP", "slot": 1}],
+                "ports": [{"port": 80, "protocol": "TCP", "slot": 0, "target-port": 8080},
+                    {"port": 81, "protocol": "TCP", "slot": 1}],
                 "conditions": [condition("Accepted", accepted, 3), condition("Programmed", "False", 2)],
             },
         }))
@@ -272,7 +290,7 @@ mod tests {
             endpoint("refused", "False", Some("100.127.0.2")),
         ];
         for accepted in ["True", "False", "Unknown"] {
-            let rows = rows_of(&balancer("web", accepted, "192.0.2.1"), None, endpoints.iter());
+            let rows = rows_of(&balancer("web", accepted, "192.0.2.1"), None, None, endpoints.iter());
             let (service, frontends, backends) = rows.unwrap();
             assert_eq!(service.generation, 2, "{accepted}");
             let ports: Vec<u16> = frontends.iter().map(|frontend| frontend.key.port).collect();
@@ -283,10 +301,52 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_served_as_the_status_has_them_whatever_an_edit_says_that_is_not_in_force() {
+        for accepted in ["True", "False", "Unknown"] {
+            let mut edited = balancer("web", accepted, "192.0.2.1");
+            edited.metadata.generation = Some(4);
+            edited.spec.public_ports = vec![PublicPort { port: 443, ..PublicPort::default() }];
+            let (_, frontends, _) = rows_of(&edited, None, None, [].iter()).unwrap();
+            let ports: Vec<_> =
+                frontends.iter().map(|row| (row.key.port, row.target_port.clone(), row.slot)).collect();
+            assert_eq!(ports, [(80, Some(TargetPort::Number(8080)), 0)], "{accepted}");
+        }
+    }
+
+    fn group(accepted: &str, policy: &str) -> ServiceGroup {
+        serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "ServiceGroup",
+            "metadata": {"name": "g", "namespace": "epic", "generation": 1},
+            "spec": {"lb-policy": policy}, "status": {"conditions": [condition("Accepted", accepted, 1)]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_group_that_is_refused_or_named_by_a_refused_edit_changes_nothing_that_is_served() {
+        let of = |balancer: &LoadBalancer, group: Option<ServiceGroup>, before: Option<&Service>| {
+            rows_of(balancer, group.as_ref(), before, [].iter()).unwrap().0
+        };
+        let (fine, refused) = (balancer("web", "True", "192.0.2.1"), balancer("web", "False", "192.0.2.1"));
+        let before = of(&fine, Some(group("True", "Maglev")), None);
+        assert_eq!(before.lb_policy, LbPolicy::Maglev);
+        assert_eq!(of(&fine, Some(group("True", "Random")), Some(&before)).lb_policy, LbPolicy::Random);
+        for (balancer, group) in [
+            (&fine, Some(group("False", "Random"))),
+            (&refused, Some(group("True", "Random"))),
+            (&refused, None),
+        ] {
+            assert_eq!(of(balancer, group, Some(&before)).lb_policy, LbPolicy::Maglev);
+        }
+        let successor = Service { uid: "another".into(), ..before };
+        assert_eq!(of(&refused, None, Some(&successor)).lb_policy, LbPolicy::RoundRobin);
+    }
+
+    #[test]
     fn nothing_is_served_before_it_has_an_address() {
         let mut fresh = balancer("web", "True", "192.0.2.1");
         fresh.status.as_mut().unwrap().public_address = None;
-        assert!(rows_of(&fresh, None, [].iter()).is_none());
+        assert!(rows_of(&fresh, None, None, [].iter()).is_none());
     }
 
     #[test]
@@ -295,7 +355,7 @@ mod tests {
         let mut txn = writer.write();
         let rows = |name: &str, address: &str| {
             let object = balancer(name, "True", address);
-            (Key::of(&object), rows_of(&object, None, [].iter()))
+            (Key::of(&object), rows_of(&object, None, None, [].iter()))
         };
         let served = |txn: &mut WriteTxn<'_>, list: Vec<(Key, Option<Rows>)>| fill(txn, list);
         assert!(served(&mut txn, vec![rows("b", "192.0.2.1")]).is_empty());
