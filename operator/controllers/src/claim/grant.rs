@@ -132,7 +132,8 @@ async fn carry_out(
                         && claim.uid().as_deref() == Some(uid.as_str())
                         && claim.resource_version().as_deref() == Some(at.as_str())
                 });
-                let Some(mut claim) = found.cloned() else { continue };
+                // Never shown without: the round ends here, and the next one sees what there is.
+                let Some(mut claim) = found.cloned() else { break };
                 claim.spec.owner = claim_owner(owner);
                 client.update(&mut claim).await?;
             }

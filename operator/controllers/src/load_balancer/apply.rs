@@ -76,8 +76,8 @@ pub(super) async fn run(
     Ok(done)
 }
 
-/// Gets the LoadBalancer its address. One at a time in this process: side by side they would all choose the same free
-/// address, and all but one lose. Against another process it is tried again at once.
+/// Gets the LoadBalancer its address. One round at a time in this process: side by side they would all choose the same
+/// free address, and all but one lose. Against another process it is tried again soon, and others go first meanwhile.
 async fn address(
     context: &Shared,
     snapshot: &Snapshot,
@@ -85,9 +85,12 @@ async fn address(
     valid: &Valid,
     done: &mut Done,
 ) -> Result<(), Error> {
-    let _turn = context.granting.lock().await;
     for attempt in 1..=ATTEMPTS {
-        match grant::round(&context.client, snapshot, key, &valid.account, &valid.pools).await? {
+        let granted = {
+            let _turn = context.granting.lock().await;
+            grant::round(&context.client, snapshot, key, &valid.account, &valid.pools).await?
+        };
+        match granted {
             Granted::Settled => return Ok(()),
             Granted::Refused(refusal) => {
                 done.refusal = Some(refusal);
