@@ -9,28 +9,34 @@ use epic_crds::{Condition, ConditionStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
 
 use crate::metrics::{Counters, ReasonLabel};
 
 /// Longest note the API server takes, in bytes.
 const NOTE: usize = 1_024;
 
-/// Publishes Events.
+/// Most Events that wait to be published. Beyond, they are dropped: whoever makes so many has no time for them.
+const WAITING: usize = 1_024;
+
+/// Publishes Events, beside the work that they tell of: none of it waits for a notice.
 #[derive(Clone)]
 pub struct Events {
-    recorder: Recorder,
-    counters: Counters,
+    queue: mpsc::Sender<(ObjectReference, Event)>,
 }
 
 impl Events {
     /// Events reported by this replica.
     pub fn new(client: Client, instance: &str, counters: Counters) -> Self {
         let reporter = Reporter { controller: "epic-operator".into(), instance: Some(instance.into()) };
-        Self { recorder: Recorder::new(client, reporter), counters }
+        let (queue, waiting) = mpsc::channel(WAITING);
+        // Ends when the last sender is dropped.
+        tokio::spawn(publish(Recorder::new(client, reporter), counters, waiting));
+        Self { queue }
     }
 
     /// Tells which conditions of `object` changed. Losing an Event loses nothing but a notice.
-    pub async fn conditions(&self, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
+    pub fn conditions(&self, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
         for change in changed(before, after) {
             let event = Event {
                 type_: if is_bad_news(change) { EventType::Warning } else { EventType::Normal },
@@ -39,12 +45,12 @@ impl Events {
                 action: change.type_.clone(),
                 secondary: None,
             };
-            self.publish(object, &event).await;
+            self.tell(object, event);
         }
     }
 
     /// Tells of something that is no condition: an object that cannot be read.
-    pub async fn warn<R: Reason>(&self, object: &ObjectReference, reason: R, action: &str, text: &str) {
+    pub fn warn<R: Reason>(&self, object: &ObjectReference, reason: R, action: &str, text: &str) {
         let event = Event {
             type_: EventType::Warning,
             reason: reason.as_str().to_owned(),
@@ -52,27 +58,50 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        self.publish(object, &event).await;
+        self.tell(object, event);
     }
 
-    async fn publish(&self, object: &ObjectReference, event: &Event) {
-        match self.recorder.publish(event, object).await {
+    fn tell(&self, object: &ObjectReference, event: Event) {
+        if self.queue.try_send((object.clone(), event)).is_err() {
+            tracing::debug!(name = object.name, "event dropped");
+        }
+    }
+}
+
+async fn publish(
+    recorder: Recorder,
+    counters: Counters,
+    mut waiting: mpsc::Receiver<(ObjectReference, Event)>,
+) {
+    while let Some((object, event)) = waiting.recv().await {
+        match recorder.publish(&event, &object).await {
             Ok(()) => {
-                let kind = object.kind.clone().unwrap_or_default();
-                let label = ReasonLabel { kind, reason: event.reason.clone() };
-                self.counters.events.get_or_create(&label).inc();
+                let label = ReasonLabel { kind: object.kind.unwrap_or_default(), reason: event.reason };
+                counters.events.get_or_create(&label).inc();
             }
             Err(error) => tracing::debug!(%error, "event not published"),
         }
     }
 }
 
-/// The conditions that have another status or reason than before. `Unknown` at birth says nothing worth an Event.
-fn changed<'c>(before: &'c [Condition], after: &'c [Condition]) -> impl Iterator<Item = &'c Condition> {
-    after.iter().filter(|condition| match before.iter().find(|known| known.type_ == condition.type_) {
-        Some(known) => known.status != condition.status || known.reason != condition.reason,
-        None => condition.status != ConditionStatus::Unknown,
-    })
+/// The conditions that have another status or reason than before. `Unknown` at birth says nothing worth an Event, and
+/// what one condition says another need not say again: `Ready` repeats what keeps `Programmed` from being true.
+fn changed<'c>(before: &[Condition], after: &'c [Condition]) -> Vec<&'c Condition> {
+    let mut told: Vec<&Condition> = Vec::new();
+    for condition in after {
+        let differs = match before.iter().find(|known| known.type_ == condition.type_) {
+            Some(known) => known.status != condition.status || known.reason != condition.reason,
+            None => condition.status != ConditionStatus::Unknown,
+        };
+        let repeats = told.iter().any(|known| {
+            (&known.status, &known.reason, &known.message)
+                == (&condition.status, &condition.reason, &condition.message)
+        });
+        if differs && !repeats {
+            told.push(condition);
+        }
+    }
+    told
 }
 
 /// What an administrator should look at: conditions are good when True, but for the one that tells of overlaps.
@@ -111,9 +140,23 @@ mod tests {
         let before = [condition(ConditionStatus::False, "Pending", "a")];
         let message = [condition(ConditionStatus::False, "Pending", "b")];
         let reason = [condition(ConditionStatus::False, "Rejected", "b")];
-        assert_eq!(changed(&before, &message).count(), 0);
-        assert_eq!(changed(&before, &reason).count(), 1);
-        assert_eq!(changed(&[], &[condition(ConditionStatus::Unknown, "Pending", "")]).count(), 0);
+        assert_eq!(changed(&before, &message).len(), 0);
+        assert_eq!(changed(&before, &reason).len(), 1);
+        assert_eq!(changed(&[], &[condition(ConditionStatus::Unknown, "Pending", "")]).len(), 0);
+    }
+
+    #[test]
+    fn one_cause_is_told_once_and_two_are_told_both() {
+        let programmed = |reason: &str| Condition {
+            type_: "Programmed".into(),
+            ..condition(ConditionStatus::False, reason, "a")
+        };
+        let told = |ready: Condition, other: Condition| -> Vec<String> {
+            changed(&[], &[other, ready]).into_iter().map(|condition| condition.type_.clone()).collect()
+        };
+        let ready = || condition(ConditionStatus::False, "NodesPending", "a");
+        assert_eq!(told(ready(), programmed("NodesPending")), ["Programmed"]);
+        assert_eq!(told(ready(), programmed("ProxiesPending")), ["Programmed", "Ready"]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
             report = reports.recv() => report,
         };
         match report {
-            Ok(poison) => tell(&context, &poison).await,
+            Ok(poison) => tell(&context, &poison),
             // What was missed is in the snapshot's list and in the log of its source.
             Err(RecvError::Lagged(missed)) => {
                 tracing::warn!(missed, "more unreadable objects than can be told")
@@ -47,7 +47,7 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
     }
 }
 
-async fn tell(context: &Shared, poison: &Poison) {
+fn tell(context: &Shared, poison: &Poison) {
     let kind = KINDS.into_iter().find(|kind| *kind == poison.kind).unwrap_or("other");
     context.counters.poisoned.get_or_create(&KindLabel { kind }).inc();
     tracing::warn!(kind, object = %poison.key, error = poison.error, "unreadable object skipped");
@@ -65,10 +65,10 @@ async fn tell(context: &Shared, poison: &Poison) {
     let text = format!("the object cannot be read and is skipped: {}; repair it", poison.error);
     let events = &context.events;
     match kind {
-        "Account" => events.warn(&object, AccountReason::UnreadableObject, "Read", &text).await,
-        "EPICNode" => events.warn(&object, EPICNodeReason::UnreadableObject, "Read", &text).await,
-        "LoadBalancer" => events.warn(&object, LoadBalancerReason::UnreadableObject, "Read", &text).await,
-        "Endpoint" => events.warn(&object, EndpointReason::UnreadableObject, "Read", &text).await,
-        _ => events.warn(&object, EpicReason::UnreadableObject, "Read", &text).await,
+        "Account" => events.warn(&object, AccountReason::UnreadableObject, "Read", &text),
+        "EPICNode" => events.warn(&object, EPICNodeReason::UnreadableObject, "Read", &text),
+        "LoadBalancer" => events.warn(&object, LoadBalancerReason::UnreadableObject, "Read", &text),
+        "Endpoint" => events.warn(&object, EndpointReason::UnreadableObject, "Read", &text),
+        _ => events.warn(&object, EpicReason::UnreadableObject, "Read", &text),
     }
 }
