@@ -25,6 +25,8 @@ use super::Cluster;
 
 /// How often Leases and Nodes show that they live; what else is written follows from a change.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Between two reports of a node, as agents keep it: all LoadBalancers that wait are looked at with each.
+const BETWEEN_REPORTS: Duration = Duration::from_millis(500);
 
 /// Played nodes; dropping it ends them.
 pub(crate) struct Harness {
@@ -106,7 +108,8 @@ async fn run(admin: Client, nodes: usize) {
         .watch::<AddressClaim>(Query::all())
         .start();
     let mut updates = watches.updates();
-    let mut beat = Instant::now();
+    let (mut beat, mut reported) = (Instant::now(), Instant::now());
+    let mut unreported: Option<kates::Snapshot> = None;
     let mut states: Vec<BTreeSet<i64>> = vec![BTreeSet::new(); nodes];
     loop {
         if beat.elapsed() >= HEARTBEAT {
@@ -115,11 +118,18 @@ async fn run(admin: Client, nodes: usize) {
                 heartbeat(&admin, number).await;
             }
         }
-        let Ok(update) = timeout(Duration::from_secs(1), updates.next()).await else { continue };
-        let snapshot = update.snapshot;
-        for pod in snapshot.list::<Pod>() {
-            play(&admin, &snapshot, pod, nodes).await;
+        let wait = if unreported.is_some() { BETWEEN_REPORTS } else { Duration::from_secs(1) };
+        if let Ok(update) = timeout(wait, updates.next()).await {
+            for pod in update.snapshot.list::<Pod>() {
+                play(&admin, &update.snapshot, pod, nodes).await;
+            }
+            unreported = Some(update.snapshot);
         }
+        if reported.elapsed() < BETWEEN_REPORTS {
+            continue;
+        }
+        let Some(snapshot) = unreported.take() else { continue };
+        reported = Instant::now();
         let awaited = snapshot.list::<LoadBalancer>().any(|balancer| !balancer.is_condition_true(PROGRAMMED))
             || snapshot.list::<AddressClaim>().any(|claim| claim.status.is_some());
         let revision = if awaited { current_revision(&admin).await } else { None };

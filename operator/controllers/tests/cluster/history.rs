@@ -38,6 +38,7 @@ type Recorded = (&'static str, &'static str, &'static str);
 
 const OURS: &[Recorded] = &[
     ("epic.acnodal.io", "epics", "EPIC"),
+    ("epic.acnodal.io", "epicnodes", "EPICNode"),
     ("epic.acnodal.io", "accounts", "Account"),
     ("epic.acnodal.io", "addressclaims", "AddressClaim"),
     ("epic.acnodal.io", "addresspools", "AddressPool"),
@@ -46,20 +47,24 @@ const OURS: &[Recorded] = &[
     ("epic.acnodal.io", "endpoints", "Endpoint"),
 ];
 
-/// What the operator makes of them.
+/// What is written because of them: by the operator, by Kubernetes' own controllers, by agents and kubelets.
 const MADE: &[Recorded] = &[
     ("", "namespaces", "Namespace"),
     ("", "configmaps", "ConfigMap"),
     ("", "secrets", "Secret"),
     ("", "serviceaccounts", "ServiceAccount"),
     ("", "pods", "Pod"),
+    ("", "nodes", "Node"),
     ("apps", "deployments", "Deployment"),
+    ("apps", "replicasets", "ReplicaSet"),
+    ("coordination.k8s.io", "leases", "Lease"),
+    ("events.k8s.io", "events", "Event"),
     ("policy", "poddisruptionbudgets", "PodDisruptionBudget"),
     ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding"),
 ];
 
 impl History {
-    /// Records EPIC's kinds and what the operator makes, from now on.
+    /// Records EPIC's kinds and every kind that EPIC causes writes to, from now on.
     pub(crate) async fn record(client: &Client) -> Self {
         let events = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
@@ -88,6 +93,13 @@ impl History {
         let mut events = self.events.lock().clone();
         events.sort_by_key(|event| event.revision);
         events
+    }
+
+    /// How often objects of each kind were written or deleted.
+    pub(crate) fn by_kind(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        self.events.lock().iter().for_each(|event| *counts.entry(event.kind).or_default() += 1);
+        counts
     }
 
     /// How many there are.
