@@ -146,8 +146,10 @@ pub fn desired(
         let tunnels = tunnels(object, &identity, place);
         let mine = endpoints.get(&identity.name).map(Vec::as_slice).unwrap_or_default();
         reach(mine, &identity.name, &tunnels, &mut found.rows);
-        for local in found.local.values_mut().filter(|local| local.service == identity.name) {
-            local.clients = clients(mine, &tunnels);
+        for proxy in &proxies {
+            if let Some(local) = found.local.get_mut(&proxy.pod_uid) {
+                local.clients = clients(mine, &tunnels);
+            }
         }
         // Without its Account nothing says where a tenant's clients may be.
         let allowed = networks.get(&identity.name.namespace).cloned().unwrap_or_else(|| Some([].into()));
