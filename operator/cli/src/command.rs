@@ -11,12 +11,7 @@ use crate::{account, overview, release};
 
 /// Command line for administrators of EPIC.
 #[derive(Clone, Debug, Parser)]
-#[command(
-    name = "epicctl",
-    version,
-    about,
-    after_help = "As a plug-in of kubectl: ln -s epicctl kubectl-epic"
-)]
+#[command(name = "epicctl", version, after_help = "As a plug-in of kubectl: ln -s epicctl kubectl-epic")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,

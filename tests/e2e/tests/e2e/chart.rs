@@ -1,4 +1,6 @@
-//! The chart: upgrade and uninstallation. That it installs, everything else shows.
+//! The chart: upgrade, uninstallation, and installation on what that kept. That it installs, everything else shows.
+
+use std::net::SocketAddr;
 
 use epic_e2e::lab::Lab;
 use epic_e2e::stream::Stream;
@@ -15,9 +17,13 @@ const KINDS: [&str; 8] = [
     "servicegroups",
 ];
 
+/// Tenant, and the address and port of its load balancer.
+fn vips(lab: &Lab) -> [(&'static str, SocketAddr); 2] {
+    [("sample", lab.vip("epic-sample", "sample-acnodal")), ("other", lab.vip("epic-other", "web"))]
+}
+
 pub(crate) fn an_upgrade_costs_no_connection(lab: &Lab) {
-    let streams = [("sample", "epic-sample", "sample-acnodal"), ("other", "epic-other", "web")]
-        .map(|(tenant, namespace, name)| (tenant, Stream::start(lab, lab.vip(namespace, name))));
+    let streams = vips(lab).map(|(tenant, vip)| (tenant, Stream::start(lab, vip)));
     // As an upgrade to another version does, this replaces every pod of the chart.
     lab.stage(&[
         "chart",
@@ -26,7 +32,6 @@ pub(crate) fn an_upgrade_costs_no_connection(lab: &Lab) {
         "--set-string",
         "agent.podAnnotations.again=yes",
     ]);
-    lab.stage(&["kubectl", "rollout", "status", "-n", "epic", "daemonset/epic-agent", "--timeout=120s"]);
     for (tenant, stream) in streams {
         let tally = stream.finish(400);
         assert!(tally.is_right(tenant), "tenant {tenant}: {tally}");
@@ -53,14 +58,27 @@ fn traces(lab: &Lab, node: &str) -> Vec<String> {
     pins.lines().map(str::to_owned).chain(links.contains("epic_").then_some(links)).collect()
 }
 
-pub(crate) fn uninstallation_leaves_no_pod_pin_link_or_finalizer(lab: &Lab) {
-    lab.stage(&["platform"]);
+pub(crate) fn uninstallation_leaves_no_trace_and_an_installation_takes_up_what_it_kept(lab: &Lab) {
+    let before = vips(lab);
+    uninstall(lab);
+    lab.stage(&["chart"]);
+    assert_eq!(vips(lab), before, "addresses stay");
+    for (tenant, vip) in before {
+        // Conditions from before the uninstallation say nothing about now; an answer does.
+        lab.stage(&["traffic", "internet", "until", &vip.to_string(), "--limit", "120"]);
+        let tally = Stream::start(lab, vip).finish(100);
+        assert!(tally.is_right(tenant), "tenant {tenant}: {tally}");
+    }
+    lab.stage(&["ready"]);
+    assert!(!finalizers(lab).is_empty(), "EPIC and the Accounts have their finalizers again");
+}
+
+/// Takes the chart off, and looks for what it may have left: pods, finalizers, pins, programs.
+fn uninstall(lab: &Lab) {
     assert!(!finalizers(lab).is_empty(), "EPIC and the Accounts have finalizers");
     for node in lab.nodes() {
-        lab.until("the agent has attached its programs again", || {
-            let traces = traces(lab, &node);
-            if traces.iter().any(|trace| trace.ends_with("epic_ingress-2")) { Ok(()) } else { Err(traces) }
-        });
+        let traces = traces(lab, &node);
+        assert!(traces.iter().any(|trace| trace.ends_with("epic_ingress-2")), "{node}: {traces:?}");
     }
 
     lab.stage(&["helm", "uninstall", "epic", "--namespace", "epic", "--timeout", "4m"]);

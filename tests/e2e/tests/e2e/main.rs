@@ -1,7 +1,7 @@
 //! EPIC end to end, on the staged lab: real nodes, proxies, tunnels and clients.
 //!
 //! One lab serves all scenarios, one after the other in this order; each leaves it as it found it, but for the last
-//! two, which take EPIC away. So this binary has a `main` of its own: it stages the lab, runs what was asked for
+//! one, which deletes everything. So this binary has a `main` of its own: it stages the lab, runs what was asked for
 //! (names or parts of names, as with any test binary), and takes the lab down. A scenario that panics has failed; what
 //! is wrong in the lab at that moment is printed behind it.
 //!
@@ -10,6 +10,7 @@
 mod chart;
 mod deletion;
 mod faults;
+mod fence;
 mod forged;
 mod members;
 mod tenants;
@@ -33,6 +34,7 @@ scenarios! {
     wire::tunnelled_packets_are_what_the_draft_says,
     tenants::equal_pod_addresses_of_two_tenants_are_never_confused,
     forged::forged_packets_are_dropped_and_counted_and_move_no_tunnel,
+    fence::a_pod_that_nobody_lists_answers_its_probes_and_reaches_nothing,
     members::traffic_follows_the_endpoints,
     members::replicas_come_and_go_without_a_failed_request,
     members::two_proxies_may_use_the_same_source_port_at_once,
@@ -40,8 +42,8 @@ scenarios! {
     faults::no_connection_fails_while_agents_are_killed,
     faults::no_connection_fails_while_the_api_server_is_gone,
     chart::an_upgrade_costs_no_connection,
+    chart::uninstallation_leaves_no_trace_and_an_installation_takes_up_what_it_kept,
     deletion::deleted_objects_leave_nothing_behind,
-    chart::uninstallation_leaves_no_pod_pin_link_or_finalizer,
 }
 
 fn main() -> ExitCode {
