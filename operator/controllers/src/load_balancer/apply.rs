@@ -1,4 +1,4 @@
-//! The writes for a LoadBalancer, other than its status: address claim, certificate, ConfigMap, budget, Deployment.
+//! The writes for a LoadBalancer, other than its status: certificate, ConfigMap, budget, Deployment, address claim.
 
 use std::time::Duration;
 
@@ -46,11 +46,6 @@ pub(super) async fn run(
 ) -> Result<Done, Error> {
     let mut done = Done::default();
     let key = Key::of(found.balancer.as_ref());
-    if let Some(valid) = &wanted.valid
-        && !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools)
-    {
-        address(context, snapshot, &key, valid, &mut done).await?;
-    }
     let mut outcomes = Vec::new();
     if let Some(holder) = &wanted.holder {
         outcomes.push(context.certificates.ensure(context, holder).await);
@@ -72,6 +67,12 @@ pub(super) async fn run(
             Category::Conflict => done.moved = true,
             Category::Transient | Category::Waiting => done.failed = Some(reason(&error)),
         }
+    }
+    // Last, since nothing takes as long as a proxy's start.
+    if let Some(valid) = &wanted.valid
+        && !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools)
+    {
+        address(context, snapshot, &key, valid, &mut done).await?;
     }
     Ok(done)
 }

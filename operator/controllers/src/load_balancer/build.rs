@@ -38,6 +38,8 @@ pub(super) struct Wanted {
     pub configured: Vec<Configured>,
     /// Pods that are ready by their own word.
     pub ready: usize,
+    /// Whether a pod waits for its ID.
+    pub lacks_ids: bool,
 }
 
 /// The plan for `found`. Without `valid` it is refused: what was granted is served on, with proxies and tunnels as
@@ -88,6 +90,10 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
         status,
         configured,
         ready: proxy::ready_pods(&found.pods),
+        lacks_ids: found
+            .pods
+            .iter()
+            .any(|pod| pod.node.is_some() && !pod.deleting && !pod.ended && !known.contains_key(&pod.uid)),
     }
 }
 

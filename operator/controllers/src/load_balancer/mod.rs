@@ -20,7 +20,9 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epic_crds::LoadBalancer;
+use epic_crds::condition::ACCEPTED;
+use epic_crds::{HasConditions, LoadBalancer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kates::{Key, Subject};
 use kube::runtime::controller::Action;
 
@@ -30,7 +32,7 @@ pub use dereference::{Found, load};
 pub use validate::{Refused, Valid, check, port as plain_port, protocol as plain_protocol, served};
 
 use crate::context::Shared;
-use crate::reconcile::Error;
+use crate::reconcile::{Error, now};
 use crate::uninstall;
 
 /// Another look while the LoadBalancer waits for something that rings no bell.
@@ -62,6 +64,9 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
     if valid.is_err() && !served {
         return Ok(full_pass(&context));
     }
+    if !served && is_left_to_allocator(&found, &now()) {
+        return Ok(Action::requeue(SOON));
+    }
     let wanted = build::plan(&found, valid.as_ref().ok());
     let done = apply::run(&context, &snapshot, &found, &wanted).await?;
     let settled = update_status::publish(&context, &found, &valid, &wanted, &done).await?;
@@ -70,6 +75,14 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
         (false, true) => Action::requeue(AT_ONCE),
         (false, false) => Action::requeue(SOON),
     })
+}
+
+/// Whether the allocator goes first. It reserves an ID for one version of the LoadBalancer, so a write meanwhile makes
+/// it begin anew. Not for long, and not when it has said why there is none: then the status has to say so too.
+fn is_left_to_allocator(found: &Found, now: &Time) -> bool {
+    let accepted = found.balancer.condition(ACCEPTED);
+    let waits = accepted.map(|known| now.0.duration_since(known.last_transition_time.0));
+    found.verdict.is_none() && waits.is_some_and(|waits| waits.unsigned_abs() < SOON)
 }
 
 fn full_pass(context: &Shared) -> Action {

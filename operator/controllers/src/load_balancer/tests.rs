@@ -12,9 +12,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::apply::Done;
-use super::update_status::{judged, status};
+use super::update_status::{is_mere_wording, judged, status};
 use super::validate::port;
-use super::{Awaited, Found, Refused, Valid, build, check};
+use super::{Awaited, Found, Refused, Valid, build, check, is_left_to_allocator};
+use crate::allocation::verdict::Verdict;
 
 fn condition(type_: &str, status: &str, generation: i64) -> Value {
     json!({"type": type_, "status": status, "reason": "Programmed", "message": "", "observedGeneration": generation,
@@ -194,4 +195,35 @@ fn it_is_in_force_when_every_live_node_has_passed_the_version_that_was_first_awa
     // Another process knows only the present version, and waits for that.
     let elsewhere = passed(&at(waiting, 22, [20, 20]), &Awaited::default());
     assert_eq!(message(&elsewhere), "waiting for nodes n1, n2");
+}
+
+#[test]
+fn the_allocator_goes_first_unless_it_takes_long_or_says_why_it_cannot() {
+    let fresh = || {
+        let mut fresh = served(1, 1);
+        fresh.status.as_mut().unwrap().service_id = None;
+        found(fresh)
+    };
+    let at = |text: &str| Time(text.parse().unwrap());
+    let (soon, later) = (at("2026-01-01T00:00:02Z"), at("2026-01-01T00:00:09Z"));
+    assert!(is_left_to_allocator(&fresh(), &soon));
+    assert!(!is_left_to_allocator(&fresh(), &later));
+    let verdict = Verdict { duplicate: false, exhausted: true, message: "no service ID is free".into() };
+    assert!(!is_left_to_allocator(&Found { verdict: Some(verdict), ..fresh() }, &soon));
+}
+
+#[test]
+fn while_a_pod_waits_for_its_id_a_change_of_words_alone_is_not_written() {
+    let mut fresh = served(3, 3);
+    fresh.status.as_mut().unwrap().proxies.clear();
+    let waiting = proxied(fresh, 3);
+    assert!(build::plan(&waiting, Some(&valid(&waiting))).lacks_ids);
+    assert!(!build::plan(&proxied(served(3, 3), 3), None).lacks_ids, "it has one");
+    let before = served(3, 3);
+    let mut after = before.status.clone().unwrap();
+    after.conditions[1].reason = Reason::NodesPending.as_str().to_owned();
+    after.conditions[1].message = "waiting for nodes n2".to_owned();
+    assert!(is_mere_wording(&before, &after));
+    after.conditions[1].status = false.into();
+    assert!(!is_mere_wording(&before, &after));
 }

@@ -60,7 +60,7 @@ pub(super) fn judged(
     changed
 }
 
-/// Writes the rest of the status, then completes the spec. Says whether nothing is awaited any more.
+/// Completes the spec, then writes the rest of the status. Says whether nothing is awaited any more.
 ///
 /// # Errors
 /// What the API server answers.
@@ -75,12 +75,17 @@ pub(super) async fn publish(
         return Ok(false);
     }
     let balancer = &found.balancer;
-    let status = status(found, valid, wanted, done, &context.awaited, &now());
-    let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
-    if publish_status(context, balancer.as_ref(), after).await? {
+    // Before the first status, and so before the first view of its proxies: another generation would have to be
+    // acknowledged by all of them once more.
+    if valid.is_ok() && complete_spec(context, balancer).await? {
         return Ok(false);
     }
-    if valid.is_ok() && complete_spec(context, balancer).await? {
+    let status = status(found, valid, wanted, done, &context.awaited, &now());
+    if wanted.lacks_ids && found.verdict.is_none() && is_mere_wording(balancer, &status) {
+        return Ok(false);
+    }
+    let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
+    if publish_status(context, balancer.as_ref(), after).await? {
         return Ok(false);
     }
     let settled = balancer.is_condition_true(PROGRAMMED);
@@ -88,6 +93,20 @@ pub(super) async fn publish(
         context.awaited.forget(&balancer.uid().unwrap_or_default());
     }
     Ok(settled && (valid.is_err() || balancer.is_condition_true(READY)))
+}
+
+/// Whether a status differs from the present one at most in reasons and messages: whom it waits for. While the
+/// allocator has IDs to give, such a write would only make it begin anew.
+pub(super) fn is_mere_wording(balancer: &LoadBalancer, after: &LoadBalancerStatus) -> bool {
+    let plain = |status: &LoadBalancerStatus| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.reason.clear();
+            condition.message.clear();
+        }
+        status
+    };
+    balancer.status.as_ref().is_some_and(|before| plain(before) == plain(after))
 }
 
 /// The status as it should be.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::Found;
-use crate::service_group::DEFAULT_POOL;
+use crate::service_group::pools_of;
 
 /// A LoadBalancer that can be served: every invariant is a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,10 +113,7 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         account: account_name,
         group: group_id,
         ports,
-        pools: match &group.spec.address_pools {
-            Some(names) => names.iter().map(|name| PoolName::from(name.as_str())).collect(),
-            None => vec![DEFAULT_POOL.into()],
-        },
+        pools: pools_of(group),
         image: group.spec.envoy_image.clone().filter(|_| shared).or(epic_image),
         replicas: u32::try_from(group.spec.envoy_replicas()).unwrap_or(1),
         drain: group.spec.drain(),
