@@ -16,9 +16,6 @@ use crate::account::account_of;
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
 
-/// Pool of a group that names none.
-pub const DEFAULT_POOL: &str = "default";
-
 /// The group that a LoadBalancer names: first in its own namespace, then in `epic`.
 pub fn group_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Arc<ServiceGroup>> {
     let name = balancer.spec.service_group.as_str();
