@@ -102,6 +102,22 @@ fn a_learned_proxy_is_not_taken_over_before_it_expires() {
 }
 
 #[test]
+fn an_answer_goes_where_the_proxy_is_announced_whatever_was_learned_before() {
+    let mut kernel = scene::client();
+    kernel.count_tunnel(10);
+    kernel.set("tunnels", 10u32, tunnel(scene::CLIENT));
+    kernel.set("remotes", 10u32, scene::remote("198.51.100.66", 6080, 0));
+    kernel.set(
+        "learned_proxies",
+        ip(scene::PROXY),
+        LearnedProxy { tunnel: 10, lb: LB, expires_nanos: u64::MAX },
+    );
+    let outcome = kernel.run(ClientEgress, &frame(&segment(ENDPOINT, PROXY, b"")));
+    let packet = decode(&outcome.frame[ETH..], 6080).unwrap().expect("a GUE packet");
+    assert_eq!(packet.outer.destination.to_string(), scene::NODE);
+}
+
+#[test]
 fn control_messages_of_epic_nodes_go_to_the_agent_and_others_nowhere() {
     let kernel = scene::client();
     let control = |from: &str| frame(&udp(addr(from), addr(TO), b"\x20\x48\x00\x00whatever"));

@@ -9,9 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use epic_abi::gue::{CONTROL_HEADER_LEN, CONTROL_TYPE_HELLO, Packet, decode, encode_control};
 use epic_abi::hello::MAX_LEN;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use tokio::net::UdpSocket;
 
 use super::Outgoing;
+
+/// Bytes of messages that may wait. All clients call at once after their EPIC node was away, and anybody may send made-up
+/// messages in between: the kernel's usual buffer holds some 250 of them.
+const WAITING: usize = 4 << 20;
 
 /// The socket.
 #[derive(Debug)]
@@ -26,6 +32,9 @@ impl Socket {
     /// Somebody else has the port: a second agent on this host, or a kernel GUE listener.
     pub async fn bind(port: u16) -> io::Result<Self> {
         let udp = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)).await?;
+        if let Err(error) = setsockopt(&udp, RcvBufForce, &WAITING) {
+            tracing::debug!(%error, "the hello socket has the usual buffer");
+        }
         Ok(Self { udp })
     }
 
@@ -59,5 +68,23 @@ impl Socket {
         if let Err(error) = self.udp.send_to(&datagram, message.to).await {
             tracing::debug!(to = %message.to, %error, "hello message not sent");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+    use nix::sys::socket::sockopt::RcvBuf;
+
+    use super::*;
+
+    #[test]
+    fn many_messages_may_wait_while_the_agent_is_busy() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = Socket::bind(0).await.unwrap();
+            let held = getsockopt(&socket.udp, RcvBuf).unwrap();
+            assert!(held >= WAITING, "{held} bytes: NET_ADMIN is needed, as the agent has it");
+        });
     }
 }
