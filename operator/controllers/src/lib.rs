@@ -13,7 +13,6 @@ pub mod context;
 pub mod endpoint;
 pub mod epic;
 pub mod event;
-pub mod follow;
 pub mod keys;
 pub mod leader;
 pub mod load_balancer;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use epic_crds::condition::{ACCEPTED, READY};
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
 use epic_crds::{
-    Account, AddressClaim, AddressPool, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup,
+    Account, AddressClaim, AddressPool, ClaimPhase, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -24,7 +24,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::broadcast;
 
 pub use balancer::{endpoint, load_balancer};
-pub use tenant::account;
+pub use tenant::{account, namespace};
 
 use crate::context::Shared;
 
@@ -189,6 +189,50 @@ pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
         .reconcile_on(pools)
         .reconcile_on(balancers)
         .reconcile_on(accounts)
+}
+
+/// The controller of AddressClaims. One can be let go of when its owner goes, has moved on, or would not get the address
+/// any more, and is gone when all nodes have forgotten that.
+pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
+    let owners = on::<LoadBalancer, AddressClaim, _>(
+        context,
+        |balancer| balancer.metadata.resource_version.clone(),
+        |snapshot, balancer| {
+            let uid = balancer.metadata.uid.as_deref();
+            keys_of(snapshot, |claim: &AddressClaim| Some(claim.spec.owner.uid.as_str()) == uid)
+        },
+    );
+    let nodes = on::<EPICNode, AddressClaim, _>(
+        context,
+        |node| node.status.as_ref().and_then(|status| status.load_balancers_revision.clone()),
+        |snapshot, _| {
+            keys_of(snapshot, |claim: &AddressClaim| {
+                claim.status.as_ref().is_some_and(|status| status.phase == Some(ClaimPhase::Releasing))
+            })
+        },
+    );
+    let everyone = |snapshot: &Snapshot| all::<AddressClaim>(snapshot);
+    context
+        .watches
+        .controller::<AddressClaim>()
+        .reconcile_on(owners)
+        .reconcile_on(nodes)
+        .reconcile_on(on::<ServiceGroup, _, _>(
+            context,
+            |group| group.spec.clone(),
+            move |snapshot, _| everyone(snapshot),
+        ))
+        .reconcile_on(on::<AddressPool, _, _>(
+            context,
+            |pool| pool.spec.clone(),
+            move |snapshot, _| everyone(snapshot),
+        ))
+        .reconcile_on(on::<Account, _, _>(
+            context,
+            |account| account.metadata.deletion_timestamp.clone(),
+            move |snapshot, _| everyone(snapshot),
+        ))
+        .reconcile_on(on::<EPIC, _, _>(context, settings, move |snapshot, _| everyone(snapshot)))
 }
 
 /// The key of the one EPIC object.

@@ -179,21 +179,21 @@ pub fn start(context: &Shared, readiness: &Readiness, shutdown: &CancellationTok
         readiness_of_watches(&context, &readiness, synced, &shutdown).await;
     });
     tasks.spawn(allocation::run::run(Arc::clone(context), shutdown.clone()));
-    tasks.spawn(claim::release::run(Arc::clone(context), shutdown.clone()));
-    tasks.spawn(account::departure::run(Arc::clone(context), shutdown.clone()));
     tasks.spawn(poison::run(Arc::clone(context), shutdown.clone()));
     macro_rules! control {
-        ($kind:ident) => {
-            let controller = relations::$kind(context);
-            tasks.spawn(reconcile::run(controller, Arc::clone(context), shutdown.clone(), $kind::reconcile));
+        ($relations:ident, $reconcile:path) => {
+            let controller = relations::$relations(context);
+            tasks.spawn(reconcile::run(controller, Arc::clone(context), shutdown.clone(), $reconcile));
         };
     }
-    control!(epic);
-    control!(account);
-    control!(address_pool);
-    control!(service_group);
-    control!(load_balancer);
-    control!(endpoint);
+    control!(epic, epic::reconcile);
+    control!(account, account::reconcile);
+    control!(namespace, account::departure::reconcile);
+    control!(address_pool, address_pool::reconcile);
+    control!(claim, claim::reconcile);
+    control!(service_group, service_group::reconcile);
+    control!(load_balancer, load_balancer::reconcile);
+    control!(endpoint, endpoint::reconcile);
     tasks
 }
 

@@ -1,46 +1,44 @@
-//! Removing a namespace that the operator made, when its Account goes and no LoadBalancer is left in it.
+//! The controller of tenant namespaces: removes one that the operator made, when its Account goes and no LoadBalancer is
+//! left in it.
 //!
 //! Looks at namespaces, not at Accounts: an Account without children has no finalizer and may be gone before anybody
 //! sees it go. Deleting the namespace takes the tenant's Endpoints and groups along, and with them the last IDs of the
 //! Account, whose finalizer the allocator then takes off.
 
+use std::sync::Arc;
+
 use epic_crds::well_known::{LABEL_ACCOUNT, tenant_namespace};
 use epic_crds::{Account, LoadBalancer};
 use k8s_openapi::api::core::v1::Namespace;
-use kates::{Error, Key, Query};
+use kates::{Key, Query, Subject};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Preconditions};
-use tokio_util::sync::CancellationToken;
+use kube::runtime::controller::Action;
 
 use super::apply::namesakes;
 use crate::context::Shared;
+use crate::reconcile::Error;
 use crate::tenant::namespace::ANNOTATION_CREATED_FOR;
-use crate::{follow, uninstall};
+use crate::uninstall;
 
-/// Runs until `shutdown`, whenever this replica leads.
-pub async fn run(context: Shared, shutdown: CancellationToken) {
-    follow::changes(context, shutdown, "a namespace is not removed yet", pass).await;
-}
-
-async fn pass(context: &Shared) -> Result<(), Error> {
-    let Ok(snapshot) = context.snapshot() else { return Ok(()) };
-    if uninstall::is_under_way(&snapshot) {
-        return Ok(());
+/// One pass over one Namespace.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<Namespace>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let Some(namespace) = snapshot.get::<Namespace>(&subject.key()) else {
+        return Ok(Action::await_change());
+    };
+    let Some(account) = made_for(namespace) else { return Ok(Action::await_change()) };
+    let name = namespace.name_any();
+    let counts = |key: &Key| snapshot.get::<Account>(key).is_some_and(|account| stays(account));
+    let is_occupied = snapshot.in_namespace::<LoadBalancer>(&name).next().is_some();
+    let is_due = !is_occupied && !namesakes(&account, &name).iter().any(counts);
+    if is_due && !uninstall::is_under_way(&snapshot) {
+        remove(&context, namespace, &account).await?;
     }
-    for namespace in snapshot.list::<Namespace>() {
-        let Some(name) = made_for(namespace) else { continue };
-        let key = |key: &Key| snapshot.get::<Account>(key).is_some_and(|account| stays(account));
-        let occupied = snapshot.in_namespace::<LoadBalancer>(&namespace.name_any()).next().is_some();
-        if occupied || namesakes(&name, &namespace.name_any()).iter().any(key) {
-            continue;
-        }
-        match remove(context, namespace, &name).await {
-            Ok(()) => {}
-            Err(error) if error.is_conflict() || error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    Ok(Action::requeue(context.settings.full_pass))
 }
 
 /// The Account that a namespace was made for by the operator; `None` for any other namespace and one on its way out.
@@ -57,7 +55,7 @@ fn stays(account: &Account) -> bool {
 }
 
 /// Asks the API server itself before anything is removed: a cache may be behind.
-async fn remove(context: &Shared, namespace: &Namespace, account: &str) -> Result<(), Error> {
+async fn remove(context: &Shared, namespace: &Namespace, account: &str) -> Result<(), kates::Error> {
     let client = &context.client;
     let name = namespace.name_any();
     for key in namesakes(account, &name) {

@@ -11,3 +11,4 @@ pub mod release;
 pub use convert::{
     NotAPool, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown,
 };
+pub use release::reconcile;

@@ -1,9 +1,10 @@
-//! Letting go of claims: GET the claim, *then* LIST its owner, judge, write.
+//! The AddressClaim's controller, which lets go of claims: GET the claim, *then* LIST its owner, judge, write.
 //!
 //! Deletion of a LoadBalancer waits for none of this. A claim lasts until every EPICNode has passed the revision that
 //! showed the owner without the address; an EPICNode that is deleted is waited for no longer.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{Account, AddressClaim, ClaimPhase, LoadBalancer, ServiceGroup};
@@ -12,49 +13,39 @@ use epic_model::claim::{self as model, OwnerSeen, Pool, Release};
 use epic_model::id::{AccountName, Seconds};
 use epic_model::revision::Revision;
 use jiff::Timestamp;
-use kates::{Error, Key, Query, Snapshot};
+use kates::{Key, Query, Snapshot, Subject};
 use kube::ResourceExt;
-use tokio_util::sync::CancellationToken;
+use kube::runtime::controller::Action;
 
 use super::convert;
 use crate::account::account_of;
 use crate::context::Shared;
+use crate::reconcile::Error;
 use crate::service_group::{admits, group_of, pools_of};
-use crate::{follow, uninstall};
+use crate::uninstall;
 
-/// Runs until `shutdown`, whenever this replica leads.
-pub async fn run(context: Shared, shutdown: CancellationToken) {
-    follow::changes(context, shutdown, "claims are not released", pass).await;
-}
-
-async fn pass(context: &Shared) -> Result<(), Error> {
-    let Ok(snapshot) = context.snapshot() else { return Ok(()) };
-    if uninstall::is_under_way(&snapshot) {
-        return Ok(());
-    }
+/// One pass over one AddressClaim.
+///
+/// # Errors
+/// What the API server answers; the caller waits and calls again.
+pub async fn reconcile(subject: Arc<Subject<AddressClaim>>, context: Shared) -> Result<Action, Error> {
+    let snapshot = context.snapshot()?;
+    let key = subject.key();
+    let Some(claim) = snapshot.get::<AddressClaim>(&key).and_then(|object| convert::claim(object)) else {
+        return Ok(Action::await_change());
+    };
     // What a cache shows decides only whether it is worth asking.
-    let due: Vec<Key> = snapshot
-        .list::<AddressClaim>()
-        .filter(|object| {
-            let Some(claim) = convert::claim(object) else { return false };
-            let owner = seen_in(&snapshot, &claim);
-            let judged =
-                model::release(&claim, &owner, Revision::new(0), &convert::node_revisions(&snapshot, now()));
-            matches!(judged, Release::Mark { .. } | Release::Delete { .. })
-        })
-        .map(|object| Key::of(object.as_ref()))
-        .collect();
-    for key in due {
-        match round(context, &snapshot, &key).await {
-            Ok(()) => {}
-            Err(error) if error.is_conflict() || error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
+    let owner = seen_in(&snapshot, &claim);
+    let judged = model::release(&claim, &owner, Revision::new(0), &convert::node_revisions(&snapshot, now()));
+    let is_due = matches!(judged, Release::Mark { .. } | Release::Delete { .. });
+    if is_due && !uninstall::is_under_way(&snapshot) {
+        round(&context, &snapshot, &key).await?;
     }
-    Ok(())
+    Ok(Action::requeue(context.settings.full_pass))
 }
 
-async fn round(context: &Shared, snapshot: &Snapshot, key: &Key) -> Result<(), Error> {
+/// Judges by quorum reads, and writes what follows.
+async fn round(context: &Shared, snapshot: &Snapshot, key: &Key) -> Result<(), kates::Error> {
     let client = &context.client;
     let Some(mut object) = client.get_opt::<AddressClaim>(key).await? else { return Ok(()) };
     let Some(claim) = convert::claim(&object) else { return Ok(()) };

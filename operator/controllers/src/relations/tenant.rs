@@ -1,6 +1,6 @@
-//! What concerns Accounts.
+//! What concerns Accounts and their namespaces.
 
-use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, TENANT_NAMESPACE_PREFIX};
+use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, TENANT_NAMESPACE_PREFIX, tenant_namespace};
 use epic_crds::{Account, EPIC, Endpoint, LoadBalancer, ServiceGroup};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -67,6 +67,29 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
             |_, o| around(o),
         ))
         .reconcile_on(told(context.verdicts.changes()))
+}
+
+/// The controller of tenant namespaces.
+pub fn namespace(context: &Shared) -> Controller<Subject<Namespace>> {
+    let accounts = on::<Account, Namespace, _>(
+        context,
+        |account| account.metadata.deletion_timestamp.clone(),
+        |_, account| {
+            vec![Key::cluster(tenant_namespace(account.metadata.name.as_deref().unwrap_or_default()))]
+        },
+    );
+    let balancers = on::<LoadBalancer, Namespace, _>(
+        context,
+        |_| (),
+        |_, balancer| balancer.metadata.namespace.as_deref().map(Key::cluster).into_iter().collect(),
+    );
+    let epic = on::<EPIC, Namespace, _>(context, settings, |snapshot, _| all::<Namespace>(snapshot));
+    context
+        .watches
+        .controller::<Namespace>()
+        .reconcile_on(accounts)
+        .reconcile_on(balancers)
+        .reconcile_on(epic)
 }
 
 /// The Accounts that may have this namespace.
