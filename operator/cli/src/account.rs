@@ -1,5 +1,6 @@
 //! `account kubeconfig`: a token for a tenant's client agents, in the file that they read.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// There is no account `name` among those that are there.
+    pub fn unknown(name: &str, those: &[Account]) -> Self {
+        let accounts: BTreeSet<String> = those.iter().map(|account| account.name_any()).collect();
+        Self::NoAccount { name: name.to_owned(), accounts: accounts.into_iter().collect() }
+    }
+}
+
 fn known(accounts: &[String]) -> String {
     if accounts.is_empty() {
         "; there is none at all (kubectl explain accounts.epic.acnodal.io)".to_owned()
@@ -165,13 +174,10 @@ async fn find(client: &Client, name: &str) -> Result<Account, Error> {
         }
     }
     let listed = api::list::<Account>(client, None).await;
-    let mut accounts: Vec<String> = match listed {
-        Ok(listed) => listed.items.iter().map(|account| account.name_any()).collect(),
-        Err(error) => return Err(api::Error::call("list accounts", error).into()),
-    };
-    accounts.sort();
-    accounts.dedup();
-    Err(Error::NoAccount { name: name.to_owned(), accounts })
+    match listed {
+        Ok(listed) => Err(Error::unknown(name, &listed.items)),
+        Err(error) => Err(api::Error::call("list accounts", error).into()),
+    }
 }
 
 /// Authorities and server for the file.

@@ -16,6 +16,7 @@ use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::account;
 use crate::api::{self, Listed, is_forbidden};
 
 /// Everything that was read.
@@ -269,8 +270,8 @@ pub struct Releasing {
 /// Reads everything, or what belongs to one account.
 ///
 /// # Errors
-/// The API server cannot be asked. What it refuses is in [`Found::forbidden`].
-pub async fn gather(client: &Client, account: Option<&str>) -> Result<Found, api::Error> {
+/// The API server cannot be asked, or there is no such account. What it refuses is in [`Found::forbidden`].
+pub async fn gather(client: &Client, account: Option<&str>) -> Result<Found, account::Error> {
     let tenant = account.map(tenant_namespace);
     let scope = tenant.as_deref();
     let mut forbidden = Vec::new();
@@ -286,12 +287,23 @@ pub async fn gather(client: &Client, account: Option<&str>) -> Result<Found, api
         endpoints: read(client, scope, &mut forbidden).await?,
         forbidden: Vec::new(),
     };
-    found.forbidden = forbidden;
     if let Some(name) = account {
-        found.accounts.items.retain(|account| account.name_any() == name);
+        let all = std::mem::take(&mut found.accounts.items);
+        let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|account| account.name_any() == name);
+        if own.is_empty() && !forbidden.iter().any(|kind| kind == "accounts") {
+            return Err(account::Error::unknown(name, &others));
+        }
+        found.accounts.items = own;
+        found.pools.items.retain(|pool| admits(pool, name));
         found.claims.items.retain(|claim| Some(claim.spec.owner.namespace.as_str()) == scope);
     }
+    found.forbidden = forbidden;
     Ok(found)
+}
+
+/// Whether an account may have addresses of a pool.
+fn admits(pool: &AddressPool, account: &str) -> bool {
+    pool.spec.accounts.as_ref().is_none_or(|accounts| accounts.iter().any(|name| name == account))
 }
 
 async fn read<K>(

@@ -106,6 +106,8 @@ async fn a_tenant_that_is_not_there_yet_is_told_from_one_that_never_was() {
     assert!(error.contains("the operator has not looked at the account"), "{error}");
     let error = account::kubeconfig(&client, &config, &arguments("absent")).await.unwrap_err().to_string();
     assert!(error.starts_with("there is no account \"absent\"; there are: coming"), "{error}");
+    let error = overview::gather(&client, Some("absent")).await.unwrap_err().to_string();
+    assert!(error.starts_with("there is no account \"absent\"; there are: coming"), "{error}");
 }
 
 #[tokio::test]
@@ -225,12 +227,17 @@ async fn the_screen_shows_an_account_with_what_belongs_to_it() {
         json!({ "load-balancer": "web", "address": "10.244.1.5", "port": { "port": 8080, "protocol": "TCP" } }),
     ))
     .await;
+    for (name, accounts) in [("for-shown", json!(["shown"])), ("for-others", json!(["other"]))] {
+        let spec = json!({ "addresses": ["192.0.2.64/32"], "accounts": accounts });
+        create(&object("AddressPool", "epic", name, spec)).await;
+    }
     let found = overview::gather(&admin().await, Some("shown")).await.expect("everything is read");
     let screen = render(&judge(&found, Timestamp::now()));
     assert!(screen.contains("LOAD BALANCER epic-shown/web  no address yet 80/TCP"), "{screen}");
     assert!(screen.contains("10.244.1.5:8080/TCP"), "{screen}");
     assert!(screen.contains("NoEpic"), "{screen}");
-    assert!(!screen.contains("epic-used"), "{screen}");
+    assert!(screen.contains("for-shown"), "{screen}");
+    assert!(!screen.contains("epic-used") && !screen.contains("for-others"), "{screen}");
 }
 
 #[tokio::test]
