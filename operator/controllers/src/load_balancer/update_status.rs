@@ -77,15 +77,19 @@ pub(super) async fn publish(
     let balancer = &found.balancer;
     // Before the first status, and so before the first view of its proxies: another generation would have to be
     // acknowledged by all of them once more.
-    if valid.is_ok() && complete_spec(context, balancer).await? {
+    let completed = if valid.is_ok() { complete_spec(context, balancer).await } else { Ok(false) };
+    if completed.as_ref().is_ok_and(|written| *written) {
         return Ok(false);
     }
     let status = status(found, valid, wanted, done, &context.awaited, &now());
     if wanted.lacks_ids && found.verdict.is_none() && is_mere_wording(balancer, &status) {
-        return Ok(false);
+        return completed;
     }
     let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
-    if publish_status(context, balancer.as_ref(), after).await? {
+    let written = publish_status(context, balancer.as_ref(), after).await?;
+    // A completion that is refused keeps nobody from seeing the status.
+    completed?;
+    if written {
         return Ok(false);
     }
     let settled = balancer.is_condition_true(PROGRAMMED);
