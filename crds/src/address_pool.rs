@@ -27,7 +27,7 @@ use crate::schema;
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
-        description = "Whether addresses can be taken from it."
+        description = "Whether its addresses are in force; reason Exhausted says that none is left to be taken."
     ),
     printcolumn(
         name = "Used-v4",
@@ -156,7 +156,7 @@ reasons! {
     AddressPoolReason {
         #[doc = "The pool is valid."]
         Accepted,
-        #[doc = "Addresses can be taken from it."]
+        #[doc = "Its addresses are in force, and some are left."]
         Ready,
         #[doc = "An entry of spec.addresses is not a network or range of one family."]
         InvalidAddress,
@@ -168,7 +168,7 @@ reasons! {
         NotOverlapping,
         #[doc = "spec.disabled is true."]
         Disabled,
-        #[doc = "Every address is in use."]
+        #[doc = "Every address is in use, as those of a full pool may well be: the condition stays True."]
         Exhausted,
         #[doc = "Addresses in use lie outside of spec.addresses since it was edited; they stay in use."]
         AddressesOutOfPool,

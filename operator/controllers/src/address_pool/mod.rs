@@ -66,23 +66,34 @@ fn status(snapshot: &Snapshot, object: &AddressPool, now: &Time) -> AddressPoolS
         }
     };
     overlapping(snapshot, &parsed, &mut conditions, generation, now);
-    let free = [Family::V4, Family::V6]
-        .into_iter()
-        .any(|family| parsed.total(family) > parsed.used(family, &claimed));
-    let (ready, reason, message) = if let Some(text) = protected {
-        (false, Reason::ProtectedAddress, text)
-    } else if parsed.disabled {
-        (false, Reason::Disabled, "spec.disabled is true; what is in use stays".to_owned())
-    } else if !free {
-        (false, Reason::Exhausted, "every address is in use; add a range to spec.addresses".to_owned())
-    } else if outside > 0 {
-        let text = format!("{outside} addresses in use lie outside of spec.addresses; they stay in use");
-        (true, Reason::AddressesOutOfPool, text)
-    } else {
-        (true, Reason::Ready, String::new())
-    };
+    let (ready, reason, message) = readiness(&parsed, protected, &claimed, outside);
     set(&mut conditions, READY, ready, reason, message, generation, now);
     AddressPoolStatus { ipv4: usage(Family::V4), ipv6: usage(Family::V6), conditions }
+}
+
+/// Whether its addresses are in force. A pool whose addresses are all in use is in force like any other.
+fn readiness(
+    pool: &Pool,
+    protected: Option<String>,
+    claimed: &BTreeSet<IpAddr>,
+    outside: usize,
+) -> (bool, Reason, String) {
+    let is_full = |family| pool.total(family) <= pool.used(family, claimed);
+    if let Some(text) = protected {
+        return (false, Reason::ProtectedAddress, text);
+    }
+    if pool.disabled {
+        return (false, Reason::Disabled, "spec.disabled is true; what is in use stays".to_owned());
+    }
+    if is_full(Family::V4) && is_full(Family::V6) {
+        let text = "every address is in use; add a range to spec.addresses before the next is asked for";
+        return (true, Reason::Exhausted, text.to_owned());
+    }
+    if outside > 0 {
+        let text = format!("{outside} addresses in use lie outside of spec.addresses; they stay in use");
+        return (true, Reason::AddressesOutOfPool, text);
+    }
+    (true, Reason::Ready, String::new())
 }
 
 fn overlapping(
@@ -122,4 +133,27 @@ fn protected(snapshot: &Snapshot, pool: &Pool) -> Option<String> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(pool: &Pool, protected: Option<&str>, claimed: &[&str], outside: usize) -> (bool, Reason) {
+        let claimed = claimed.iter().map(|text| text.parse().unwrap()).collect();
+        let (ready, reason, _) = readiness(pool, protected.map(str::to_owned), &claimed, outside);
+        (ready, reason)
+    }
+
+    #[test]
+    fn a_full_pool_is_in_force_and_one_that_is_disabled_or_protected_is_not() {
+        let pool = Pool::parse("default", ["192.0.2.1-192.0.2.2"]).unwrap();
+        assert_eq!(judged(&pool, None, &["192.0.2.1"], 0), (true, Reason::Ready));
+        assert_eq!(judged(&pool, None, &["192.0.2.1", "192.0.2.2"], 0), (true, Reason::Exhausted));
+        assert_eq!(judged(&pool, None, &["192.0.2.9"], 1), (true, Reason::AddressesOutOfPool));
+        assert_eq!(judged(&pool, Some("of nodes"), &[], 0), (false, Reason::ProtectedAddress));
+        let mut disabled = pool;
+        disabled.disabled = true;
+        assert_eq!(judged(&disabled, None, &[], 0), (false, Reason::Disabled));
+    }
 }
