@@ -246,3 +246,34 @@ pub(crate) fn changes<K: Object>(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn held(number: usize, version: &str) -> (Key, Held<ConfigMap>) {
+        let name = format!("c{number}");
+        let mut object = ConfigMap::default();
+        object.metadata.uid = Some(name.clone());
+        object.metadata.resource_version = Some(version.to_owned());
+        (Key::namespaced("a", name), Held(Arc::new(object)))
+    }
+
+    /// The comparison skips what two states share; it must not skip what lies behind that.
+    #[test]
+    fn of_many_objects_every_single_change_is_told() {
+        let keys = |before: &OrdMap<_, _>, after: &OrdMap<_, _>| -> Vec<Key> {
+            changes::<ConfigMap>(before, after).into_iter().map(|change| change.key).collect()
+        };
+        let before: OrdMap<_, _> = (0..1_000).map(|number| held(number, "1")).collect();
+        for number in 0..1_000 {
+            let (key, changed) = held(number, "2");
+            let without = before.without(&key);
+            assert_eq!(keys(&before, &before.update(key.clone(), changed)), [key.clone()], "changed");
+            assert_eq!(keys(&before, &without), [key.clone()], "gone");
+            assert_eq!(keys(&without, &before), [key], "new");
+        }
+    }
+}

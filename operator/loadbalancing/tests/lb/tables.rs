@@ -259,3 +259,23 @@ fn a_dump_never_shows_a_key() {
     let row = format!("{:?}", writer.snapshot().services.get(&name(WEB)).unwrap());
     assert!(row.contains("Key(..)"), "{row}");
 }
+
+#[test]
+fn of_many_rows_every_single_change_is_seen() {
+    let writer = writer();
+    let numbered = |number: u16, generation| service(&format!("acme/s{number}"), 1, number, generation);
+    let mut txn = writer.write();
+    for number in 1..=500 {
+        txn.upsert_service(numbered(number, 1));
+    }
+    txn.commit();
+    let mut changes = writer.tables().changes::<Service>(false);
+    for number in 1..=500 {
+        let changed = numbered(number, 2);
+        let mut txn = writer.write();
+        txn.upsert_service(changed.clone());
+        txn.commit();
+        let seen = changes.poll().0;
+        assert!(matches!(&seen[..], [Change::Updated { new, .. }] if **new == changed), "{number}: {seen:?}");
+    }
+}

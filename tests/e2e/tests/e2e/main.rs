@@ -36,6 +36,7 @@ scenarios! {
     forged::forged_packets_are_dropped_and_counted_and_move_no_tunnel,
     fence::a_pod_that_nobody_lists_answers_its_probes_and_reaches_nothing,
     members::traffic_follows_the_endpoints,
+    members::many_endpoints_at_once_all_come_into_force,
     members::replicas_come_and_go_without_a_failed_request,
     members::two_proxies_may_use_the_same_source_port_at_once,
     faults::no_connection_fails_while_operators_are_killed,

@@ -131,6 +131,25 @@ pub(crate) fn traffic_follows_the_endpoints(lab: &Lab) {
     remove_load_balancer(lab, "members");
 }
 
+/// So many that a table of them has several levels, applied while others of them are being worked on.
+pub(crate) fn many_endpoints_at_once_all_come_into_force(lab: &Lab) {
+    make_load_balancer(lab, "many");
+    for number in 0..300 {
+        let address = format!("10.251.{}.{}", number / 250, number % 250 + 1);
+        add(lab, "many", &format!("many-{number}"), ONE.1, &address);
+    }
+    lab.until("all of them are programmed", || {
+        let all = lab.list(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/endpoints"));
+        let mine = all.iter().filter(|object| object["spec"]["load-balancer"] == "many");
+        let left: Vec<&str> = mine
+            .filter(|object| !epic_e2e::lab::is_true(object, "Programmed"))
+            .filter_map(|object| object["metadata"]["name"].as_str())
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+    remove_load_balancer(lab, "many");
+}
+
 fn ready_proxies(lab: &Lab, name: &str, count: usize) -> Vec<Value> {
     let path = load_balancer(NAMESPACE, name);
     lab.until(&format!("{name} has {count} proxies, ready and programmed"), || {
