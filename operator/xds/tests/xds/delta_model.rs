@@ -84,6 +84,10 @@ struct ServerLane {
     /// Last version that the client accepted.
     accepted: BTreeMap<String, String>,
     refused: BTreeMap<String, String>,
+    /// Versions refused together with others since: applied or not, nobody knows.
+    doubtful: BTreeMap<String, BTreeSet<String>>,
+    /// Last response that was sent before the client gave a name up: it drops what it took from there.
+    given_up: BTreeMap<String, u64>,
     unanswered: VecDeque<DeltaResponse>,
 }
 
@@ -403,30 +407,35 @@ impl World {
 impl ServerLane {
     fn accept(&mut self, response: &DeltaResponse) {
         for resource in &response.resources {
-            if self.wants.covers(&resource.name) {
+            let forgotten = self.given_up.get(&*resource.name).is_some_and(|last| response.nonce <= *last);
+            if self.wants.covers(&resource.name) && !forgotten {
                 self.accepted.insert(resource.name.to_string(), resource.version.to_string());
+                self.doubtful.remove(&*resource.name);
             }
         }
         // The client has nothing of it left that a later refusal could fall back to.
         for name in &response.removed {
             self.accepted.remove(&**name);
+            self.doubtful.remove(&**name);
         }
     }
 
     fn refuse(&mut self, response: &DeltaResponse, view: &View) {
         for resource in &response.resources {
             let (name, version) = (resource.name.to_string(), resource.version.to_string());
+            let alone = response.resources.len() == 1;
+            if !alone {
+                self.doubtful.entry(name.clone()).or_default().insert(version.clone());
+            }
             if self.said.get(&name) != Some(&Some(version.clone())) {
-                if response.resources.len() > 1 {
-                    // Applied or not, nobody knows: what was accepted before may be gone.
-                    self.accepted.remove(&name);
-                }
                 continue;
             }
-            if response.resources.len() == 1 {
+            if alone {
+                // Refused alone, it was not applied when it was refused together with others either.
+                let doubtful = self.doubtful.get(&name).into_iter().flatten().any(|other| *other != version);
                 match self.accepted.get(&name) {
-                    Some(good) => self.said.insert(name.clone(), Some(good.clone())),
-                    None => self.said.remove(&name),
+                    Some(good) if !doubtful => self.said.insert(name.clone(), Some(good.clone())),
+                    _ => self.said.remove(&name),
                 };
                 // A client that asked again before it read this has its answer, if that is still what there is.
                 if view.get(response.kind, &name) == Some(resource) {
@@ -481,9 +490,14 @@ impl ServerLane {
     /// What is given up is forgotten: asked for again, it is sent again.
     fn drop_uncovered(&mut self) {
         let wants = self.wants.clone();
+        if let Some(last) = self.unanswered.back() {
+            let given_up = NAMES.into_iter().filter(|name| !wants.covers(name));
+            self.given_up.extend(given_up.map(|name| (name.to_owned(), last.nonce)));
+        }
         self.owed.retain(|name| wants.covers(name));
         self.said.retain(|name, _| wants.covers(name));
         self.accepted.retain(|name, _| wants.covers(name));
+        self.doubtful.retain(|name, _| wants.covers(name));
         self.refused.retain(|name, _| wants.covers(name));
     }
 }

@@ -346,6 +346,41 @@ fn what_may_have_been_applied_from_a_refused_response_is_removed_all_the_same() 
 }
 
 #[test]
+fn a_refusal_after_a_removal_falls_back_to_nothing() {
+    let mut client = Client::settled(&view(1, "a=1", "a=1", "a=1"));
+    assert_eq!(client.show(&view(2, "a=1", "a=1", "")), ["listener#4 -a"]);
+    assert_eq!(client.show(&view(3, "a=1", "a=1", "a=bad")), ["listener#5 +a"]);
+    assert_eq!(client.ack(Kind::Listener, 4), NOTHING);
+    assert_eq!(client.nack(Kind::Listener, 5), NOTHING);
+    assert_eq!(client.show(&view(4, "a=1", "a=1", "a=1")), ["listener#6 +a"]);
+}
+
+#[test]
+fn an_answer_about_what_was_given_up_since_is_no_form_to_fall_back_to() {
+    let mut client = Client::with(&view(1, "", "a=1", ""));
+    assert_eq!(client.ask(Kind::Assignment, &["a"]), ["assignment#1 +a"]);
+    assert_eq!(client.ask(Kind::Assignment, &["-a"]), NOTHING);
+    client.show(&view(2, "", "a=bad", ""));
+    assert_eq!(client.ask(Kind::Assignment, &["a"]), ["assignment#2 +a"]);
+    assert_eq!(client.ack(Kind::Assignment, 1), NOTHING);
+    assert_eq!(client.nack(Kind::Assignment, 2), NOTHING);
+    assert_eq!(client.show(&view(3, "", "a=1", "")), ["assignment#3 +a"]);
+}
+
+#[test]
+fn what_crossed_a_wildcard_given_up_and_wanted_again_is_removed_all_the_same() {
+    let mut client = Client::with(&view(1, "a=1", "", ""));
+    assert_eq!(client.ask(Kind::Cluster, &["*"]), ["cluster#1 +a"]);
+    assert_eq!(client.ask(Kind::Cluster, &["-*"]), NOTHING);
+    client.show(&view(2, "a=bad", "", ""));
+    assert_eq!(client.ask(Kind::Cluster, &["*"]), ["cluster#2 +a"]);
+    // The client may have read the first response only now, and taken `a=1` from it.
+    assert_eq!(client.ack(Kind::Cluster, 1), NOTHING);
+    assert_eq!(client.nack(Kind::Cluster, 2), NOTHING);
+    assert_eq!(client.show(&view(3, "", "", "")), ["cluster#3 -a"]);
+}
+
+#[test]
 fn a_client_that_refuses_everything_gets_a_bounded_number_of_responses() {
     let names: Vec<String> = (0..100).map(|n| format!("n{n}=bad")).collect();
     let mut client = Client::with(&view(1, &names.join(" "), "", ""));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::view::{EndpointRef, Version};
+use super::super::view::{EndpointRef, Resource, Version};
 
 /// Belief about one name. None at all: nothing was ever said about it.
 #[derive(Clone, Debug)]
@@ -14,6 +14,9 @@ pub(super) struct Belief {
     pub(super) doubt: Doubt,
     /// Endpoints of the assignment that was acknowledged last.
     pub(super) endpoints: Arc<[EndpointRef]>,
+    /// Nonce of the first response that it is about. The client gave the name up after it was sent earlier ones, so
+    /// what it answers to them says nothing.
+    since: u64,
 }
 
 /// The last thing that was said about a name.
@@ -34,13 +37,34 @@ pub(super) enum Doubt {
 }
 
 impl Belief {
-    pub(super) fn unheard(last: Last) -> Self {
-        Self { last, good: None, doubt: Doubt::None, endpoints: Arc::default() }
+    pub(super) fn unheard(last: Last, since: u64) -> Self {
+        Self { last, good: None, doubt: Doubt::None, endpoints: Arc::default(), since }
     }
 
     /// A version that a client says it has kept; `None` is one that we did not make.
     pub(super) fn kept(version: Option<Version>) -> Self {
-        Self { good: version, ..Self::unheard(version.map_or(Last::Unclear, Last::Sent)) }
+        Self { good: version, ..Self::unheard(version.map_or(Last::Unclear, Last::Sent), 0) }
+    }
+
+    /// It was given up while a response with it was under way, and may have been taken from there.
+    pub(super) fn crossed(since: u64) -> Self {
+        Self { doubt: Doubt::Several, ..Self::unheard(Last::Unclear, since) }
+    }
+
+    /// The client has applied this version.
+    pub(super) fn accept(&mut self, resource: &Resource, nonce: u64) {
+        if nonce >= self.since {
+            self.good = Some(resource.version);
+            self.doubt = Doubt::None;
+            self.endpoints = Arc::clone(&resource.endpoints);
+        }
+    }
+
+    /// The client has dropped it. Whatever was said since, a refusal of that falls back to nothing.
+    pub(super) fn accept_removal(&mut self, nonce: u64) {
+        if nonce >= self.since {
+            *self = Self::unheard(self.last, self.since);
+        }
     }
 
     /// Whether this version was acknowledged, and nothing else was said since.

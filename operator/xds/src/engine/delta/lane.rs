@@ -7,7 +7,7 @@ use super::super::exchange::{DeltaRequest, DeltaResponse, Event, Rejection, Verd
 use super::super::kind::Kind;
 use super::super::subscription::{Shift, Subscription};
 use super::super::view::{EndpointRef, Resource, Version, View};
-use super::belief::{Belief, Doubt, Last};
+use super::belief::{Belief, Last};
 
 /// Unanswered responses of one type after which changes are collected instead of sent. Envoy withholds answers for
 /// clusters while one warms, so this must not be small; it bounds the memory that a silent client costs.
@@ -194,10 +194,9 @@ impl Lane {
     }
 
     fn look_at_everything(&mut self, view: Option<&View>) {
-        // A name that was given up while a response with it was under way may have been taken from there.
+        let since = self.unanswered.back().map_or(0, |response| response.nonce + 1);
         for resource in self.unanswered.iter().flat_map(|response| &response.resources) {
-            let entry = self.held.entry(Arc::clone(&resource.name));
-            entry.or_insert_with(|| Belief::unheard(Last::Unclear));
+            self.held.entry(Arc::clone(&resource.name)).or_insert_with(|| Belief::crossed(since));
         }
         let kind = self.kind;
         let held: Vec<Arc<str>> = self.held.keys().map(Arc::clone).collect();
@@ -252,7 +251,8 @@ impl Lane {
         let removed = response.removed.iter().map(|name| (name, Last::Missing));
         for (name, last) in added.chain(removed) {
             self.due.remove(name);
-            self.held.entry(Arc::clone(name)).or_insert_with(|| Belief::unheard(last)).last = last;
+            let belief = self.held.entry(Arc::clone(name));
+            belief.or_insert_with(|| Belief::unheard(last, response.nonce)).last = last;
         }
         self.unanswered.push_back(Unanswered {
             nonce: response.nonce,
@@ -288,21 +288,16 @@ impl Lane {
     }
 
     fn accept(&mut self, response: &Unanswered) {
+        // Without a belief the client has given the name up since.
         for resource in &response.resources {
-            // Without a belief the client has given the name up since.
             if let Some(belief) = self.held.get_mut(&resource.name) {
-                belief.good = Some(resource.version);
-                belief.doubt = Doubt::None;
-                belief.endpoints = Arc::clone(&resource.endpoints);
+                belief.accept(resource, response.nonce);
             }
         }
         for name in &response.removed {
-            if self.held.get(name).is_none_or(|belief| belief.last != Last::Missing) {
-                continue;
-            }
-            if self.subscription.is_named(name) {
-                self.held.insert(Arc::clone(name), Belief::unheard(Last::Missing));
-            } else {
+            let Some(belief) = self.held.get_mut(name) else { continue };
+            belief.accept_removal(response.nonce);
+            if belief.last == Last::Missing && !self.subscription.is_named(name) {
                 self.held.remove(name);
             }
         }
