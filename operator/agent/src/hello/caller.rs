@@ -20,6 +20,9 @@ use super::{Nanos, Outgoing, SECOND, SILENT_PERIODS, seal, split};
 pub const PERIOD: Nanos = 3 * SECOND;
 /// Time between two hellos while some tunnel of the node is not up yet.
 pub const EAGER: Nanos = SECOND / 2;
+/// The first such time after a tunnel became wanted; it doubles up to [`EAGER`]. Node and client learn of a new tunnel
+/// at about the same time, and a client that is first would wait for long.
+pub const FIRST: Nanos = SECOND / 20;
 /// Hellos whose answers are still awaited, per EPIC node.
 const AWAITED: usize = 64;
 
@@ -84,6 +87,8 @@ pub struct Reached {
 struct Peer {
     cookie: [u8; COOKIE_LEN],
     next: Nanos,
+    /// Calls since a tunnel became wanted.
+    calls: u32,
     round_trip_micros: u32,
     awaited: BTreeMap<u32, Nanos>,
 }
@@ -121,6 +126,7 @@ impl Caller {
             let peer = self.peers.entry(tunnel.node).or_default();
             if changed {
                 peer.next = 0;
+                peer.calls = 0;
                 self.states.entry(*id).or_default();
             }
         }
@@ -162,7 +168,8 @@ impl Caller {
             .collect();
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let all_up = tunnels.iter().all(|(id, _)| self.states.get(id).is_some_and(|s| s.is_up(now)));
-        peer.next = now + if all_up { PERIOD } else { EAGER };
+        peer.next = now + if all_up { PERIOD } else { eager(peer.calls) };
+        peer.calls = peer.calls.saturating_add(1);
         for chunk in tunnels.chunks(MAX_ENTRIES) {
             let Some((_, first)) = chunk.first() else { continue };
             self.sequence = self.sequence.wrapping_add(1);
@@ -264,6 +271,11 @@ impl Caller {
             }
         }
     }
+}
+
+/// Until the next call, after so many without success.
+fn eager(calls: u32) -> Nanos {
+    FIRST.saturating_mul(1 << calls.min(10)).min(EAGER)
 }
 
 fn confirm(id: u32, tunnel: &Wanted, nat: bool, header: &Header, now: Nanos) -> Reached {

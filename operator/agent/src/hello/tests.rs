@@ -9,7 +9,7 @@ use epic_abi::hello::{Kind, Status, decode};
 use epic_abi::keys::CookieSecret;
 use epic_abi::maps::REMOTE_FIXED_PORTS;
 
-use super::caller::{Caller, PERIOD, Reached, Wanted};
+use super::caller::{Caller, EAGER, FIRST, PERIOD, Reached, Wanted};
 use super::responder::{Directory, Learned, Outcome, Protected, Refusal, Responder, Tunnel};
 use super::{Nanos, Outgoing, SECOND};
 
@@ -281,4 +281,25 @@ fn many_tunnels_share_few_messages() {
     let (learned, _) = converse(&mut caller, &mut responder, inside(), later);
     let (again, _) = converse(&mut caller, &mut responder, inside(), later + SECOND);
     assert_eq!(learned.len() + again.len(), 100);
+}
+
+/// Times between hellos that nobody answers, from `START` on.
+fn pauses(caller: &mut Caller, count: usize) -> Vec<Nanos> {
+    let mut now = START;
+    let mut pause = || {
+        assert!(!caller.poll(now).is_empty());
+        let next = caller.deadline().unwrap();
+        next - std::mem::replace(&mut now, next)
+    };
+    (0..count).map(|_| pause()).collect()
+}
+
+#[test]
+fn a_tunnel_that_nobody_knows_yet_is_called_often_at_first_and_no_less_than_before_in_the_end() {
+    let mut caller = caller(1, &[4]);
+    let expected = [FIRST, FIRST * 2, FIRST * 4, FIRST * 8, EAGER, EAGER];
+    assert_eq!(pauses(&mut caller, 6), expected);
+    // One more tunnel to the same node is as new as the first was.
+    caller.set_wanted([4, 5].map(|id| (id, wanted(id, KEY))).into());
+    assert_eq!(pauses(&mut caller, 6), expected);
 }

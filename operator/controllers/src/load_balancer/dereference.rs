@@ -16,7 +16,7 @@ use crate::account::account_of;
 use crate::allocation::verdict::Verdict;
 use crate::claim::{claim, live_nodes, node_revisions};
 use crate::context::Shared;
-use crate::proxy::pods_of;
+use crate::proxy::{Index, first_trouble, listed};
 use crate::service_group::{admits, group_of, pools_of};
 use crate::xds::{configured, xds_address};
 
@@ -38,6 +38,8 @@ pub struct Found {
     pub over_proxy_limit: bool,
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// What keeps one of them from getting ready.
+    pub trouble: Option<String>,
     /// What its pods' conditions say about their configuration, by pod name.
     pub configured: Vec<(ObjectName, Option<i64>, Option<String>)>,
     /// The Endpoints that name it.
@@ -82,6 +84,7 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
             .iter()
             .any(|pool| names.contains(&pool.name) && pool.contains(claim.address))
     });
+    let proxies = Index::within(snapshot, &namespace);
     Some(Found {
         epic: snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned(),
         admitted: match (&group, &account) {
@@ -90,7 +93,8 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         },
         over_balancer_limit: over(&|limits| limits.load_balancers.refused.contains(&uid.as_str().into())),
         over_proxy_limit: over(&|limits| limits.proxies.refused.contains(&uid.as_str().into())),
-        pods: pods_of(snapshot, &balancer),
+        pods: proxies.proxies(&balancer.metadata, listed(&balancer)),
+        trouble: first_trouble(proxies.objects(&balancer.metadata, listed(&balancer))),
         configured: configured(snapshot, &balancer),
         endpoints: snapshot
             .in_namespace::<Endpoint>(&namespace)

@@ -48,6 +48,7 @@ fn found(balancer: LoadBalancer) -> Found {
         over_balancer_limit: false,
         over_proxy_limit: false,
         pods: Vec::new(),
+        trouble: None,
         configured: Vec::new(),
         endpoints: Vec::new(),
         revisions: Vec::new(),
@@ -226,4 +227,18 @@ fn while_a_pod_waits_for_its_id_a_change_of_words_alone_is_not_written() {
     assert!(is_mere_wording(&before, &after));
     after.conditions[1].status = false.into();
     assert!(!is_mere_wording(&before, &after));
+}
+
+#[test]
+fn what_is_wrong_with_the_pods_is_said_where_no_proxy_is_ready() {
+    let awaited = Awaited::default();
+    let mut stuck = proxied(served(3, 3), 3);
+    stuck.pods[0].ready = false;
+    stuck.balancer = Arc::new(passed(&stuck, &awaited));
+    let message = |found: &Found, type_: &str| {
+        passed(found, &awaited).condition(type_).map(|condition| condition.message.clone()).unwrap()
+    };
+    assert_eq!(message(&stuck, READY), "no proxy is ready yet");
+    stuck.trouble = Some("pod p: no node takes it: 0/2 nodes are available".to_owned());
+    assert_eq!(message(&stuck, READY), "no proxy is ready: pod p: no node takes it: 0/2 nodes are available");
 }

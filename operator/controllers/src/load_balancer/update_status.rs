@@ -169,7 +169,7 @@ fn ready(
         return in_force;
     }
     if wanted.ready == 0 {
-        return (false, Reason::NoReadyProxy, "no proxy is ready; see the pods of this namespace".to_owned());
+        return (false, Reason::NoReadyProxy, not_ready(found));
     }
     if let Some((reason, message)) = obstacle {
         return (true, reason, format!("it goes on as it was: {message}"));
@@ -241,7 +241,7 @@ fn in_force(
     let message = decision.to_string();
     match decision {
         Programmed::Yes { .. } if !wanted.configured.iter().any(|known| known.state == ProxyState::Ready) => {
-            (false, Reason::ProxiesPending, "no proxy is ready yet".to_owned())
+            (false, Reason::ProxiesPending, not_ready(found))
         }
         Programmed::Yes { .. } => (true, Reason::Programmed, message),
         Programmed::Waiting { proxies, .. } if !proxies.is_empty() => {
@@ -250,6 +250,14 @@ fn in_force(
         Programmed::Waiting { .. } => (false, Reason::NodesPending, message),
         Programmed::Rejected { .. } => (false, Reason::ProxyRejected, message),
     }
+}
+
+/// Nothing but time is missing, as far as is known, or the one thing to look at.
+fn not_ready(found: &Found) -> String {
+    found
+        .trouble
+        .as_ref()
+        .map_or_else(|| "no proxy is ready yet".to_owned(), |trouble| format!("no proxy is ready: {trouble}"))
 }
 
 fn refused(refusal: &Refusal) -> Reason {

@@ -100,12 +100,6 @@ impl<'s> Index<'s> {
 }
 
 /// The pods of `balancer`, whatever their state, by name.
-pub fn pods_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Vec<Proxy> {
-    let namespace = balancer.metadata.namespace.as_deref().unwrap_or_default();
-    Index::within(snapshot, namespace).proxies(&balancer.metadata, listed(balancer))
-}
-
-/// The same pods as the API server shows them.
 pub fn objects_of<'s>(snapshot: &'s Snapshot, balancer: &LoadBalancer) -> Vec<&'s Pod> {
     let namespace = balancer.metadata.namespace.as_deref().unwrap_or_default();
     Index::within(snapshot, namespace).objects(&balancer.metadata, listed(balancer))
