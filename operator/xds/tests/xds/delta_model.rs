@@ -21,6 +21,8 @@ const BAD: u8 = 3;
 enum Step {
     /// Content of a name, or none, from now on.
     Change(usize, usize, Option<u8>),
+    /// The same there and back, with a response for each.
+    Flip(usize, usize, Option<u8>, Option<u8>),
     /// The client asks; bit 4 of a mask is `*`.
     Ask { kind: usize, subscribe: u8, unsubscribe: u8 },
     /// A request with a nonce that was never given.
@@ -36,9 +38,10 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let content = prop_oneof![1 => Just(None), 5 => (0..CONTENTS).prop_map(Some)];
+    let content = prop_oneof![1 => Just(None), 5 => (0..CONTENTS).prop_map(Some)].boxed();
     let step = prop_oneof![
-        6 => (0..3usize, 0..NAMES.len(), content).prop_map(|(k, n, c)| Step::Change(k, n, c)),
+        6 => (0..3usize, 0..NAMES.len(), content.clone()).prop_map(|(k, n, c)| Step::Change(k, n, c)),
+        2 => (0..3usize, 0..NAMES.len(), content.clone(), content).prop_map(|(k, n, c, d)| Step::Flip(k, n, c, d)),
         3 => (0..3usize, 0..32u8, 0..32u8).prop_map(|(kind, subscribe, drop)| Step::Ask {
             kind, subscribe, unsubscribe: drop & !subscribe
         }),
@@ -143,6 +146,12 @@ impl World {
     fn run(&mut self, step: &Step) {
         match *step {
             Step::Change(kind, name, content) => self.change(kind, name, content),
+            Step::Flip(kind, name, there, back) => {
+                for content in [there, back, there] {
+                    self.change(kind, name, content);
+                    self.read();
+                }
+            }
             Step::Ask { kind, subscribe, unsubscribe } => {
                 self.ask(kind, names_of(subscribe), names_of(unsubscribe))
             }
@@ -427,7 +436,10 @@ impl ServerLane {
             if !alone {
                 self.doubtful.entry(name.clone()).or_default().insert(version.clone());
             }
-            if self.said.get(&name) != Some(&Some(version.clone())) {
+            let later = |r: &DeltaResponse| {
+                r.resources.iter().any(|r| *r.name == name) || r.removed.iter().any(|n| **n == name)
+            };
+            if self.said.get(&name) != Some(&Some(version.clone())) || self.unanswered.iter().any(later) {
                 continue;
             }
             if alone {

@@ -356,6 +356,31 @@ fn a_refusal_after_a_removal_falls_back_to_nothing() {
 }
 
 #[test]
+fn a_refusal_of_what_was_sent_once_more_since_leaves_the_decision_to_the_later_answer() {
+    let mut client = Client::settled(&view(1, "a=1", "a=1", "a=1"));
+    assert_eq!(client.show(&view(2, "a=1", "a=1", "a=bad")), ["listener#4 +a"]);
+    assert_eq!(client.show(&view(3, "a=1", "a=1", "a=2")), ["listener#5 +a"]);
+    assert_eq!(client.show(&view(4, "a=1", "a=1", "a=bad")), ["listener#6 +a"]);
+    assert_eq!(client.nack(Kind::Listener, 4), NOTHING);
+    assert_eq!(client.ack(Kind::Listener, 5), NOTHING);
+    assert_eq!(client.nack(Kind::Listener, 6), NOTHING);
+    assert_eq!(client.rejected(), ["listener a"]);
+    assert_eq!(client.show(&view(5, "a=1", "a=1", "a=1")), ["listener#7 +a"], "it has the second form");
+}
+
+#[test]
+fn a_new_name_refused_accepted_and_refused_again_is_removed_all_the_same() {
+    let mut client = Client::settled(&view(1, "a=1", "a=1", "a=1"));
+    client.show(&view(2, "a=1", "a=1", "a=1 b=bad"));
+    client.show(&view(3, "a=1", "a=1", "a=1 b=2"));
+    assert_eq!(client.show(&view(4, "a=1", "a=1", "a=1 b=bad")), ["listener#6 +b"]);
+    client.nack(Kind::Listener, 4);
+    client.ack(Kind::Listener, 5);
+    client.nack(Kind::Listener, 6);
+    assert_eq!(client.show(&view(5, "a=1", "a=1", "a=1")), ["listener#7 -b"]);
+}
+
+#[test]
 fn an_answer_about_what_was_given_up_since_is_no_form_to_fall_back_to() {
     let mut client = Client::with(&view(1, "", "a=1", ""));
     assert_eq!(client.ask(Kind::Assignment, &["a"]), ["assignment#1 +a"]);

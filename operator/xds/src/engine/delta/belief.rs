@@ -17,6 +17,9 @@ pub(super) struct Belief {
     /// Nonce of the first response that it is about. The client gave the name up after it was sent earlier ones, so
     /// what it answers to them says nothing.
     since: u64,
+    /// Nonce of the last response that it is about. An answer to an earlier one does not settle what was said last,
+    /// even if that is the same once more.
+    until: u64,
 }
 
 /// The last thing that was said about a name.
@@ -38,7 +41,7 @@ pub(super) enum Doubt {
 
 impl Belief {
     pub(super) fn unheard(last: Last, since: u64) -> Self {
-        Self { last, good: None, doubt: Doubt::None, endpoints: Arc::default(), since }
+        Self { last, good: None, doubt: Doubt::None, endpoints: Arc::default(), since, until: since }
     }
 
     /// A version that a client says it has kept; `None` is one that we did not make.
@@ -49,6 +52,17 @@ impl Belief {
     /// It was given up while a response with it was under way, and may have been taken from there.
     pub(super) fn crossed(since: u64) -> Self {
         Self { doubt: Doubt::Several, ..Self::unheard(Last::Unclear, since) }
+    }
+
+    /// It was in this response.
+    pub(super) fn say(&mut self, last: Last, nonce: u64) {
+        self.last = last;
+        self.until = nonce;
+    }
+
+    /// Whether this version, in this response, is the last thing that was said.
+    pub(super) fn ends_with(&self, version: Version, nonce: u64) -> bool {
+        self.last == Last::Sent(version) && self.until == nonce
     }
 
     /// The client has applied this version.
@@ -63,7 +77,7 @@ impl Belief {
     /// The client has dropped it. Whatever was said since, a refusal of that falls back to nothing.
     pub(super) fn accept_removal(&mut self, nonce: u64) {
         if nonce >= self.since {
-            *self = Self::unheard(self.last, self.since);
+            *self = Self { until: self.until, ..Self::unheard(self.last, self.since) };
         }
     }
 

@@ -252,7 +252,7 @@ impl Lane {
         for (name, last) in added.chain(removed) {
             self.due.remove(name);
             let belief = self.held.entry(Arc::clone(name));
-            belief.or_insert_with(|| Belief::unheard(last, response.nonce)).last = last;
+            belief.or_insert_with(|| Belief::unheard(last, response.nonce)).say(last, response.nonce);
         }
         self.unanswered.push_back(Unanswered {
             nonce: response.nonce,
@@ -305,14 +305,14 @@ impl Lane {
 
     fn reject(&mut self, response: &Unanswered, message: &str) {
         if let [culprit] = &response.resources[..] {
-            self.refuse(culprit, message);
+            self.refuse(culprit, response.nonce, message);
             return;
         }
         let mut again = Vec::new();
         for resource in &response.resources {
             let Some(belief) = self.held.get_mut(&resource.name) else { continue };
             belief.suspect(resource.version);
-            if belief.last == Last::Sent(resource.version) {
+            if belief.ends_with(resource.version, response.nonce) {
                 belief.last = Last::Unclear;
                 again.push(Arc::clone(&resource.name));
             }
@@ -324,10 +324,10 @@ impl Lane {
         again.into_iter().for_each(|name| self.look_at(name));
     }
 
-    /// Books a resource that was refused by itself.
-    fn refuse(&mut self, culprit: &Resource, message: &str) {
+    /// Books a resource that was refused by itself. If it was sent once more since, the answer to that decides.
+    fn refuse(&mut self, culprit: &Resource, nonce: u64, message: &str) {
         let Some(belief) = self.held.get_mut(&culprit.name) else { return };
-        if belief.last != Last::Sent(culprit.version) {
+        if !belief.ends_with(culprit.version, nonce) {
             return;
         }
         match belief.after_refusal(culprit.version) {
