@@ -22,7 +22,7 @@ use super::parent::{self, ParentObject};
 /// Child writes under way at once.
 const CONCURRENT: usize = 8;
 
-/// Why a round ended early. All but [`Interrupted::Api`] are the normal course of optimistic writes.
+/// Why a round ended early, or what it could not do. [`Interrupted::Changed`] is the normal course of optimistic writes.
 #[derive(Debug, thiserror::Error)]
 pub enum Interrupted {
     /// Somebody wrote first, or the object went: read and plan again.
@@ -31,6 +31,9 @@ pub enum Interrupted {
     /// The API server refused, or did not answer.
     #[error("the API server did not take a write of the allocation")]
     Api(#[source] kates::Error),
+    /// The API server does not take the status of some children; all else is done.
+    #[error("the API server does not take the status of {0}; its IDs stay reserved")]
+    Refused(String, #[source] kates::Error),
     /// The plan names a child that was not listed: a bug.
     #[error("the plan writes {0}, which was not listed")]
     NotListed(String),
@@ -92,9 +95,12 @@ pub async fn carry_out<P: Parent>(
     let mut done = Ok(());
     while let Some(outcome) = outcomes.next().await {
         match outcome {
+            Ok(()) => {}
+            // What others changed is planned anew at once; what is refused waits.
             Err(Interrupted::Changed) => done = Err(Interrupted::Changed),
+            Err(refused @ Interrupted::Refused(..)) => done = done.and(Err(refused)),
             // An API server that does not answer would be asked in vain for every child.
-            outcome => outcome?,
+            Err(error) => return Err(error),
         }
     }
     done
@@ -138,7 +144,19 @@ async fn write_child(client: &Client, listed: &Listed, write: &ChildWrite) -> Re
     let nothing = Rows::default();
     let rows = listed.rows.get(&write.object.uid).unwrap_or(&nothing);
     child::apply(&mut object, write, rows, &child::timestamp(Timestamp::now()));
-    Ok(client.kind_of(resource(write.object.kind)).update_status(&mut object).await?)
+    let written = client.kind_of(resource(write.object.kind)).update_status(&mut object).await;
+    written.map_err(|error| match Interrupted::from(error) {
+        Interrupted::Api(error) if is_about_the_object(&error) => {
+            Interrupted::Refused(write.object.to_string(), error)
+        }
+        other => other,
+    })
+}
+
+/// Whether the API server answered, and not that it is busy: too large for its storage (a plain 500), invalid by a
+/// schema that was made narrower, refused by somebody's policy. Another object may well be taken.
+fn is_about_the_object(error: &kates::Error) -> bool {
+    error.status().is_some_and(|status| !matches!(status.code, 429 | 503 | 504))
 }
 
 /// Changes a child without granting anything, so that a write planned under the parent's predecessor meets a 409.
@@ -155,5 +173,87 @@ async fn fence(
         // It has moved on by itself, which serves as well.
         Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use epic_crds::{EPIC, EPICSpec};
+    use epic_model::allocation::{Counter, Value};
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use parking_lot::Mutex;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    /// An API server that takes every write but those of the object `fat`, which it answers with `code`. Says which
+    /// names were written.
+    fn api(code: u16) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let names = Arc::clone(&written);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let names = Arc::clone(&names);
+            async move {
+                let body = request.into_body().collect().await?.to_bytes();
+                let mut object: Json = serde_json::from_slice(&body)?;
+                let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                if name == "fat" {
+                    object = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                        "message": "etcdserver: request is too large"});
+                } else {
+                    object["metadata"]["resourceVersion"] = "2".into();
+                    names.lock().push(name.clone());
+                }
+                let status = if name == "fat" { code } else { 200 };
+                let answer =
+                    Response::builder().status(status).body(Body::from(serde_json::to_vec(&object)?));
+                Ok::<_, tower::BoxError>(answer?)
+            }
+        });
+        (Client::new(kube::Client::new(service, "default")), written)
+    }
+
+    /// A plan that gives each of these accounts an ID.
+    fn grants(names: &[&str]) -> (Plan, Listed) {
+        let (mut plan, mut listed) = (Plan::default(), Listed::default());
+        for (index, name) in names.iter().enumerate() {
+            let object: DynamicObject = serde_json::from_value(json!({
+                "apiVersion": "epic.acnodal.io/v1", "kind": "Account", "spec": {},
+                "metadata": {"name": name, "namespace": "epic", "uid": name, "resourceVersion": "1"},
+            }))
+            .unwrap();
+            let version = child::object_version(Kind::Account, &object.metadata).unwrap();
+            let value = Value { counter: Counter::Group, subkey: String::new(), value: index as u32 + 1 };
+            listed.objects.insert(version.uid.clone(), object);
+            plan.writes.push(Write::Child(ChildWrite {
+                object: version,
+                grant: vec![value],
+                free: Vec::new(),
+            }));
+        }
+        (plan, listed)
+    }
+
+    #[tokio::test]
+    async fn a_status_that_is_not_taken_keeps_no_other_from_being_written() {
+        let names: Vec<String> = (0..30).map(|n| format!("a{n:02}")).collect();
+        let all: Vec<&str> = std::iter::once("fat").chain(names.iter().map(String::as_str)).collect();
+        for code in [500, 413, 422, 403] {
+            let (client, written) = api(code);
+            let (plan, listed) = grants(&all);
+            let epic = EPIC::new("epic", EPICSpec::default());
+            let outcome = carry_out(&client, &epic, &plan, &listed).await;
+            assert!(
+                matches!(&outcome, Err(Interrupted::Refused(who, _)) if who.contains("fat")),
+                "{outcome:?}"
+            );
+            let mut written = written.lock().clone();
+            written.sort();
+            assert_eq!(written, names, "{code}");
+        }
     }
 }

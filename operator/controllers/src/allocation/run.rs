@@ -87,6 +87,14 @@ impl Memory {
         wait
     }
 
+    /// Notes that a round could not write all objects; answers when they are tried again.
+    fn refused(&self, parent: &Uid, error: &Interrupted) -> Next {
+        let mut failures = self.failures.lock();
+        let (count, _) = failures.entry(parent.clone()).or_insert((0, Instant::now()));
+        *count = count.saturating_add(1);
+        Next::After(backoff(*count, error))
+    }
+
     /// How long the parent still waits after a failed round, whatever changes meanwhile.
     fn held_off(&self, parent: &Uid) -> Option<Duration> {
         let (_, next) = *self.failures.lock().get(parent)?;
@@ -253,7 +261,7 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
         let label = match &outcome {
             Ok(_) => "ok",
             Err(Interrupted::Changed) => "conflict",
-            Err(Interrupted::Api(_) | Interrupted::NotListed(_)) => "error",
+            Err(_) => "error",
         };
         context.counters.allocations.get_or_create(&OutcomeLabel { kind: R::KIND, outcome: label }).inc();
         match outcome {
@@ -266,6 +274,13 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
                 }
             }
             Err(error) => {
+                if let Interrupted::Refused(..) = error {
+                    tracing::warn!(parent = R::KIND, %error, source = ?std::error::Error::source(&error), "one object's IDs cannot be written");
+                    // Another object that comes or changes is served at once.
+                    let wait = memory.refused(&parent, &error);
+                    memory.rest(parent, snapshot, due.sooner(wait));
+                    return due.sooner(wait);
+                }
                 if !matches!(error, Interrupted::Changed) {
                     tracing::warn!(parent = R::KIND, name = work.cached().name_any(), %error, source = ?std::error::Error::source(&error), "allocation interrupted");
                 }
@@ -515,7 +530,7 @@ fn now() -> Seconds {
 fn backoff(failures: u32, error: &Interrupted) -> Duration {
     let (first, longest) = match error {
         Interrupted::Changed => (Duration::from_millis(50), Duration::from_millis(800)),
-        Interrupted::Api(_) | Interrupted::NotListed(_) => {
+        Interrupted::Api(_) | Interrupted::Refused(..) | Interrupted::NotListed(_) => {
             (Duration::from_millis(100), Duration::from_secs(15))
         }
     };

@@ -63,6 +63,11 @@ use crate::id::{NodeName, ObjectVersion, ResourceVersion, Seconds, Uid};
 /// The most reservations a parent's status holds, and the most values one round grants to a child (api.md).
 pub const BATCH: usize = 256;
 
+/// The most of them that belong to the objects of one namespace, where an owner may hold several values of a counter. An
+/// object whose status the API server does not take keeps what is reserved for it: a tenant cannot bring all others'
+/// allocation to rest with it.
+pub const SHARE: usize = 64;
+
 /// One counter in a parent's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterState {

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     BATCH, Child, ChildWrite, Counter, Duplicate, Parent, ParentWrite, Plan, Reason, Refusal, Reservation,
-    Slot, Value, Write, next_id,
+    SHARE, Slot, Value, Write, next_id,
 };
-use crate::id::{ObjectVersion, Uid};
+use crate::id::{Namespace, ObjectVersion, Uid};
 
 /// The rules that the plan follows. Always all of them; the model checker switches them off one by one.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +87,8 @@ struct View<'a> {
     /// Live reservations by owner; what is in `parent.reservations` and not here is dead.
     live: HashMap<&'a Uid, Vec<&'a Reservation>>,
     live_count: usize,
+    /// How many reservations each namespace has, live and new, of counters with subkeys.
+    shares: HashMap<&'a Namespace, usize>,
     /// Values that are granted or reserved, and new ones of this plan.
     taken: BTreeMap<Counter, BTreeSet<u32>>,
     holders: HashMap<(Counter, u32), Holder<'a>>,
@@ -115,6 +117,7 @@ impl<'a> View<'a> {
             children: ordered,
             live: HashMap::new(),
             live_count: 0,
+            shares: HashMap::new(),
             taken: parent.counters.keys().map(|counter| (*counter, BTreeSet::new())).collect(),
             holders: HashMap::new(),
             requested: BTreeMap::new(),
@@ -173,8 +176,15 @@ impl<'a> View<'a> {
             }
             self.live.entry(&child.object.uid).or_default().push(reservation);
             self.live_count += 1;
+            if reservation.counter.has_subkeys() {
+                *self.share(child) += 1;
+            }
             self.take(reservation.counter, reservation.value, &child.object);
         }
+    }
+
+    fn share(&mut self, child: &'a Child) -> &mut usize {
+        self.shares.entry(&child.object.namespace).or_default()
     }
 
     /// Live: the list shows its owner at the version it was made for. One that could overwrite a grant or make a
@@ -260,9 +270,16 @@ impl<'a> View<'a> {
                 self.plan.more = true;
                 break;
             }
+            if slot.counter.has_subkeys() && *self.share(child) >= SHARE {
+                self.plan.more = true;
+                continue;
+            }
             match self.choose(child, slot) {
                 Ok(value) => {
                     self.take(slot.counter, value, &child.object);
+                    if slot.counter.has_subkeys() {
+                        *self.share(child) += 1;
+                    }
                     self.new.push(Reservation {
                         counter: slot.counter,
                         value,

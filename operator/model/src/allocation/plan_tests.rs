@@ -296,12 +296,32 @@ fn a_reservation_whose_need_is_gone_is_finished_first_and_freed_then() {
 
 #[test]
 fn a_round_reserves_no_more_than_a_batch_and_says_that_there_is_more() {
-    let slots =
-        (0..300).map(|pod| Slot::keyed(Counter::Proxy, format!("pod-{pod:03}"), None, true)).collect();
-    let plan = planned(&epic(0), &[load_balancer("web", slots)]);
+    let accounts: Vec<Child> = (0..300).map(|n| account(&format!("a{n}"), n, None, None)).collect();
+    let plan = planned(&epic(0), &accounts);
     assert_eq!(parent_write(&plan).reservations.len(), BATCH);
     assert_eq!(granted(&plan).len(), BATCH);
     assert_eq!(plan.follow_up(), FollowUp::Now);
+}
+
+fn greedy(namespace: &str, name: &str, pods: usize) -> Child {
+    let slots =
+        (0..pods).map(|pod| Slot::keyed(Counter::Proxy, format!("{name}-{pod:03}"), None, true)).collect();
+    let mut child = load_balancer(name, slots);
+    child.object.namespace = namespace.into();
+    child
+}
+
+#[test]
+fn what_one_namespace_has_reserved_and_cannot_write_leaves_room_for_the_others() {
+    let stuck = [greedy("epic-red", "web", 300), greedy("epic-red", "shop", 300)];
+    let first = planned(&epic(0), &stuck);
+    assert_eq!(granted(&first).len(), SHARE, "both objects together");
+    // The API server takes neither status, so all of it stays live.
+    let parent = Parent { reservations: parent_write(&first).reservations.clone(), ..epic(64) };
+    let [web, shop] = stuck;
+    let next = planned(&parent, &[web, shop, greedy("epic-blue", "api", 3)]);
+    let of = |name: &str| granted(&next).into_iter().filter(|(known, _)| *known == name).count();
+    assert_eq!((of("web"), of("shop"), of("api")), (SHARE, 0, 3));
 }
 
 #[test]
