@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use crate::allocation::{Counter, Slot, tunnel_subkey};
 use crate::id::{Seconds, TunnelId};
 
-/// The most client nodes of a LoadBalancer.
+/// The most client nodes of a LoadBalancer. Endpoints on others are refused.
 pub const MAX_CLIENT_NODES: usize = 250;
-/// The most alternates of a client node, beside the main entry.
+/// The most alternates of a client node, beside the main entry. Proxies on further EPIC nodes take no traffic.
 pub const MAX_ALTERNATES: usize = 8;
 /// How long an EPIC node without proxy keeps its tunnels, in seconds.
 pub const LINGER_SECONDS: i64 = 600;
@@ -41,10 +41,6 @@ pub struct EpicNode {
 pub struct Wanted {
     /// The tunnels that should exist.
     pub pairs: BTreeSet<Pair>,
-    /// Client nodes beyond the limit: their Endpoints get no traffic and are told so.
-    pub excess_clients: Vec<IpAddr>,
-    /// EPIC nodes beyond the limit: their proxies reach no endpoint.
-    pub excess_nodes: Vec<IpAddr>,
     /// When the next tunnel is due to be freed.
     pub next_due: Option<Seconds>,
 }
@@ -52,7 +48,8 @@ pub struct Wanted {
 /// The tunnels that should exist.
 ///
 /// `clients` are the node addresses of accepted Endpoints, those of the oldest first; `nodes` in any order;
-/// `granted` are the tunnels in the status. What is granted goes before what is new, so a limit takes nothing away.
+/// `granted` are the tunnels in the status. What is granted goes before what is new, so a limit takes nothing away;
+/// but a node that only lingers makes room for one with a proxy.
 pub fn wanted(
     clients: &[IpAddr],
     nodes: &[EpicNode],
@@ -61,28 +58,24 @@ pub fn wanted(
 ) -> Wanted {
     let has_client = |client: &IpAddr| granted.keys().any(|pair| pair.client == *client);
     let has_node = |node: &IpAddr| granted.keys().any(|pair| pair.epic == *node);
-    let (clients, excess_clients) = limited(clients.iter().copied(), has_client, MAX_CLIENT_NODES);
+    let clients = first(clients.iter().copied(), |client| !has_client(client), MAX_CLIENT_NODES);
     let lingering = |node: &&EpicNode| {
         node.without_proxy_since
             .is_none_or(|since| now.since(since) < LINGER_SECONDS && has_node(&node.address))
     };
     let mut alive: Vec<&EpicNode> = nodes.iter().filter(lingering).collect();
-    // Nodes with a proxy go before those that only linger.
-    alive.sort_by_key(|node| (node.without_proxy_since.is_some(), node.address));
-    let (alive, excess_nodes) =
-        limited(alive.into_iter().map(|node| node.address), has_node, MAX_ALTERNATES + 1);
-    let mut wanted = Wanted { excess_clients, excess_nodes, ..Wanted::default() };
-    for node in &alive {
-        let since =
-            nodes.iter().find(|known| known.address == *node).and_then(|known| known.without_proxy_since);
+    alive.sort_by_key(|node| (node.without_proxy_since.is_some(), !has_node(&node.address), node.address));
+    alive.truncate(MAX_ALTERNATES + 1);
+    let mut wanted = Wanted::default();
+    for EpicNode { address, without_proxy_since: since } in alive {
         for client in &clients {
-            let pair = Pair { client: *client, epic: *node };
+            let pair = Pair { client: *client, epic: *address };
             // Nothing new for a node that only lingers.
             if since.is_none() || granted.contains_key(&pair) {
                 wanted.pairs.insert(pair);
             }
         }
-        if let Some(since) = since {
+        if let Some(since) = *since {
             let due = Seconds(since.0.saturating_add(LINGER_SECONDS));
             wanted.next_due = Some(wanted.next_due.map_or(due, |known| known.min(due)));
         }
@@ -90,18 +83,17 @@ pub fn wanted(
     wanted
 }
 
-/// The first `limit` of the values, those that are known before the others, each once.
-fn limited(
+/// The first `limit` of the values, each once, with those that are new behind all others.
+fn first(
     values: impl Iterator<Item = IpAddr>,
-    is_known: impl Fn(&IpAddr) -> bool,
+    is_new: impl Fn(&IpAddr) -> bool,
     limit: usize,
-) -> (Vec<IpAddr>, Vec<IpAddr>) {
+) -> Vec<IpAddr> {
     let mut seen = BTreeSet::new();
-    let (mut kept, new): (Vec<IpAddr>, Vec<IpAddr>) =
-        values.filter(|value| seen.insert(*value)).partition(|value| is_known(value));
-    kept.extend(new);
-    let excess = kept.split_off(kept.len().min(limit));
-    (kept, excess)
+    let mut kept: Vec<IpAddr> = values.filter(|value| seen.insert(*value)).collect();
+    kept.sort_by_key(is_new);
+    kept.truncate(limit);
+    kept
 }
 
 /// The places for tunnel IDs of a LoadBalancer: one for each tunnel that is wanted or granted.
@@ -228,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_keep_what_is_granted_and_name_what_is_left_out() {
+    fn limits_keep_what_is_granted_and_leave_out_what_is_new() {
         let clients: Vec<IpAddr> =
             (0..=250).map(|last| ip(&format!("10.0.{}.{}", last / 250, last % 250))).collect();
         let nodes: Vec<EpicNode> = (1..=10).map(|last| node(&format!("192.0.2.{last}"), None)).collect();
@@ -236,8 +228,24 @@ mod tests {
         let wanted = wanted(&clients, &nodes, &granted, Seconds(0));
         assert_eq!(wanted.pairs.len(), 250 * 9);
         assert!(wanted.pairs.contains(&pair("10.0.1.0", "192.0.2.10")));
-        assert_eq!(wanted.excess_clients, [ip("10.0.0.249")]);
-        assert_eq!(wanted.excess_nodes, [ip("192.0.2.9")]);
+        assert!(!wanted.pairs.iter().any(|pair| pair.client == ip("10.0.0.249")));
+        assert!(!wanted.pairs.iter().any(|pair| pair.epic == ip("192.0.2.9")));
+    }
+
+    #[test]
+    fn nodes_that_only_linger_make_room_for_nodes_with_a_proxy() {
+        let gone = (1..=9).map(|last| node(&format!("192.0.2.{last}"), Some(0)));
+        let come = (1..=5).map(|last| node(&format!("198.51.100.{last}"), None));
+        let nodes: Vec<EpicNode> = gone.chain(come).collect();
+        let granted: BTreeMap<Pair, TunnelId> =
+            (1..=9).map(|last| (pair("10.0.0.1", &format!("192.0.2.{last}")), id(last))).collect();
+        let wanted = wanted(&[ip("10.0.0.1")], &nodes, &granted, Seconds(1));
+        let epic: Vec<String> = wanted.pairs.iter().map(|pair| pair.epic.to_string()).collect();
+        let expected: Vec<String> = (1..=4)
+            .map(|last| format!("192.0.2.{last}"))
+            .chain((1..=5).map(|last| format!("198.51.100.{last}")))
+            .collect();
+        assert_eq!(epic, expected);
     }
 
     #[test]

@@ -117,6 +117,24 @@ fn the_first_thing_to_mend_is_named() {
 }
 
 #[test]
+fn a_client_node_beyond_the_last_place_is_refused_even_if_it_was_accepted_before() {
+    let mut full = balancer(Some(2), "True");
+    let tunnels = &mut full.status.as_mut().unwrap().gue_tunnel_endpoints;
+    let entry = tunnels.remove("10.0.0.1").unwrap();
+    tunnels.extend((0..249).map(|node| (format!("10.0.1.{node}"), entry.clone())));
+    let with = |balancer: &LoadBalancer| {
+        refusal(&Found { balancer: Some(Arc::new(balancer.clone())), ..found(endpoint(2, 2, 1)) })
+    };
+    assert_eq!(with(&full), None, "one place is left");
+    full.status.as_mut().unwrap().gue_tunnel_endpoints.insert("10.0.2.1".to_owned(), entry.clone());
+    assert_eq!(with(&full), Some(Reason::TooManyClientNodes));
+    let tunnels = &mut full.status.as_mut().unwrap().gue_tunnel_endpoints;
+    tunnels.remove("10.0.2.1");
+    tunnels.insert("10.0.0.1".to_owned(), entry);
+    assert_eq!(with(&full), None, "whoever has a place keeps it");
+}
+
+#[test]
 fn a_port_that_a_refused_edit_takes_away_goes_on_serving_and_one_that_it_adds_does_not() {
     let edited = |accepted: &str| {
         let mut edited = balancer(Some(2), accepted);

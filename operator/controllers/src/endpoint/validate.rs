@@ -6,6 +6,7 @@ use epic_model::address;
 use epic_model::endpoint::{self as model, Forbidden, Refusal};
 use epic_model::id::Seconds;
 use epic_model::port::{EndpointPort, PublicPort};
+use epic_model::tunnel::MAX_CLIENT_NODES;
 use kube::ResourceExt;
 
 use super::Found;
@@ -67,11 +68,27 @@ pub fn check(found: &Found) -> Result<(), Refused> {
         Some(Err(refusal)) => return refuse(reason(refusal), refusal.to_string()),
         None => return refuse(Reason::AddressRefused, "an address or port of it cannot be read"),
     }
+    if is_beyond(endpoint, balancer) {
+        let text = format!(
+            "the LoadBalancer has Endpoints on {MAX_CLIENT_NODES} client nodes already, and can have no more; make \
+             another LoadBalancer for the others"
+        );
+        return refuse(Reason::TooManyClientNodes, text);
+    }
     // An ID that is lacking is no refusal: only what is accepted asks for one.
     if let Some(verdict) = found.verdict.as_ref().filter(|verdict| verdict.duplicate) {
         return refuse(Reason::DuplicateGrant, verdict.message.clone());
     }
     Ok(())
+}
+
+/// Whether its client node gets no tunnel, since as many others have theirs as there can be.
+fn is_beyond(endpoint: &Endpoint, balancer: &LoadBalancer) -> bool {
+    let node = endpoint.spec.node_address.as_deref().and_then(|text| address::parse(text).ok());
+    let tunnels = balancer.status.as_ref().map(|status| &status.gue_tunnel_endpoints);
+    node.zip(tunnels).is_some_and(|(node, tunnels)| {
+        tunnels.len() >= MAX_CLIENT_NODES && !tunnels.contains_key(&node.to_string())
+    })
 }
 
 /// The public ports that Endpoints of a LoadBalancer may serve: those that are served, and those that it asks for

@@ -1,6 +1,6 @@
 //! What should be there for a LoadBalancer. Pure, and cannot fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use epic_crds::condition::READY;
@@ -12,7 +12,7 @@ use epic_model::address;
 use epic_model::id::{TunnelId, Uid};
 use epic_model::port::{PortSlot, PublicPort, TargetPort, assign_slots};
 use epic_model::programmed::{Configured, all_acknowledged};
-use epic_model::proxy::{self, Known, Proxy, ProxyState};
+use epic_model::proxy::{self, Known, Pod, Proxy, ProxyState};
 use epic_model::tunnel::{self, Pair, TunnelEnd};
 use epic_model::{key, name};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -48,7 +48,8 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
     let before = found.balancer.status.clone().unwrap_or_default();
     let range = found.epic.as_ref().and_then(|epic| address::parse_network(epic.spec.proxy_ipv4()).ok());
     let known = known(&before);
-    let mut list = range.map(|range| proxy::list(&found.pods, &known, range)).unwrap_or_default();
+    let pods = connected(&found.pods, &known, &granted(&before));
+    let mut list = range.map(|range| proxy::list(&pods, &known, range)).unwrap_or_default();
     keep_addresses(&mut list, &before);
     let configured = acknowledgements(found, &list);
     let primary = proxy::primary(&list);
@@ -95,6 +96,17 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
             .iter()
             .any(|pod| pod.node.is_some() && !pod.deleting && !pod.ended && !known.contains_key(&pod.uid)),
     }
+}
+
+/// The pods, with one as not ready that has not served yet and has no tunnel while others have: its node has just got
+/// its first proxy, or is one too many. Flows that went there would reach no endpoint behind a tunnel.
+fn connected(pods: &[Pod], known: &BTreeMap<Uid, Known>, granted: &BTreeMap<Pair, TunnelId>) -> Vec<Pod> {
+    let nodes: BTreeSet<IpAddr> = granted.keys().map(|pair| pair.epic).collect();
+    let serves = |pod: &Pod| known.get(&pod.uid).is_some_and(|known| known.state == ProxyState::Ready);
+    let leads = |pod: &Pod| {
+        nodes.is_empty() || serves(pod) || pod.epic_address.is_some_and(|address| nodes.contains(&address))
+    };
+    pods.iter().map(|pod| Pod { ready: pod.ready && leads(pod), ..pod.clone() }).collect()
 }
 
 /// A node whose EPICNode is being made anew keeps the address that it had.

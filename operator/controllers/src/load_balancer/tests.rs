@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY};
-use epic_crds::{HasConditions, LoadBalancer, LoadBalancerReason as Reason, PortSlot};
+use epic_crds::{HasConditions, LoadBalancer, LoadBalancerReason as Reason, PortSlot, ProxyState};
 use epic_model::id::{AccountName, GroupId};
 use epic_model::proxy::Pod;
 use epic_model::revision::{NodeRevision, Revision};
@@ -241,4 +241,43 @@ fn what_is_wrong_with_the_pods_is_said_where_no_proxy_is_ready() {
     assert_eq!(message(&stuck, READY), "no proxy is ready yet");
     stuck.trouble = Some("pod p: no node takes it: 0/2 nodes are available".to_owned());
     assert_eq!(message(&stuck, READY), "no proxy is ready: pod p: no node takes it: 0/2 nodes are available");
+}
+
+#[test]
+fn a_proxy_takes_traffic_only_where_a_tunnel_leads_unless_none_has_one() {
+    let mut balancer = served(3, 3);
+    let status = balancer.status.as_mut().unwrap();
+    status.proxies.push(
+        serde_json::from_value(json!({"pod": "q", "pod-uid": "q", "proxy-id": 10, "state": "Pending"}))
+            .unwrap(),
+    );
+    let mut found = proxied(balancer.clone(), 3);
+    found.pods.push(Pod {
+        name: "q".into(),
+        uid: "q".into(),
+        node: Some("n10".into()),
+        epic_address: "192.168.77.110".parse().ok(),
+        ..found.pods[0].clone()
+    });
+    let states = |found: &Found| -> Vec<ProxyState> {
+        passed(found, &Awaited::default()).status.unwrap().proxies.iter().map(|proxy| proxy.state).collect()
+    };
+    assert_eq!(states(&found), [ProxyState::Ready, ProxyState::Ready], "no endpoint is behind a tunnel");
+    let mut tunnelled = |nodes: &[&str]| {
+        let leg = |node: &&str| {
+            json!({"epic-address": node, "tunnel-id": 1,
+            "epic-port": {"appProtocol": "gue", "port": 6080, "protocol": "UDP"}})
+        };
+        let mut entry = leg(&nodes[0]);
+        entry["alternates"] = nodes[1..].iter().map(leg).collect();
+        let status = balancer.status.as_mut().unwrap();
+        status.gue_tunnel_endpoints = serde_json::from_value(json!({"10.0.0.1": entry})).unwrap();
+        Arc::new(balancer.clone())
+    };
+    found.balancer = tunnelled(&["192.168.77.101"]);
+    assert_eq!(states(&found), [ProxyState::Ready, ProxyState::Pending]);
+    found.balancer = tunnelled(&["192.168.77.110"]);
+    assert_eq!(states(&found), [ProxyState::Ready, ProxyState::Ready], "one that serves goes on");
+    found.balancer = tunnelled(&["192.168.77.101", "192.168.77.110"]);
+    assert_eq!(states(&found), [ProxyState::Ready, ProxyState::Ready]);
 }
