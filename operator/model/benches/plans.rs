@@ -6,7 +6,7 @@
 
 #![expect(missing_docs, reason = "criterion_group! makes a public function")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -95,11 +95,11 @@ fn addresses(c: &mut Criterion) {
         };
         let range: Interval = "198.18.0.0-198.18.255.255".parse().expect("a range");
         let pools = [Pool::new("default", [range])];
-        let (claims, avoid) = (claims(n), BTreeSet::new());
-        assert_eq!(claim::plan(&asker, &pools, &claims, &avoid).writes.len(), 2, "claim, then grant");
+        let (claims, spared) = (claims(n), claim::Spared::default());
+        assert_eq!(claim::plan(&asker, &pools, &claims, &spared).writes.len(), 2, "claim, then grant");
         group.throughput(Throughput::Elements(n.into()));
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
-            b.iter(|| claim::plan(black_box(&asker), black_box(&pools), black_box(&claims), &avoid));
+            b.iter(|| claim::plan(black_box(&asker), black_box(&pools), black_box(&claims), &spared));
         });
     }
     group.finish();

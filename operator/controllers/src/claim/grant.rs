@@ -1,13 +1,16 @@
 //! One LoadBalancer's address: LIST the claims, *then* GET the LoadBalancer, plan, write.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use epic_crds::condition::{PROGRAMMED, set};
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
 use epic_crds::well_known::EPIC_NAMESPACE;
-use epic_crds::{AddressClaim, AddressClaimSpec, ClaimOwner, LoadBalancer, LoadBalancerReason as Reason};
+use epic_crds::{
+    Account, AddressClaim, AddressClaimSpec, ClaimOwner, ConditionStatus, HasConditions, LoadBalancer,
+    LoadBalancerReason as Reason, ServiceGroup,
+};
 use epic_model::address::{self, Family};
-use epic_model::claim::{self as model, Asker, Plan, Refusal, Write};
+use epic_model::claim::{self as model, Asker, Plan, Pool, Refusal, Spared, Write};
 use epic_model::id::{AccountName, ObjectVersion, PoolName};
 use epic_model::name::claim_address;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,6 +19,8 @@ use kates::{Client, Error, Key, Query, Snapshot};
 use kube::ResourceExt;
 
 use super::convert;
+use crate::account::{self, Limits, account_of};
+use crate::service_group::{admits, group_of, pools_of};
 
 /// What came of a round.
 #[derive(Debug)]
@@ -51,9 +56,10 @@ pub async fn round(
     let unreadable =
         listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
     let poisoned = listed.poisoned.iter().map(|poison| poison.key.name().to_owned());
-    let mut avoid = avoid(snapshot, &balancer);
-    avoid.extend(unreadable.chain(poisoned).filter_map(|name| claim_address(&name.into())));
-    let plan = model::plan(&asker, &convert::pools(snapshot), &claims, &avoid);
+    let pools = convert::pools(snapshot);
+    let mut spared = spared(snapshot, &balancer, &pools);
+    spared.used.extend(unreadable.chain(poisoned).filter_map(|name| claim_address(&name.into())));
+    let plan = model::plan(&asker, &pools, &claims, &spared);
     match carry_out(client, &balancer, &listed.items, &plan).await {
         Ok(0) => Ok(plan.refusal.map_or(Granted::Settled, Granted::Refused)),
         Ok(_) => Ok(Granted::Written),
@@ -69,12 +75,12 @@ pub fn is_settled(
     snapshot: &Snapshot,
     balancer: &LoadBalancer,
     account: &AccountName,
-    pools: &[PoolName],
+    pool_names: &[PoolName],
 ) -> bool {
     let Some(object) = convert::balancer_version(balancer) else { return true };
-    let asker = asker(balancer, object, account, pools);
-    let claims = convert::claims(snapshot);
-    let plan = model::plan(&asker, &convert::pools(snapshot), &claims, &avoid(snapshot, balancer));
+    let asker = asker(balancer, object, account, pool_names);
+    let (claims, pools) = (convert::claims(snapshot), convert::pools(snapshot));
+    let plan = model::plan(&asker, &pools, &claims, &spared(snapshot, balancer, &pools));
     plan.writes.is_empty() && plan.refusal.is_none()
 }
 
@@ -96,16 +102,54 @@ pub(super) fn asker(
     }
 }
 
-/// Addresses that others show or ask for.
-fn avoid(snapshot: &Snapshot, balancer: &LoadBalancer) -> BTreeSet<IpAddr> {
-    snapshot
-        .list::<LoadBalancer>()
-        .filter(|other| other.uid() != balancer.uid())
-        .flat_map(|other| {
-            let asked = other.spec.public_address.as_deref().and_then(|text| address::parse(text).ok());
-            convert::shown(other).into_iter().chain(asked)
-        })
-        .collect()
+/// What is kept for others: the addresses that they show, and those that they may come for.
+fn spared(snapshot: &Snapshot, balancer: &LoadBalancer, pools: &[Pool]) -> Spared {
+    let mut spared = Spared::default();
+    let mut limits: BTreeMap<String, Limits> = BTreeMap::new();
+    for other in snapshot.list::<LoadBalancer>().filter(|other| other.uid() != balancer.uid()) {
+        let shown = convert::shown(other);
+        let waits = shown.is_empty() && other.spec.public_address.is_some();
+        spared.used.extend(shown);
+        if !waits {
+            continue;
+        }
+        let namespace = other.namespace().unwrap_or_default();
+        let (account, group) = (account_of(snapshot, &namespace), group_of(snapshot, other));
+        let (Some(account), Some(group)) = (account, group) else { continue };
+        let is_beyond_limit = || {
+            let known = limits.entry(namespace.clone());
+            let limits = known.or_insert_with(|| account::limits(snapshot, &account, &namespace));
+            let uid = other.uid().unwrap_or_default().into();
+            limits.load_balancers.refused.contains(&uid) || limits.proxies.refused.contains(&uid)
+        };
+        spared.asked.extend(request(other, &account, &group, pools, is_beyond_limit));
+    }
+    spared
+}
+
+/// The address that a LoadBalancer asks for and may come for. One that is refused may not: nothing limits how many of
+/// those a tenant has, or what they ask for. One that is not judged yet may, within the limits of its Account: when all
+/// are created anew from a backup, none loses its address to another that was judged earlier.
+fn request(
+    balancer: &LoadBalancer,
+    account: &Account,
+    group: &ServiceGroup,
+    pools: &[Pool],
+    is_beyond_limit: impl FnOnce() -> bool,
+) -> Option<IpAddr> {
+    let account = AccountName::parse(&account.name_any()).ok()?;
+    if !admits(group, account.as_str(), &balancer.namespace().unwrap_or_default()) {
+        return None;
+    }
+    let may_be_served = match balancer.condition(ACCEPTED) {
+        Some(known) => known.status == ConditionStatus::True,
+        None => !is_beyond_limit(),
+    };
+    if !may_be_served {
+        return None;
+    }
+    let object = convert::balancer_version(balancer)?;
+    asker(balancer, object, &account, &pools_of(group)).may_come_for(pools)
 }
 
 async fn carry_out(
@@ -163,5 +207,71 @@ fn claim_owner(owner: &ObjectVersion) -> ClaimOwner {
         name: owner.name.to_string(),
         uid: owner.uid.to_string(),
         resource_version: owner.resource_version.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    fn object<K: DeserializeOwned>(kind: &str, namespace: &str, name: &str, spec: Value) -> K {
+        let meta = json!({"name": name, "namespace": namespace, "uid": name, "resourceVersion": "7"});
+        serde_json::from_value(
+            json!({"apiVersion": "epic.acnodal.io/v1", "kind": kind, "metadata": meta, "spec": spec}),
+        )
+        .unwrap()
+    }
+
+    /// A LoadBalancer of Account blue.
+    fn asking_for(address: &str, accepted: Option<&str>) -> LoadBalancer {
+        let spec =
+            json!({"public-ports": [{"port": 80}], "service-group": "shared", "public-address": address});
+        let mut balancer: LoadBalancer = object("LoadBalancer", "epic-blue", address, spec);
+        let condition = |status: &str| {
+            json!({"type": ACCEPTED, "status": status, "reason": "x", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let conditions: Vec<Value> = accepted.map(condition).into_iter().collect();
+        balancer.status = serde_json::from_value(json!({"conditions": conditions})).unwrap();
+        balancer
+    }
+
+    fn open() -> [Pool; 1] {
+        [Pool::parse("default", ["192.0.2.0/29"]).unwrap()]
+    }
+
+    #[test]
+    fn addresses_that_a_tenant_can_never_get_are_drawn_for_others() {
+        let blue: Account = object("Account", "epic", "blue", json!({}));
+        let shared: ServiceGroup = object("ServiceGroup", "epic", "shared", json!({}));
+        let for_red: ServiceGroup = object("ServiceGroup", "epic", "shared", json!({"accounts": ["red"]}));
+        let mut closed = open();
+        closed[0].accounts = Some([AccountName::parse("red").unwrap()].into());
+        let red = Asker {
+            object: convert::balancer_version(&asking_for("192.0.2.1", None)).unwrap(),
+            account: AccountName::parse("red").unwrap(),
+            deleting: false,
+            family: Family::V4,
+            requested: None,
+            granted: None,
+            pool_names: vec!["default".into()],
+        };
+        let drawn = |accepted: Option<&str>, group: &ServiceGroup, pools: &[Pool], is_beyond_limit: bool| {
+            let blues = (1..=6).map(|last| asking_for(&format!("192.0.2.{last}"), accepted));
+            let asked = blues.filter_map(|asks| request(&asks, &blue, group, pools, || is_beyond_limit));
+            let spared = Spared { asked: asked.collect(), ..Spared::default() };
+            model::plan(&red, pools, &[], &spared).refusal.is_none()
+        };
+        assert!(!drawn(Some("True"), &shared, &open(), false), "each may come for what it asks for");
+        assert!(!drawn(None, &shared, &open(), false), "and when it is judged");
+        assert!(
+            drawn(Some("False"), &shared, &open(), false),
+            "refused, such as for a group that is not there"
+        );
+        assert!(drawn(None, &shared, &open(), true), "more than blue may have, and about to be refused");
+        assert!(drawn(Some("True"), &for_red, &open(), false), "the group does not admit blue");
+        assert!(drawn(Some("True"), &shared, &closed, false), "the pool does not admit blue");
     }
 }

@@ -29,6 +29,27 @@ pub struct Asker {
     pub pool_names: Vec<PoolName>,
 }
 
+impl Asker {
+    /// The address that it asks for and could be given: it has none of that family, and a pool of its group hands
+    /// out this one to it. Who is to be asked at all (a deleted one gets nothing, nor does one that is not accepted)
+    /// knows the caller.
+    pub fn may_come_for(&self, pools: &[Pool]) -> Option<IpAddr> {
+        let waits = !self.deleting && self.granted.is_none();
+        self.requested.filter(|address| waits && fits(self, *address, pools))
+    }
+}
+
+/// Addresses that are not drawn, though no claim holds them. Courtesy and repair: what makes an allocation safe are
+/// the claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spared {
+    /// In use: shown by another LoadBalancer (an import without claims), or held by a claim that cannot be read.
+    pub used: BTreeSet<IpAddr>,
+    /// Asked for by others that may come for them ([`Asker::may_come_for`]). Never what anybody merely writes into a
+    /// spec, which would empty a pool for everybody else.
+    pub asked: BTreeSet<IpAddr>,
+}
+
 /// One write. Execute in the order of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -97,7 +118,7 @@ pub enum Refusal {
         /// Whether it is on its way out; then it is free once all EPIC nodes have forgotten its old owner.
         releasing: bool,
     },
-    /// Every address is claimed.
+    /// No address is left to be drawn.
     #[error("{}; add a range to spec.addresses", .0)]
     Exhausted(Full),
     /// The address that status shows is claimed by somebody else, or on its way out: an import, or a claim deleted
@@ -115,18 +136,31 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Full {
     family: Family,
-    pools: Vec<(PoolName, u128, u128)>,
+    pools: Vec<FullPool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FullPool {
+    name: PoolName,
+    used: u128,
+    /// Asked for by others, and not in use.
+    asked: u128,
+    total: u128,
 }
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (pool, used, total)) in self.pools.iter().enumerate() {
+        for (index, FullPool { name, used, asked, total }) in self.pools.iter().enumerate() {
             let separator = if index > 0 { "; " } else { "" };
-            let (pool, family) = (pool.as_str(), self.family);
+            let (pool, family) = (name.as_str(), self.family);
             write!(
                 f,
-                "{separator}address pool {pool:?} has no free {family} address ({used} of {total} in use)"
+                "{separator}address pool {pool:?} has no free {family} address ({used} of {total} in use"
             )?;
+            if *asked > 0 {
+                write!(f, ", {asked} asked for by others")?;
+            }
+            f.write_str(")")?;
         }
         Ok(())
     }
@@ -194,17 +228,16 @@ impl Rules {
 /// What to do for the address of one LoadBalancer and one family.
 ///
 /// `pools` are those that exist, in any order; `claims` are all claims, listed before the LoadBalancer was read.
-/// `avoid` are addresses not to be drawn: those that other LoadBalancers show in their status (an import without
-/// claims) or ask for.
-pub fn plan(asker: &Asker, pools: &[Pool], claims: &[Claim], avoid: &BTreeSet<IpAddr>) -> Plan {
-    plan_with(asker, pools, claims, avoid, Rules::ALL)
+/// `spared` are addresses not to be drawn.
+pub fn plan(asker: &Asker, pools: &[Pool], claims: &[Claim], spared: &Spared) -> Plan {
+    plan_with(asker, pools, claims, spared, Rules::ALL)
 }
 
 pub(super) fn plan_with(
     asker: &Asker,
     pools: &[Pool],
     claims: &[Claim],
-    avoid: &BTreeSet<IpAddr>,
+    spared: &Spared,
     rules: Rules,
 ) -> Plan {
     if asker.deleting {
@@ -231,7 +264,7 @@ pub(super) fn plan_with(
     }
     let chosen = match asker.requested {
         Some(address) => requested(asker, address, &usable, claims),
-        None => draw(asker, &usable, claims, avoid),
+        None => draw(asker, &usable, claims, spared),
     };
     match chosen {
         Err(refusal) => Plan::refused(refusal),
@@ -354,17 +387,25 @@ fn draw(
     asker: &Asker,
     usable: &[&Pool],
     claims: &[Claim],
-    avoid: &BTreeSet<IpAddr>,
+    spared: &Spared,
 ) -> Result<(IpAddr, PoolName), Refusal> {
-    let claimed: BTreeSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
-    let taken: BTreeSet<IpAddr> = claimed.union(avoid).copied().collect();
+    let mut used: BTreeSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
+    used.extend(&spared.used);
+    let taken: BTreeSet<IpAddr> = used.union(&spared.asked).copied().collect();
     usable
         .iter()
         .find_map(|pool| Some((pool.first_free(asker.family, &taken)?, pool.name.clone())))
         .ok_or_else(|| {
             let family = asker.family;
-            let full =
-                usable.iter().map(|pool| (pool.name.clone(), pool.used(family, &taken), pool.total(family)));
+            let full = usable.iter().map(|pool| {
+                let in_use = pool.used(family, &used);
+                FullPool {
+                    name: pool.name.clone(),
+                    used: in_use,
+                    asked: pool.used(family, &taken) - in_use,
+                    total: pool.total(family),
+                }
+            });
             Refusal::Exhausted(Full { family, pools: full.collect() })
         })
 }
@@ -418,7 +459,7 @@ mod tests {
     }
 
     fn planned(asker: &Asker, claims: &[Claim]) -> Plan {
-        plan(asker, &pools(), claims, &BTreeSet::new())
+        plan(asker, &pools(), claims, &Spared::default())
     }
 
     #[test]
@@ -503,7 +544,7 @@ mod tests {
         let mut pools = pools();
         pools[0].accounts = Some(BTreeSet::new());
         let asker = Asker { pool_names: vec!["default".into(), "gone".into()], ..asker("web", "1") };
-        let refusal = plan(&asker, &pools, &[], &BTreeSet::new()).refusal.unwrap();
+        let refusal = plan(&asker, &pools, &[], &Spared::default()).refusal.unwrap();
         assert_eq!(
             refusal.to_string(),
             "no address pool can be used: \"default\" does not admit this account, \"gone\" does not exist; \
@@ -525,8 +566,35 @@ mod tests {
 
     #[test]
     fn addresses_that_others_show_or_ask_for_are_not_drawn() {
-        let avoid = [ip("192.0.2.1")].into();
-        let plan = plan(&asker("web", "1"), &pools(), &[], &avoid);
-        assert!(matches!(&plan.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.2")));
+        let spared = Spared { used: [ip("192.0.2.1")].into(), asked: [ip("192.0.2.2")].into() };
+        let plan = plan(&asker("web", "1"), &pools(), &[], &spared);
+        assert!(matches!(&plan.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.3")));
+    }
+
+    #[test]
+    fn what_is_only_asked_for_is_not_in_use() {
+        let asked = (2..=6).map(|last| ip(&format!("192.0.2.{last}"))).collect();
+        let spared = Spared { used: [ip("192.0.2.1"), ip("192.0.2.2")].into(), asked };
+        let refusal = plan(&asker("web", "1"), &pools(), &[], &spared).refusal.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "address pool \"default\" has no free IPv4 address (2 of 6 in use, 4 asked for by others); \
+             add a range to spec.addresses"
+        );
+    }
+
+    #[test]
+    fn a_request_that_can_never_be_granted_holds_nothing() {
+        let asks = Asker { requested: Some(ip("192.0.2.1")), ..asker("web", "1") };
+        assert_eq!(asks.may_come_for(&pools()), Some(ip("192.0.2.1")));
+        assert_eq!(asker("web", "1").may_come_for(&pools()), None, "it takes any");
+        let mut closed = pools();
+        closed[0].accounts = Some(BTreeSet::new());
+        assert_eq!(asks.may_come_for(&closed), None, "the pool is for others");
+        let elsewhere = Asker { pool_names: vec!["gone".into()], ..asks.clone() };
+        assert_eq!(elsewhere.may_come_for(&pools()), None, "its group has no such pool");
+        let has_another = Asker { granted: Some(ip("192.0.2.2")), ..asks.clone() };
+        assert_eq!(has_another.may_come_for(&pools()), None, "an address that is shown stays");
+        assert_eq!(Asker { deleting: true, ..asks }.may_come_for(&pools()), None);
     }
 }

@@ -31,7 +31,7 @@ mod world;
 
 use std::net::IpAddr;
 
-pub use grant::{Asker, Plan, Refusal, Write, fits, plan};
+pub use grant::{Asker, Plan, Refusal, Spared, Write, fits, plan};
 pub use pool::{Interval, Overlap, Pool, overlaps};
 pub use release::{OwnerSeen, Release, release, remembered_by};
 

@@ -5,10 +5,10 @@
 //! time later. Versions and revisions are numbers that are never used twice; equal worlds are brought to one form by
 //! taking their ranks.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::grant::{self, Asker, Write, plan_with};
+use super::grant::{self, Asker, Spared, Write, plan_with};
 use super::release::{self, OwnerSeen, Release, release_with};
 use super::{Claim, Phase, Pool};
 use crate::address::Family;
@@ -232,7 +232,7 @@ impl Protocol {
         };
         let claims: Vec<Claim> = claims.iter().flatten().map(claim).collect();
         let pools: &[Pool] = if world.pool { std::slice::from_ref(&self.pool) } else { &[] };
-        let plan = plan_with(&asker, pools, &claims, &BTreeSet::new(), self.setup.grant);
+        let plan = plan_with(&asker, pools, &claims, &Spared::default(), self.setup.grant);
         let mut puts: Vec<Put> = plan
             .writes
             .iter()
