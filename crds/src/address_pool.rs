@@ -160,7 +160,7 @@ reasons! {
         Ready,
         #[doc = "An entry of spec.addresses is not a network or range of one family."]
         InvalidAddress,
-        #[doc = "The pool holds addresses that EPIC protects, such as those of nodes, pods, Services or proxies."]
+        #[doc = "The pool holds addresses that EPIC protects, such as those of nodes, pods, Services or proxies; it gives nothing new."]
         ProtectedAddress,
         #[doc = "It shares addresses with an older pool; each address is handed out once all the same."]
         Overlapping,

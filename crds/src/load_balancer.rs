@@ -401,9 +401,9 @@ reasons! {
         GroupNotAdmitted,
         #[doc = "The ServiceGroup is not accepted."]
         GroupNotAccepted,
-        #[doc = "No AddressPool of the group exists and admits the Account."]
+        #[doc = "No AddressPool of the group exists, is accepted and admits the Account."]
         PoolNotFound,
-        #[doc = "The address asked for lies in no pool of the group."]
+        #[doc = "The address asked for lies in no pool of the group that can be used."]
         AddressNotInPool,
         #[doc = "The address asked for is in use by another LoadBalancer."]
         AddressTaken,

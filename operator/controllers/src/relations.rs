@@ -222,17 +222,12 @@ pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
             |group| group.spec.clone(),
             move |snapshot, _| everyone(snapshot),
         ))
-        .reconcile_on(on::<AddressPool, _, _>(
-            context,
-            |pool| pool.spec.clone(),
-            move |snapshot, _| everyone(snapshot),
-        ))
         .reconcile_on(on::<Account, _, _>(
             context,
             |account| account.metadata.deletion_timestamp.clone(),
             move |snapshot, _| everyone(snapshot),
         ))
-        .reconcile_on(on::<EPIC, _, _>(context, settings, move |snapshot, _| everyone(snapshot)))
+        .reconcile_on(surroundings(context))
 }
 
 /// The key of the one EPIC object.

@@ -65,7 +65,7 @@ pub fn pool(object: &AddressPool) -> Result<Pool, NotAPool> {
     Ok(pool)
 }
 
-/// The pools of a snapshot that can be used.
+/// The pools of a snapshot, as they are written. What they may give says [`crate::address_pool::judged`].
 pub fn pools(snapshot: &Snapshot) -> Vec<Pool> {
     let alive = |pool: &&std::sync::Arc<AddressPool>| pool.metadata.deletion_timestamp.is_none();
     snapshot.list::<AddressPool>().filter(alive).filter_map(|object| pool(object).ok()).collect()

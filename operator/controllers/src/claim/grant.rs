@@ -35,13 +35,15 @@ pub enum Granted {
     Changed,
 }
 
-/// Gets the LoadBalancer of `key` an IPv4 address out of `pool_names`, or finds out why it cannot have one.
+/// Gets the LoadBalancer of `key` an IPv4 address out of those of the judged `pools` that are in `pool_names`, or finds
+/// out why it cannot have one.
 ///
 /// # Errors
 /// What the API server answers; conflicts are [`Granted::Changed`].
 pub async fn round(
     client: &Client,
     snapshot: &Snapshot,
+    pools: &[Pool],
     key: &Key,
     account: &AccountName,
     pool_names: &[PoolName],
@@ -56,10 +58,9 @@ pub async fn round(
     let unreadable =
         listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
     let poisoned = listed.poisoned.iter().map(|poison| poison.key.name().to_owned());
-    let pools = convert::pools(snapshot);
-    let mut spared = spared(snapshot, &balancer, &pools);
+    let mut spared = spared(snapshot, &balancer, pools);
     spared.used.extend(unreadable.chain(poisoned).filter_map(|name| claim_address(&name.into())));
-    let plan = model::plan(&asker, &pools, &claims, &spared);
+    let plan = model::plan(&asker, pools, &claims, &spared);
     match carry_out(client, &balancer, &listed.items, &plan).await {
         Ok(0) => Ok(plan.refusal.map_or(Granted::Settled, Granted::Refused)),
         Ok(_) => Ok(Granted::Written),
@@ -73,14 +74,15 @@ pub async fn round(
 /// Whether the snapshot shows that a round would find nothing to do.
 pub fn is_settled(
     snapshot: &Snapshot,
+    pools: &[Pool],
     balancer: &LoadBalancer,
     account: &AccountName,
     pool_names: &[PoolName],
 ) -> bool {
     let Some(object) = convert::balancer_version(balancer) else { return true };
     let asker = asker(balancer, object, account, pool_names);
-    let (claims, pools) = (convert::claims(snapshot), convert::pools(snapshot));
-    let plan = model::plan(&asker, &pools, &claims, &spared(snapshot, balancer, &pools));
+    let claims = convert::claims(snapshot);
+    let plan = model::plan(&asker, pools, &claims, &spared(snapshot, balancer, pools));
     plan.writes.is_empty() && plan.refusal.is_none()
 }
 

@@ -19,6 +19,7 @@ use kube::runtime::controller::Action;
 
 use super::convert;
 use crate::account::account_of;
+use crate::address_pool::judged;
 use crate::context::Shared;
 use crate::reconcile::Error;
 use crate::service_group::{admits, group_of, pools_of};
@@ -35,17 +36,18 @@ pub async fn reconcile(subject: Arc<Subject<AddressClaim>>, context: Shared) -> 
         return Ok(Action::await_change());
     };
     // What a cache shows decides only whether it is worth asking.
-    let owner = seen_in(&snapshot, &claim);
+    let pools = judged(&snapshot, &context.endpoints.surroundings(&snapshot));
+    let owner = seen_in(&snapshot, &pools, &claim);
     let judged = model::release(&claim, &owner, Revision::new(0), &convert::node_revisions(&snapshot, now()));
     let is_due = matches!(judged, Release::Mark { .. } | Release::Delete { .. });
     if is_due && !uninstall::is_under_way(&snapshot) {
-        round(&context, &snapshot, &key).await?;
+        round(&context, &snapshot, &pools, &key).await?;
     }
     Ok(Action::requeue(context.settings.full_pass))
 }
 
 /// Judges by quorum reads, and writes what follows.
-async fn round(context: &Shared, snapshot: &Snapshot, key: &Key) -> Result<(), kates::Error> {
+async fn round(context: &Shared, snapshot: &Snapshot, pools: &[Pool], key: &Key) -> Result<(), kates::Error> {
     let client = &context.client;
     let Some(mut object) = client.get_opt::<AddressClaim>(key).await? else { return Ok(()) };
     let Some(claim) = convert::claim(&object) else { return Ok(()) };
@@ -57,7 +59,7 @@ async fn round(context: &Shared, snapshot: &Snapshot, key: &Key) -> Result<(), k
     if unreadable {
         return Ok(());
     }
-    let owner = owner_seen(snapshot, listed.items.iter(), &claim);
+    let owner = owner_seen(snapshot, pools, listed.items.iter(), &claim);
     match model::release(&claim, &owner, revision, &convert::node_revisions(snapshot, now())) {
         Release::Keep | Release::Wait { .. } => Ok(()),
         Release::Mark { release_revision, .. } => {
@@ -74,13 +76,14 @@ async fn round(context: &Shared, snapshot: &Snapshot, key: &Key) -> Result<(), k
     }
 }
 
-fn seen_in(snapshot: &Snapshot, claim: &model::Claim) -> OwnerSeen {
+fn seen_in(snapshot: &Snapshot, pools: &[Pool], claim: &model::Claim) -> OwnerSeen {
     let namespace = claim.owner.namespace.as_str();
-    owner_seen(snapshot, snapshot.in_namespace::<LoadBalancer>(namespace).map(AsRef::as_ref), claim)
+    owner_seen(snapshot, pools, snapshot.in_namespace::<LoadBalancer>(namespace).map(AsRef::as_ref), claim)
 }
 
 fn owner_seen<'b>(
     snapshot: &Snapshot,
+    pools: &[Pool],
     mut balancers: impl Iterator<Item = &'b LoadBalancer>,
     claim: &model::Claim,
 ) -> OwnerSeen {
@@ -89,14 +92,14 @@ fn owner_seen<'b>(
     OwnerSeen::Present {
         resource_version: owner.resource_version().unwrap_or_default().into(),
         shown: convert::shown(owner),
-        fits: fits(snapshot, owner, claim.address),
+        fits: fits(snapshot, pools, owner, claim.address),
     }
 }
 
-fn fits(snapshot: &Snapshot, balancer: &LoadBalancer, address: IpAddr) -> bool {
+fn fits(snapshot: &Snapshot, pools: &[Pool], balancer: &LoadBalancer, address: IpAddr) -> bool {
     let namespace = balancer.namespace().unwrap_or_default();
     let (account, group) = (account_of(snapshot, &namespace), group_of(snapshot, balancer));
-    fits_in(account.as_deref(), group.as_deref(), &convert::pools(snapshot), balancer, address)
+    fits_in(account.as_deref(), group.as_deref(), pools, balancer, address)
 }
 
 /// Whether a LoadBalancer without address could still take this one, by the judgement that adopts claims. A group that

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use epic_crds::LoadBalancer;
-use epic_model::claim::Refusal;
+use epic_model::claim::{Pool, Refusal};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::build::Wanted;
 use super::{Found, Valid};
+use crate::address_pool::judged;
 use crate::claim::grant::{self, Granted};
 use crate::context::Shared;
 use crate::proxy::{self, covers, owned_by};
@@ -69,10 +70,11 @@ pub(super) async fn run(
         }
     }
     // Last, since nothing takes as long as a proxy's start.
-    if let Some(valid) = &wanted.valid
-        && !grant::is_settled(snapshot, &found.balancer, &valid.account, &valid.pools)
-    {
-        address(context, snapshot, &key, valid, &mut done).await?;
+    if let Some(valid) = &wanted.valid {
+        let pools = judged(snapshot, &context.endpoints.surroundings(snapshot));
+        if !grant::is_settled(snapshot, &pools, &found.balancer, &valid.account, &valid.pools) {
+            address(context, snapshot, &pools, &key, valid, &mut done).await?;
+        }
     }
     Ok(done)
 }
@@ -82,6 +84,7 @@ pub(super) async fn run(
 async fn address(
     context: &Shared,
     snapshot: &Snapshot,
+    pools: &[Pool],
     key: &Key,
     valid: &Valid,
     done: &mut Done,
@@ -89,7 +92,7 @@ async fn address(
     for attempt in 1..=ATTEMPTS {
         let granted = {
             let _turn = context.granting.lock().await;
-            grant::round(&context.client, snapshot, key, &valid.account, &valid.pools).await?
+            grant::round(&context.client, snapshot, pools, key, &valid.account, &valid.pools).await?
         };
         match granted {
             Granted::Settled => return Ok(()),

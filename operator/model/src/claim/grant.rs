@@ -96,14 +96,16 @@ pub enum Write {
 /// Why a LoadBalancer does not get an address now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// None of the group's pools exists or admits the account.
+    /// None of the group's pools exists, is accepted and admits the account.
     #[error("no address pool can be used: {}; create one of them, or name another in the service group", quoted(.pools))]
     NoPool {
         /// The group's pools, each with why it cannot be used.
         pools: Vec<String>,
     },
     /// The requested address lies in no pool that can be used.
-    #[error("{address} lies in none of the service group's address pools; ask for another one, or for none")]
+    #[error(
+        "{address} lies in no address pool of the service group that can be used; ask for another one, or for none"
+    )]
     NotInPool {
         /// The address.
         address: IpAddr,
@@ -321,6 +323,7 @@ fn usable_pools<'p>(asker: &Asker, pools: &'p [Pool]) -> (Vec<&'p Pool>, Vec<Str
     for name in &asker.pool_names {
         let why = match pools.iter().find(|pool| pool.name == *name) {
             None => "does not exist",
+            Some(pool) if !pool.accepted => "is not accepted (see its conditions)",
             Some(pool) if pool.disabled => "is disabled",
             Some(pool) if !pool.admits(&asker.account) => "does not admit this account",
             Some(pool) if pool.total(asker.family) == 0 => "has no address of that family",
@@ -550,6 +553,26 @@ mod tests {
             "no address pool can be used: \"default\" does not admit this account, \"gone\" does not exist; \
              create one of them, or name another in the service group"
         );
+    }
+
+    #[test]
+    fn a_pool_that_is_not_accepted_gives_nothing_asked_for_or_not_and_takes_nothing() {
+        let mut pools = pools();
+        pools[0].accepted = false;
+        let any = asker("web", "1");
+        let asks = Asker { requested: Some(ip("192.0.2.1")), ..any.clone() };
+        for asker in [&any, &asks] {
+            let plan = plan(asker, &pools, &[], &Spared::default());
+            assert_eq!(plan.writes, []);
+            assert_eq!(
+                plan.refusal.unwrap().to_string(),
+                "no address pool can be used: \"default\" is not accepted (see its conditions); \
+                 create one of them, or name another in the service group"
+            );
+        }
+        let shows = Asker { granted: Some(ip("192.0.2.1")), ..any };
+        let own = claim("192.0.2.1", object("web", "1"));
+        assert_eq!(plan(&shows, &pools, &[own], &Spared::default()), Plan::default());
     }
 
     #[test]

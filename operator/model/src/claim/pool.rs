@@ -115,6 +115,9 @@ pub struct Pool {
     pub accounts: Option<BTreeSet<AccountName>>,
     /// Whether it hands out nothing new.
     pub disabled: bool,
+    /// Whether what it holds may be handed out at all; one that holds addresses of nodes or of the cluster gives nothing
+    /// new.
+    pub accepted: bool,
     intervals: Vec<Interval>,
 }
 
@@ -133,7 +136,14 @@ impl Pool {
                 _ => intervals.push(next),
             }
         }
-        Pool { name: name.into(), created: Seconds(0), accounts: None, disabled: false, intervals }
+        Pool {
+            name: name.into(),
+            created: Seconds(0),
+            accounts: None,
+            disabled: false,
+            accepted: true,
+            intervals,
+        }
     }
 
     /// A pool of the entries of `spec.addresses`.
