@@ -8,7 +8,8 @@
 //! Of two streams of one pod the one that heard its proxy later is believed ([`Said::replaces`]), so an old one whose
 //! end was not noticed yet, here or on another replica, contradicts its successor at most until that looks again. The
 //! clocks of replicas may differ; but two streams of one pod never both stay open for [`BOTH_OPEN`], so one that is
-//! contradicted for so long and still open is the living one, and says so.
+//! contradicted for so long and still open is the living one, and says so. A time that is further ahead than that is of
+//! a clock that was wrong, and orders nothing ([`Said::seen_at`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,13 +132,15 @@ fn heard(row: &Report) -> Option<Timestamp> {
 /// What a stream has to write over what stands there, and whether it is to look again soon.
 fn decide(
     row: &Report,
-    there: Option<&Said>,
+    there: Option<Said>,
     contradicted: &mut Contradicted,
-    now: Instant,
+    now: (Instant, Timestamp),
 ) -> (Option<Said>, bool) {
+    let (now, clock) = now;
     let Some(answer) = said(row) else { return (None, false) };
     let mine = Said { answer, heard: heard(row) };
-    if mine.replaces(there) {
+    let there = there.map(|there| there.seen_at(clock, BOTH_OPEN));
+    if mine.replaces(there.as_ref()) {
         contradicted.remove(&row.stream);
         return (Some(mine), false);
     }
@@ -153,7 +156,7 @@ fn decide(
 }
 
 async fn answer(context: &Shared, pod: &Pod, row: &Report, contradicted: &mut Contradicted) -> bool {
-    let (said, again) = decide(row, read(pod).as_ref(), contradicted, Instant::now());
+    let (said, again) = decide(row, read(pod), contradicted, (Instant::now(), Timestamp::now()));
     let Some(said) = said else { return again };
     // The uid makes sure that a successor of the same name is not meant; conditions merge by type.
     let patch = json!({
@@ -247,6 +250,11 @@ mod tests {
         Said { answer: Answer::Acknowledged(generation), heard: super::heard(&row(0, "", None, heard)) }
     }
 
+    /// Two seconds after the start, by this host's clock.
+    fn now() -> (Instant, Timestamp) {
+        (Instant::now(), there(0, 2_000).heard.unwrap())
+    }
+
     fn generation(said: Option<Said>) -> Option<i64> {
         match said?.answer {
             Answer::Acknowledged(generation) => Some(generation),
@@ -267,23 +275,33 @@ mod tests {
 
     #[test]
     fn a_dead_stream_is_silent_once_its_successor_has_spoken() {
-        let (mut contradicted, now) = (Contradicted::new(), Instant::now());
+        let (mut contradicted, now) = (Contradicted::new(), now());
         let dead = row(1, "a", Some(4), 1_000);
-        let (said, again) = decide(&dead, Some(&there(6, 2_000)), &mut contradicted, now);
+        let (said, again) = decide(&dead, Some(there(6, 2_000)), &mut contradicted, now);
         assert_eq!((generation(said), again), (None, true));
         let alive = row(1, "a", Some(6), 2_000);
-        let (said, again) = decide(&alive, Some(&there(4, 1_000)), &mut contradicted, now);
+        let (said, again) = decide(&alive, Some(there(4, 1_000)), &mut contradicted, now);
         assert_eq!((generation(said), again), (Some(6), false), "what an old one wrote late is put right");
         assert!(contradicted.is_empty());
     }
 
     #[test]
     fn one_that_stays_open_longer_than_two_can_is_believed_whatever_the_clocks_say() {
-        let (mut contradicted, now) = (Contradicted::new(), Instant::now());
+        let (mut contradicted, (now, clock)) = (Contradicted::new(), now());
         let (alive, fast_clock) = (row(1, "a", Some(6), 1_000), there(4, 9_000));
-        assert_eq!(decide(&alive, Some(&fast_clock), &mut contradicted, now), (None, true));
-        let (said, _) = decide(&alive, Some(&fast_clock), &mut contradicted, now + BOTH_OPEN);
+        let mut decided = |now| decide(&alive, Some(fast_clock.clone()), &mut contradicted, (now, clock));
+        assert_eq!(decided(now), (None, true));
+        let (said, _) = decided(now + BOTH_OPEN);
         assert_eq!(said, Some(Said { answer: Answer::Acknowledged(6), heard: fast_clock.heard }));
+    }
+
+    #[test]
+    fn a_time_that_a_wrong_clock_left_in_the_future_delays_nobody() {
+        let (mut contradicted, alive) = (Contradicted::new(), row(1, "a", Some(6), 1_000));
+        let year_ahead = there(4, 365 * 24 * 3_600 * 1_000);
+        let (said, again) = decide(&alive, Some(year_ahead), &mut contradicted, now());
+        assert_eq!(said, Some(there(6, 1_000)), "at once, and with the time at which it was heard");
+        assert!(!again && contradicted.is_empty());
     }
 
     fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {

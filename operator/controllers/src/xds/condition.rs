@@ -7,6 +7,8 @@
 //! another replica. Views change under both, so both may have something to say; but only the living one hears its
 //! proxy. So the message also tells when the proxy was heard, and what was heard earlier never replaces it.
 
+use std::time::Duration;
+
 use epic_crds::LoadBalancer;
 use epic_crds::well_known::POD_CONDITION_CONFIGURED;
 use epic_model::id::ObjectName;
@@ -37,6 +39,15 @@ pub(super) struct Said {
 }
 
 impl Said {
+    /// The same, read at `now`: of a time further ahead than `leeway` it is not known when it was. It was written by a
+    /// clock that was wrong, and nobody could speak against it until that time has come.
+    pub(super) fn seen_at(mut self, now: Timestamp, leeway: Duration) -> Said {
+        self.heard = self.heard.filter(|heard| {
+            heard.duration_since(now) <= leeway.try_into().unwrap_or(jiff::SignedDuration::MAX)
+        });
+        self
+    }
+
     /// Whether it is to be written over what stands there. The same answer is written once, whoever gave it.
     pub(super) fn replaces(&self, there: Option<&Said>) -> bool {
         there.is_none_or(|there| there.answer != self.answer && there.heard <= self.heard)
