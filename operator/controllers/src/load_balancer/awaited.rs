@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use epic_model::id::Uid;
 use epic_model::revision::Revision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kates::Key;
 use parking_lot::Mutex;
 
 use super::build::Content;
@@ -15,6 +17,8 @@ use super::build::Content;
 /// What a version is awaited for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wait {
+    /// Whose it is: a successor of the same name waits for something else.
+    pub uid: Uid,
     /// Generation of the spec.
     pub generation: i64,
     /// Since when `Programmed` is not True.
@@ -23,28 +27,28 @@ pub struct Wait {
     pub content: Content,
 }
 
-/// Awaited versions by uid.
+/// Awaited versions by LoadBalancer.
 #[derive(Debug, Default)]
 pub struct Awaited {
-    by_uid: Mutex<BTreeMap<String, (Wait, Revision)>>,
+    by_balancer: Mutex<BTreeMap<Key, (Wait, Revision)>>,
 }
 
 impl Awaited {
     /// The version that is awaited for `wait`: the one of the first time it was asked for, else `present`.
-    pub fn version(&self, uid: &str, wait: Wait, present: Revision) -> Revision {
-        let mut by_uid = self.by_uid.lock();
-        match by_uid.get(uid) {
+    pub fn version(&self, balancer: &Key, wait: Wait, present: Revision) -> Revision {
+        let mut by_balancer = self.by_balancer.lock();
+        match by_balancer.get(balancer) {
             Some((known, version)) if *known == wait => *version,
             _ => {
-                by_uid.insert(uid.to_owned(), (wait, present));
+                by_balancer.insert(balancer.clone(), (wait, present));
                 present
             }
         }
     }
 
-    /// Forgets a wait that is over.
-    pub fn forget(&self, uid: &str) {
-        self.by_uid.lock().remove(uid);
+    /// Forgets a wait that is over: nothing is awaited any more, or the LoadBalancer is gone.
+    pub fn forget(&self, balancer: &Key) {
+        self.by_balancer.lock().remove(balancer);
     }
 }
 
@@ -58,18 +62,22 @@ mod tests {
             public_address: address.map(str::to_owned),
             ..LoadBalancerStatus::default()
         };
-        Wait { generation, since: None, content: Content::of(&status) }
+        Wait { uid: "u".into(), generation, since: None, content: Content::of(&status) }
     }
 
     #[test]
     fn the_awaited_version_stands_still_until_what_it_is_awaited_for_changes() {
-        let awaited = Awaited::default();
-        let at = |wait: Wait, present| awaited.version("u", wait, Revision::new(present)).get();
+        let (awaited, web) = (Awaited::default(), Key::namespaced("epic-red", "web"));
+        let at = |wait: Wait, present| awaited.version(&web, wait, Revision::new(present)).get();
         assert_eq!(at(wait(1, None), 10), 10);
         assert_eq!(at(wait(1, None), 14), 10, "a message that names other nodes is another version");
         assert_eq!(at(wait(1, Some("192.0.2.1")), 20), 20, "other content");
         assert_eq!(at(wait(2, Some("192.0.2.1")), 30), 30, "another generation");
-        awaited.forget("u");
+        let successor = Wait { uid: "v".into(), ..wait(2, Some("192.0.2.1")) };
+        assert_eq!(at(successor, 35), 35, "a successor of the same name");
+        awaited.forget(&web);
         assert_eq!(at(wait(2, Some("192.0.2.1")), 40), 40, "another wait");
+        awaited.forget(&web);
+        assert!(awaited.by_balancer.lock().is_empty(), "nothing is left of one that is gone");
     }
 }

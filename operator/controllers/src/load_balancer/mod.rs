@@ -49,6 +49,7 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
     let snapshot = context.snapshot()?;
     let Some(found) = dereference::load(&snapshot, &context, &key) else {
         context.certificates.forget(&key);
+        context.awaited.forget(&key);
         return Ok(Action::await_change());
     };
     if found.balancer.metadata.deletion_timestamp.is_some() || uninstall::is_under_way(&snapshot) {

@@ -9,6 +9,7 @@ use epic_model::programmed::{Programmed, programmed};
 use epic_model::proxy::ProxyState;
 use epic_model::revision::Revision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kates::Key;
 use kube::ResourceExt;
 
 use super::Found;
@@ -94,7 +95,7 @@ pub(super) async fn publish(
     }
     let settled = balancer.is_condition_true(PROGRAMMED);
     if settled {
-        context.awaited.forget(&balancer.uid().unwrap_or_default());
+        context.awaited.forget(&Key::of(balancer.as_ref()));
     }
     Ok(settled && (valid.is_err() || balancer.is_condition_true(READY)))
 }
@@ -235,8 +236,8 @@ fn in_force(
     let present = found.balancer.resource_version().and_then(|version| version.parse::<Revision>().ok());
     let Some(present) = present else { return (false, Reason::Pending, String::new()) };
     let since = known.map(|known| known.last_transition_time.clone());
-    let uid = found.balancer.uid().unwrap_or_default();
-    let awaited = awaited.version(&uid, Wait { generation, since, content }, present);
+    let wait = Wait { uid: found.balancer.uid().unwrap_or_default().into(), generation, since, content };
+    let awaited = awaited.version(&Key::of(found.balancer.as_ref()), wait, present);
     let decision = programmed(generation, awaited, &wanted.configured, &found.revisions);
     let message = decision.to_string();
     match decision {
