@@ -9,10 +9,12 @@
 use std::time::Duration;
 
 use epic_crds::well_known::LEASE_OPERATOR;
+use futures::{Stream, StreamExt};
 use kube::Client;
 use kube_lease_manager::{DurationSeconds, LeaseManagerBuilder, LeaseManagerError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 /// A silent holder is replaced after this many seconds.
@@ -78,9 +80,21 @@ impl Leadership {
         Self { leads }
     }
 
+    /// As the sender says, for tests.
+    #[cfg(test)]
+    pub(crate) fn told_by(sender: &watch::Sender<bool>) -> Self {
+        Self { leads: sender.subscribe() }
+    }
+
     /// Whether this replica leads at this moment.
     pub fn leads(&self) -> bool {
         *self.leads.borrow()
+    }
+
+    /// An item whenever this replica begins to lead from now on.
+    pub fn begins(&self) -> impl Stream<Item = ()> + Send + 'static {
+        let changes = WatchStream::from_changes(self.leads.clone());
+        changes.filter_map(|leads| futures::future::ready(leads.then_some(())))
     }
 
     /// Waits until this replica leads.

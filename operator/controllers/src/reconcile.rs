@@ -19,6 +19,7 @@ use rand::Rng;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{NotSynced, Shared};
+use crate::leader::Leadership;
 use crate::metrics::OutcomeLabel;
 
 /// Why a reconcile ended early.
@@ -92,8 +93,7 @@ impl Failures {
     }
 }
 
-/// Runs a controller until `shutdown`. It reconciles only while this replica leads; what happened meanwhile is seen
-/// when it begins to, since every object is triggered then.
+/// Runs a controller until `shutdown`, while this replica leads.
 pub async fn run<K, R, F>(
     controller: Controller<Subject<K>>,
     context: Shared,
@@ -107,18 +107,10 @@ pub async fn run<K, R, F>(
     let kind: &'static str = kind_name::<K>();
     let failures = Arc::new(Failures::default());
     let cleared = Arc::clone(&failures);
-    let mut leadership = context.leadership.clone();
-    tokio::select! {
-        () = shutdown.cancelled() => return,
-        () = leadership.acquired() => {}
-    }
-    let guarded = move |subject: Arc<Subject<K>>, context: Shared| {
+    let counted = move |subject: Arc<Subject<K>>, context: Shared| {
         let reconcile = reconcile.clone();
         let cleared = Arc::clone(&cleared);
         async move {
-            if !context.leadership.leads() {
-                return Ok(Action::requeue(Duration::from_secs(2)));
-            }
             let name = subject.key().to_string();
             let outcome = reconcile(subject, Arc::clone(&context)).await;
             let label = outcome.as_ref().map_or_else(|error| error.category().label(), |_| "ok");
@@ -138,8 +130,44 @@ pub async fn run<K, R, F>(
         }
         Action::requeue(wait)
     };
+    let leadership = context.leadership.clone();
+    while_leading(controller, leadership, context, shutdown, counted, policy).await;
+}
+
+/// Runs a controller that reconciles only while this replica leads. What happened meanwhile is seen when it begins to,
+/// the first time or again: every object is triggered then. So one that comes up in between waits for nothing.
+async fn while_leading<K, C, R, F, P>(
+    controller: Controller<Subject<K>>,
+    mut leadership: Leadership,
+    context: Arc<C>,
+    shutdown: CancellationToken,
+    reconcile: R,
+    policy: P,
+) where
+    K: Object<DynamicType = ()>,
+    C: Send + Sync + 'static,
+    R: Fn(Arc<Subject<K>>, Arc<C>) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Action, Error>> + Send + 'static,
+    P: Fn(Arc<Subject<K>>, &Error, Arc<C>) -> Action + Send + Sync + 'static,
+{
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = leadership.acquired() => {}
+    }
+    // Made before anything is turned away: who is, is triggered by it.
+    let begins = leadership.begins();
+    let guarded = move |subject: Arc<Subject<K>>, context: Arc<C>| {
+        let reconciled = leadership.leads().then(|| reconcile(subject, context));
+        async move {
+            match reconciled {
+                Some(reconciled) => reconciled.await,
+                None => Ok(Action::await_change()),
+            }
+        }
+    };
     controller
         .with_config(Config::default().concurrency(8))
+        .reconcile_all_on(begins)
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(guarded, policy, context)
         .for_each(|_| futures::future::ready(()))
@@ -195,6 +223,47 @@ fn kind_name<K>() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::stream;
+    use kube::runtime::{reflector, watcher};
+    use tokio::sync::{mpsc, watch};
+    use tokio::time::timeout;
+
+    type Pool = Subject<epic_crds::AddressPool>;
+
+    #[tokio::test]
+    async fn whoever_leads_again_reconciles_every_object_once_more() {
+        let pool: Pool = serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}})).unwrap();
+        let (reader, mut known) = reflector::store::<Pool>();
+        for event in [watcher::Event::Init, watcher::Event::InitApply(pool.clone()), watcher::Event::InitDone]
+        {
+            known.apply_watcher_event(&event);
+        }
+        let (change, changes) = mpsc::unbounded_channel::<Pool>();
+        let changes = stream::unfold(changes, |mut changes| async {
+            changes.recv().await.map(|changed| (Ok(changed), changes))
+        });
+        let (lease, seen) = (watch::Sender::new(true), mpsc::unbounded_channel());
+        let (reconciled, mut reconciles) = seen;
+        let running = tokio::spawn(while_leading(
+            Controller::for_stream(changes, reader),
+            Leadership::told_by(&lease),
+            Arc::new(()),
+            CancellationToken::new(),
+            move |subject: Arc<Pool>, _| {
+                let _ = reconciled.send(subject.key().name().to_owned());
+                futures::future::ready(Ok(Action::await_change()))
+            },
+            |_, _: &Error, _| Action::await_change(),
+        ));
+        let mut next =
+            async || timeout(Duration::from_secs(30), reconciles.recv()).await.expect("a reconcile");
+        change.send(pool.clone()).unwrap();
+        assert_eq!(next().await.as_deref(), Some("a"));
+        lease.send_replace(false);
+        lease.send_replace(true);
+        assert_eq!(next().await.as_deref(), Some("a"), "nothing has changed but who leads");
+        running.abort();
+    }
 
     #[test]
     fn waits_grow_with_failures_and_stay_bounded() {
