@@ -5,13 +5,18 @@
 //! LoadBalancer in the stream's certificate. A write that is refused is made again with the next change, or at the
 //! latest after [`AGAIN`].
 //!
+//! A pass looks at all proxies of this replica, and is made for reports and for changes that concern it ([`super::news`]).
+//! Pods come first: a LoadBalancer waits for them, and there are few. Of the Endpoints each LoadBalancer gets its turn,
+//! and no more than [`ENDPOINTS`] are written before the pods are looked at again, so a tenant that brings thousands
+//! keeps the others waiting no longer than one that brings a few hundred.
+//!
 //! Of two streams of one pod the one that heard its proxy later is believed ([`Said::replaces`]), so an old one whose
 //! end was not noticed yet, here or on another replica, contradicts its successor at most until that looks again. The
 //! clocks of replicas may differ; but two streams of one pod never both stay open for [`BOTH_OPEN`], so one that is
 //! contradicted for so long and still open is the living one, and says so. A time that is further ahead than that is of
 //! a clock that was wrong, and orders nothing ([`Said::seen_at`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,23 +24,32 @@ use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
 use epic_crds::{ConditionStatus, Endpoint, EndpointReason, HasConditions, LoadBalancer};
 use epic_xds::report::StreamId;
 use epic_xds::{Report, Reports};
+use futures::future::ready;
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Snapshot};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::assigned::{self, Acknowledged, Endpoints};
 use super::condition::{Answer, Said, pod_condition, read};
+use super::news::{is_news, is_ready};
 use crate::context::Shared;
 use crate::proxy::{Index, listed};
 use crate::reconcile::{now, publish_status};
 
 /// Longest time until a write that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// Writes under way at once.
+const CONCURRENT: usize = 16;
+
+/// Endpoints that one pass writes at most.
+const ENDPOINTS: usize = 256;
 
 /// No two streams of one pod are open for so long: the server ends one that answers no pings after half of it.
 const BOTH_OPEN: Duration = Duration::from_secs(30);
@@ -48,17 +62,46 @@ pub(super) async fn run(context: Shared, reports: Arc<Reports>, shutdown: Cancel
     let mut watch = reports.watch();
     let mut updates = context.watches.updates();
     let mut contradicted = Contradicted::new();
-    let mut failed = false;
+    let mut next = Instant::now() + context.settings.full_pass;
     loop {
-        let again = if failed { AGAIN } else { context.settings.full_pass };
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = watch.changed() => {}
-            () = updates.changed() => { updates.update(); }
-            () = sleep(again) => {}
+            () = updates.changed() => {
+                if !updates.update().is_some_and(|update| is_news(&update)) {
+                    continue;
+                }
+            }
+            // A time, not a wait: what is no news must not put it off.
+            () = sleep_until(next) => {}
         }
-        let Ok(snapshot) = context.snapshot() else { continue };
-        failed = pass(&context, &snapshot, &reports.rows(), &mut contradicted).await;
+        let left = match context.snapshot() {
+            Ok(snapshot) => pass(&context, &snapshot, &reports.rows(), &mut contradicted).await,
+            Err(_) => Left::Failed,
+        };
+        next = Instant::now() + left.wait(context.settings.full_pass);
+    }
+}
+
+/// What a pass leaves to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// A stream that is contradicted is to look again.
+    Contradicted,
+    /// More Endpoints than one pass writes.
+    More,
+    /// A write that failed. Whatever else is left waits with it: nothing is gained by haste.
+    Failed,
+}
+
+impl Left {
+    fn wait(self, full_pass: Duration) -> Duration {
+        match self {
+            Left::Nothing => full_pass,
+            Left::Contradicted | Left::Failed => AGAIN,
+            Left::More => Duration::ZERO,
+        }
     }
 }
 
@@ -76,21 +119,54 @@ fn latest(rows: &[Report]) -> BTreeMap<Key, BTreeMap<&str, &Report>> {
     found
 }
 
-/// Writes what differs; says whether something is left to be tried again.
+/// What a pass has to say.
+struct Planned<'s> {
+    /// Pods, each with what is to stand on it.
+    answers: Vec<(&'s Pod, Said)>,
+    /// What ready proxies have acknowledged, by LoadBalancer.
+    acknowledged: Vec<(Key, Endpoints)>,
+    /// Whether a stream is contradicted.
+    contradicted: bool,
+}
+
+/// Writes what differs; says what is left.
 async fn pass(
     context: &Shared,
     snapshot: &Snapshot,
     rows: &[Report],
     contradicted: &mut Contradicted,
-) -> bool {
-    let mut failed = false;
+) -> Left {
     contradicted.retain(|stream, _| rows.iter().any(|row| row.stream == *stream));
     let by_balancer = latest(rows);
     context.assigned.retain(|balancer| by_balancer.contains_key(balancer));
     if by_balancer.is_empty() {
-        return false;
+        return Left::Nothing;
     }
+    let planned = plan(snapshot, by_balancer, contradicted);
+    let answers = planned.answers.into_iter().map(|(pod, said)| answer(context, pod, said));
+    let mut failed = any_failed(answers.collect()).await;
+    let news = planned.acknowledged.iter().map(|(key, endpoints)| unsaid(snapshot, key, endpoints));
+    let (endpoints, later) = in_turns(news.collect(), ENDPOINTS);
+    let programmed = endpoints.into_iter().map(|endpoint| programmed(context, endpoint));
+    failed |= any_failed(programmed.collect()).await;
+    // Told to the Endpoints' controller only now, which would write the same.
+    let later: BTreeSet<&str> = later.iter().filter_map(|later| later.metadata.uid.as_deref()).collect();
+    for (key, mut endpoints) in planned.acknowledged {
+        endpoints.retain(|uid, _| !later.contains(uid.as_str()));
+        context.assigned.publish(&key, endpoints);
+    }
+    let left =
+        [(failed, Left::Failed), (!later.is_empty(), Left::More), (planned.contradicted, Left::Contradicted)];
+    left.into_iter().find_map(|(is, left)| is.then_some(left)).unwrap_or(Left::Nothing)
+}
+
+fn plan<'s>(
+    snapshot: &'s Snapshot,
+    by_balancer: BTreeMap<Key, BTreeMap<&str, &Report>>,
+    contradicted: &mut Contradicted,
+) -> Planned<'s> {
     let index = Index::new(snapshot);
+    let mut planned = Planned { answers: Vec::new(), acknowledged: Vec::new(), contradicted: false };
     for (key, rows) in by_balancer {
         let Some(balancer) = snapshot.get::<LoadBalancer>(&key) else { continue };
         let pods = index.objects(&balancer.metadata, listed(balancer));
@@ -99,17 +175,33 @@ async fn pass(
             rows.into_values().filter(|row| balancer.uid().as_deref() == Some(row.identity.uid.as_ref()))
         {
             let Some(pod) = pods.iter().find(|pod| pod.name_any() == *row.node.pod) else { continue };
-            failed |= answer(context, pod, row, contradicted).await;
+            let (said, again) = decide(row, read(pod), contradicted, (Instant::now(), Timestamp::now()));
+            planned.answers.extend(said.map(|said| (*pod, said)));
+            planned.contradicted |= again;
             if is_ready(pod) {
                 assigned::merge(&mut endpoints, assigned::of_proxy(row.progress.endpoints.iter()));
             }
         }
-        for (uid, acknowledged) in &endpoints {
-            failed |= programmed(context, snapshot, &key, uid, acknowledged).await;
-        }
-        context.assigned.publish(&key, endpoints);
+        planned.acknowledged.push((key, endpoints));
     }
-    failed
+    planned
+}
+
+/// Carries out writes that say whether they failed.
+async fn any_failed(writes: Vec<impl Future<Output = bool>>) -> bool {
+    let outcomes = stream::iter(writes).buffer_unordered(CONCURRENT);
+    outcomes.fold(false, |failed, another| ready(failed | another)).await
+}
+
+/// The first of each queue, then the second of each: those for now, and those for later.
+fn in_turns<T>(queues: Vec<Vec<T>>, limit: usize) -> (Vec<T>, Vec<T>) {
+    let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
+    let mut now = Vec::new();
+    while !queues.is_empty() {
+        queues.retain_mut(|queue| queue.next().map(|next| now.push(next)).is_some());
+    }
+    let later = now.split_off(limit.min(now.len()));
+    (now, later)
 }
 
 /// What a stream's proxy answered; `None` before it has answered anything.
@@ -155,9 +247,8 @@ fn decide(
     (Some(Said { heard: there.heard, ..mine }), false)
 }
 
-async fn answer(context: &Shared, pod: &Pod, row: &Report, contradicted: &mut Contradicted) -> bool {
-    let (said, again) = decide(row, read(pod), contradicted, (Instant::now(), Timestamp::now()));
-    let Some(said) = said else { return again };
+/// Writes what a proxy answered; says whether that failed.
+async fn answer(context: &Shared, pod: &Pod, said: Said) -> bool {
     // The uid makes sure that a successor of the same name is not meant; conditions merge by type.
     let patch = json!({
         "metadata": {"uid": pod.uid()},
@@ -178,20 +269,19 @@ async fn answer(context: &Shared, pod: &Pod, row: &Report, contradicted: &mut Co
     }
 }
 
-/// Sets `Programmed` of an Endpoint that a ready proxy of this replica has in its assignment as it is now.
-async fn programmed(
-    context: &Shared,
-    snapshot: &Snapshot,
-    balancer: &Key,
-    uid: &str,
-    acknowledged: &Acknowledged,
-) -> bool {
-    let key = Key::namespaced(balancer.namespace().unwrap_or_default(), acknowledged.name.as_str());
-    let Some(endpoint) = snapshot.get::<Endpoint>(&key) else { return false };
-    if endpoint.metadata.uid.as_deref() != Some(uid) || !is_news(endpoint, balancer, acknowledged.generation)
-    {
-        return false;
-    }
+/// The Endpoints that a ready proxy of this replica has in its assignment as they are now, and that do not say so.
+fn unsaid(snapshot: &Snapshot, balancer: &Key, acknowledged: &Endpoints) -> Vec<Arc<Endpoint>> {
+    let namespace = balancer.namespace().unwrap_or_default();
+    let of = |(uid, known): (&String, &Acknowledged)| {
+        let endpoint = snapshot.get::<Endpoint>(&Key::namespaced(namespace, known.name.as_str()))?;
+        let is_meant = endpoint.metadata.uid.as_ref() == Some(uid);
+        (is_meant && is_unsaid(endpoint, balancer, known.generation)).then(|| Arc::clone(endpoint))
+    };
+    acknowledged.iter().filter_map(of).collect()
+}
+
+/// Sets `Programmed` of an Endpoint; says whether that failed.
+async fn programmed(context: &Shared, endpoint: Arc<Endpoint>) -> bool {
     let mut after = endpoint.as_ref().clone();
     let conditions = &mut after.status.get_or_insert_default().conditions;
     let generation = endpoint.metadata.generation;
@@ -199,7 +289,7 @@ async fn programmed(
     match publish_status(context, endpoint.as_ref(), after).await {
         Ok(_) => false,
         Err(error) => {
-            tracing::debug!(endpoint = %key, %error, "condition not written");
+            tracing::debug!(endpoint = %Key::of(endpoint.as_ref()), %error, "condition not written");
             true
         }
     }
@@ -207,7 +297,7 @@ async fn programmed(
 
 /// Whether an acknowledgement of `generation` makes an Endpoint programmed that does not say so yet. It must have been
 /// judged as it is now: what is served before may still be refused.
-fn is_news(endpoint: &Endpoint, balancer: &Key, generation: i64) -> bool {
+fn is_unsaid(endpoint: &Endpoint, balancer: &Key, generation: i64) -> bool {
     let present = endpoint.metadata.generation;
     let holds = |type_: &str| {
         endpoint.condition(type_).is_some_and(|known| {
@@ -218,11 +308,6 @@ fn is_news(endpoint: &Endpoint, balancer: &Key, generation: i64) -> bool {
         && Some(generation) >= present
         && holds(ACCEPTED)
         && !holds(PROGRAMMED)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True")
 }
 
 #[cfg(test)]
@@ -304,6 +389,26 @@ mod tests {
         assert!(!again && contradicted.is_empty());
     }
 
+    #[test]
+    fn a_tenant_with_thousands_of_endpoints_does_not_put_off_one_with_a_few() {
+        let of = |tenant: &'static str, count: usize| -> Vec<(&str, usize)> {
+            (0..count).map(|number| (tenant, number)).collect()
+        };
+        let (now, later) = in_turns(vec![of("many", 5_000), Vec::new(), of("few", 2)], ENDPOINTS);
+        assert_eq!(now[..5], [("many", 0), ("few", 0), ("many", 1), ("few", 1), ("many", 2)]);
+        assert_eq!((now.len(), later.len()), (ENDPOINTS, 5_002 - ENDPOINTS));
+        assert_eq!(later[0], ("many", ENDPOINTS - 2), "the next pass goes on there");
+        assert_eq!(in_turns(vec![of("few", 2)], ENDPOINTS), (of("few", 2), Vec::new()));
+    }
+
+    #[test]
+    fn what_is_left_for_want_of_turns_goes_on_at_once_and_what_failed_after_a_while() {
+        let full_pass = Duration::from_secs(600);
+        let waits =
+            [Left::More, Left::Failed, Left::Contradicted, Left::Nothing].map(|left| left.wait(full_pass));
+        assert_eq!(waits, [Duration::ZERO, AGAIN, AGAIN, full_pass]);
+    }
+
     fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {
         let condition = |type_: &str, generation: i64| {
             json!({"type": type_, "status": "True", "reason": "x", "message": "", "observedGeneration": generation,
@@ -326,12 +431,12 @@ mod tests {
             assigned::of_proxy(&[held])["u"].generation
         };
         assert!(
-            !is_news(&endpoint(2, 2, 1), &balancer, acknowledged(1)),
+            !is_unsaid(&endpoint(2, 2, 1), &balancer, acknowledged(1)),
             "that was the form before the edit"
         );
-        assert!(is_news(&endpoint(2, 2, 1), &balancer, acknowledged(2)));
-        assert!(!is_news(&endpoint(2, 1, 1), &balancer, acknowledged(2)), "not judged as it is now");
-        assert!(!is_news(&endpoint(2, 2, 2), &balancer, acknowledged(2)), "said already");
-        assert!(!is_news(&endpoint(2, 2, 1), &Key::namespaced("epic-red", "other"), acknowledged(2)));
+        assert!(is_unsaid(&endpoint(2, 2, 1), &balancer, acknowledged(2)));
+        assert!(!is_unsaid(&endpoint(2, 1, 1), &balancer, acknowledged(2)), "not judged as it is now");
+        assert!(!is_unsaid(&endpoint(2, 2, 2), &balancer, acknowledged(2)), "said already");
+        assert!(!is_unsaid(&endpoint(2, 2, 1), &Key::namespaced("epic-red", "other"), acknowledged(2)));
     }
 }

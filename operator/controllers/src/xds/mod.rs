@@ -7,6 +7,7 @@ mod answers;
 mod assigned;
 mod condition;
 mod feed;
+mod news;
 
 use std::net::IpAddr;
 use std::sync::Arc;
