@@ -17,6 +17,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Accumulator, Client, Query, Snapshot};
 use kube::core::Expression;
 
+use crate::account;
 use crate::allocation::verdict::Verdicts;
 use crate::certificate::Certificates;
 use crate::endpoint;
@@ -46,6 +47,8 @@ pub struct Context {
     pub certificates: Certificates,
     /// The master key.
     pub keys: Keys,
+    /// Namespaces that are not taken, and why.
+    pub refused: account::Refused,
     /// What the passes over Endpoints have in common.
     pub endpoints: Arc<endpoint::Index>,
     /// What ready proxies have acknowledged.
@@ -78,6 +81,7 @@ impl Context {
             settings,
             certificates: Certificates::default(),
             keys: Keys::default(),
+            refused: account::Refused::default(),
             endpoints: Arc::default(),
             assigned: Assigned::default(),
             awaited: Awaited::default(),

@@ -91,7 +91,7 @@ pub enum NamespaceRefusal {
     OtherAccount(String),
     /// It holds objects of others. A tenant would get rights over them.
     #[error(
-        "the namespace holds objects of others ({}); remove them, or label it epic.acnodal.io/account=<account> to have it adopted",
+        "the namespace holds objects of others ({}); remove them and wait a few minutes, or label it epic.acnodal.io/account=<account> to have it adopted",
         listed(.0)
     )]
     InUse(Vec<String>),

@@ -1,9 +1,12 @@
 //! The writes for an Account, other than its status: its namespace, rights, what its clients read, and the proof
 //! that admission policies act.
 
-use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, EPIC_NAMESPACE, policy};
-use epic_crds::{Account, AccountReason as Reason, EPIC};
-use epic_model::account::{NamespaceRefusal, NamespaceStep, namespace_step};
+use std::time::Instant;
+
+use epic_crds::condition::READY;
+use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, EPIC_NAMESPACE, ROLE_OPERATOR_TENANT, policy};
+use epic_crds::{Account, AccountReason as Reason, EPIC, HasConditions};
+use epic_model::account::{NamespaceStep, namespace_step};
 use epic_model::id::AccountName;
 use epic_model::name::short_hash;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -55,7 +58,7 @@ pub(super) async fn run(
         subjects: found.account.spec.subjects.clone(),
         system: context.settings.namespace.clone(),
     };
-    if let Err(waiting) = house(context, found, name, &tenant).await? {
+    if let Err(waiting) = house(context, snapshot, found, name, &tenant).await? {
         return Ok(Err(waiting));
     }
     match furnish(context, snapshot, found, &tenant, epic).await {
@@ -78,33 +81,23 @@ pub(super) async fn run(
 /// Sees to it that the namespace is there and is this account's.
 async fn house(
     context: &Shared,
+    snapshot: &Snapshot,
     found: &Found,
     name: &AccountName,
     tenant: &Tenant,
 ) -> Result<Result<(), Waiting>, Error> {
     let uid = found.account.uid().unwrap_or_default();
-    let seen = found.namespace.as_ref().map(|namespace| seen(namespace));
-    let mut step = namespace_step(name, seen.as_ref());
-    if step == NamespaceStep::Adopt {
-        // Its Secrets can be listed only with the binding.
-        let operators = rights(tenant).into_iter().next().unwrap_or_default();
-        apply::<RoleBinding>(context, operators).await?;
-        let mut looked = seen.unwrap_or_default();
-        looked.foreign = match foreign::objects(&context.client, tenant).await {
+    let mut seen = found.namespace.as_ref().map(|namespace| seen(namespace));
+    if namespace_step(name, seen.as_ref()) == NamespaceStep::Adopt
+        && let (Some(live), Some(seen)) = (&found.namespace, &mut seen)
+    {
+        seen.foreign = match look(context, snapshot, live, tenant).await {
             Ok(objects) => objects,
-            Err(error) if error.is_forbidden() => {
-                let text = "waiting for the right to look into the namespace";
-                return Ok(Err(Waiting::new(Reason::Pending, text)));
-            }
-            Err(error) => return Err(error.into()),
+            Err(Error::Api(error)) if error.is_forbidden() => return Ok(Err(awaiting_right(&found.account))),
+            Err(error) => return Err(error),
         };
-        step = namespace_step(name, Some(&looked));
-        if !looked.foreign.is_empty() {
-            let key = Key::namespaced(tenant.namespace.as_str(), epic_crds::well_known::ROLE_OPERATOR_TENANT);
-            context.client.delete::<RoleBinding>(&key).await?;
-        }
     }
-    match step {
+    match namespace_step(name, seen.as_ref()) {
         NamespaceStep::Create => {
             let mut object = parse::<Namespace>(namespace(tenant, Some(&uid)))?;
             context.counters.wrote("Namespace");
@@ -123,9 +116,51 @@ async fn house(
             Ok(Err(Waiting { reason: Reason::NamespaceTerminating, message: text, ask_again: false }))
         }
         NamespaceStep::Refuse(refusal) => {
-            let ask_again = matches!(refusal, NamespaceRefusal::InUse(_));
-            Ok(Err(Waiting { reason: Reason::NamespaceNotAdopted, message: refusal.to_string(), ask_again }))
+            let message = refusal.to_string();
+            Ok(Err(Waiting { reason: Reason::NamespaceNotAdopted, message, ask_again: false }))
         }
+    }
+}
+
+/// What a namespace holds of others. The binding that its Secrets can be listed with is made only when nothing else
+/// is in the way, and stays only when they are not either.
+async fn look(
+    context: &Shared,
+    snapshot: &Snapshot,
+    namespace: &Namespace,
+    tenant: &Tenant,
+) -> Result<Vec<String>, Error> {
+    let (now, again) = (Instant::now(), context.settings.full_pass);
+    if let Some(objects) = context.refused.lately(namespace, now, again) {
+        return Ok(objects);
+    }
+    let key = Key::namespaced(tenant.namespace.as_str(), ROLE_OPERATOR_TENANT);
+    let bound = snapshot.get::<RoleBinding>(&key);
+    let mut objects = foreign::objects(&context.client, tenant).await?;
+    let is_bound = bound.is_some() || objects.is_empty();
+    if objects.is_empty() {
+        let operators = rights(tenant).into_iter().next().unwrap_or_default();
+        ensure(context, bound.map(AsRef::as_ref), operators).await?;
+        objects = foreign::secrets(&context.client, tenant).await?;
+    }
+    if !objects.is_empty() {
+        if is_bound {
+            context.counters.wrote("Tenant");
+            context.client.delete::<RoleBinding>(&key).await?;
+        }
+        context.refused.remember(namespace, objects.clone(), now, again);
+    }
+    Ok(objects)
+}
+
+/// Waits for a binding made just now to be in force. What was said of the namespace before is true until it was seen
+/// again.
+fn awaiting_right(account: &Account) -> Waiting {
+    match account.condition(READY) {
+        Some(known) if known.reason == Reason::NamespaceNotAdopted.as_str() => {
+            Waiting::new(Reason::NamespaceNotAdopted, known.message.clone())
+        }
+        _ => Waiting::new(Reason::Pending, "waiting for the right to look into the namespace"),
     }
 }
 

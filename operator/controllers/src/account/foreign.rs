@@ -1,18 +1,62 @@
 //! What a namespace holds that is not EPIC's and not Kubernetes' own: a tenant would get rights over it.
+//!
+//! Secrets can be listed only with a binding in that namespace. So everything else is listed first, and what was found
+//! is remembered: a namespace that is somebody else's is looked into once a full pass, however many bells ring, those
+//! of the binding that comes and goes included.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Client, Error, Object, Query};
 use kube::ResourceExt;
+use parking_lot::Mutex;
 
 use crate::tenant::namespace::{Tenant, rights};
 
-/// Workloads, Secrets and RoleBindings of others, as `Kind name`.
+/// What was found in namespaces that were refused, by uid of the namespace.
+#[derive(Debug, Default)]
+pub struct Refused {
+    found: Mutex<BTreeMap<String, (Instant, Vec<String>)>>,
+}
+
+impl Refused {
+    /// What was found in a namespace less than `again` before `now`.
+    pub(super) fn lately(&self, namespace: &Namespace, now: Instant, again: Duration) -> Option<Vec<String>> {
+        let found = self.found.lock();
+        let (at, objects) = found.get(namespace.metadata.uid.as_deref()?)?;
+        (now.duration_since(*at) < again).then(|| objects.clone())
+    }
+
+    /// Remembers what was found, and forgets what is older than `again`.
+    pub(super) fn remember(
+        &self,
+        namespace: &Namespace,
+        objects: Vec<String>,
+        now: Instant,
+        again: Duration,
+    ) {
+        let mut found = self.found.lock();
+        found.retain(|_, (at, _)| now.duration_since(*at) < again);
+        found.insert(namespace.uid().unwrap_or_default(), (now, objects));
+    }
+}
+
+/// Secrets of others, as `Kind name`.
 ///
 /// # Errors
 /// What the API server answers; `Forbidden` while a binding made just now is not in force.
+pub(super) async fn secrets(client: &Client, tenant: &Tenant) -> Result<Vec<String>, Error> {
+    names::<Secret>(client, &tenant.namespace).await
+}
+
+/// Workloads and RoleBindings of others, as `Kind name`: what the operator may list anywhere.
+///
+/// # Errors
+/// What the API server answers.
 pub(super) async fn objects(client: &Client, tenant: &Tenant) -> Result<Vec<String>, Error> {
     let ours: Vec<String> = rights(tenant)
         .iter()
@@ -20,8 +64,7 @@ pub(super) async fn objects(client: &Client, tenant: &Tenant) -> Result<Vec<Stri
         .filter_map(|object| object["metadata"]["name"].as_str().map(str::to_owned))
         .collect();
     let namespace = tenant.namespace.as_str();
-    let mut found = names::<Secret>(client, namespace).await?;
-    found.extend(names::<Deployment>(client, namespace).await?);
+    let mut found = names::<Deployment>(client, namespace).await?;
     found.extend(names::<StatefulSet>(client, namespace).await?);
     found.extend(names::<DaemonSet>(client, namespace).await?);
     found.extend(names::<ReplicaSet>(client, namespace).await?);
@@ -42,4 +85,27 @@ async fn names<K: Object<DynamicType = ()>>(client: &Client, namespace: &str) ->
     let unreadable = listed.poisoned.iter().map(|poison| format!("{} {}", K::kind(&()), poison.key.name()));
     let readable = listed.items.iter().map(|object| format!("{} {}", K::kind(&()), object.name_any()));
     Ok(readable.chain(unreadable).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_namespace_is_looked_into_again_after_its_time_and_a_successor_at_once() {
+        let namespace = |uid: &str| {
+            let mut namespace = Namespace::default();
+            namespace.metadata.uid = Some(uid.to_owned());
+            namespace
+        };
+        let (refused, again, start) = (Refused::default(), Duration::from_secs(60), Instant::now());
+        let found = vec!["Secret theirs".to_owned()];
+        assert_eq!(refused.lately(&namespace("a"), start, again), None);
+        refused.remember(&namespace("a"), found.clone(), start, again);
+        assert_eq!(refused.lately(&namespace("a"), start + again / 2, again), Some(found));
+        assert_eq!(refused.lately(&namespace("a"), start + again, again), None);
+        assert_eq!(refused.lately(&namespace("made anew"), start, again), None);
+        refused.remember(&namespace("b"), Vec::new(), start + again, again);
+        assert_eq!(refused.found.lock().len(), 1, "nothing is remembered beyond its time");
+    }
 }

@@ -19,6 +19,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 pub use dereference::{Found, load};
+pub use foreign::Refused;
 
 use crate::allocation::facts::Facts;
 use crate::context::Shared;

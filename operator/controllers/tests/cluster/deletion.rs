@@ -1,10 +1,14 @@
 //! What goes with what, and what waits for what.
 
+use std::collections::BTreeSet;
+
 use epic_control_plane::{Request, eventually};
+use kube::ResourceExt;
 use serde_json::json;
 
 use super::Cluster;
 use super::harness::Harness;
+use super::history::History;
 use super::operator::Operator;
 use super::tenants::{load_balancer, object, remains, unconverged, until_nothing_is_left};
 
@@ -53,6 +57,23 @@ async fn an_account_waits_for_its_load_balancers_and_takes_its_namespace_along()
     until_nothing_is_left("everything being gone", || remains(&cluster.admin)).await;
 }
 
+/// How often the operator gave itself the right to a namespace's Secrets, and what `Ready` of the Account said.
+fn looks_and_words(history: &History, namespace: &str, account: &str) -> (usize, Vec<String>) {
+    let (mut bindings, mut said) = (BTreeSet::new(), Vec::new());
+    for event in history.events() {
+        let object = &event.object;
+        if event.kind == "RoleBinding" && object.namespace().as_deref() == Some(namespace) {
+            bindings.insert(object.uid());
+        }
+        if event.kind == "Account" && object.name_any() == account {
+            let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = conditions.filter(|known| known["type"] == "Ready");
+            said.extend(ready.filter_map(|known| known["reason"].as_str().map(str::to_owned)));
+        }
+    }
+    (bindings.len(), said)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_account() {
     let cluster = Cluster::start().await;
@@ -64,6 +85,7 @@ async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_accou
     }
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": "epic-red"}});
     Request::create(&secret).send(&cluster.admin).await.expect_ok();
+    let history = History::record(&cluster.admin).await;
     platform(&cluster, "red").await;
     Request::create(&object("Account", "epic", "blue", json!({}))).send(&cluster.admin).await.expect_ok();
     let path = |name: &str| format!("/apis/epic.acnodal.io/v1/namespaces/epic/accounts/{name}");
@@ -82,6 +104,19 @@ async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_accou
         found["items"].as_array().is_some_and(Vec::is_empty).then_some(())
     })
     .await;
+    for number in 1..=5 {
+        let passes = operator.passes("Account").await;
+        let note = json!({"metadata": {"annotations": {"note": number.to_string()}}});
+        Request::merge("/api/v1/namespaces/epic-red", &note).send(&cluster.admin).await.expect_ok();
+        eventually("the account being looked at again", || async {
+            (operator.passes("Account").await > passes).then_some(())
+        })
+        .await;
+    }
+    let (looks, said) = looks_and_words(&history, "epic-red", "red");
+    assert_eq!(looks, 1, "its Secrets were looked at once, however many bells rang");
+    let first = said.iter().position(|reason| reason == "NamespaceNotAdopted").expect("it was refused");
+    assert!(said[first..].iter().all(|reason| reason == "NamespaceNotAdopted"), "{said:?}");
     for name in ["red", "blue"] {
         Request::delete(&path(name)).send(&cluster.admin).await.expect_ok();
         eventually("the account being gone", || async {

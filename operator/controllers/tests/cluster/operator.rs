@@ -60,8 +60,17 @@ impl Operator {
 
     /// Writes that it has made or tried, by its own count.
     pub(crate) async fn writes(&self) -> u64 {
+        self.sum_of("epic_writes_total").await
+    }
+
+    /// Passes over objects of a kind that have ended, by its own count.
+    pub(crate) async fn passes(&self, kind: &str) -> u64 {
+        self.sum_of(&format!("epic_reconciles_total{{kind=\"{kind}\"")).await
+    }
+
+    async fn sum_of(&self, beginning: &str) -> u64 {
         let text = self.get("/metrics").await.unwrap_or_default();
-        let counts = text.lines().filter(|line| line.starts_with("epic_writes_total"));
+        let counts = text.lines().filter(|line| line.starts_with(beginning));
         counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
