@@ -94,7 +94,8 @@ pub struct AccountSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub subjects: Vec<Subject>,
-    /// Most proxies: the sum of wanted replicas over the tenant's LoadBalancers. Absent: 20.
+    /// Most proxies of all the tenant's LoadBalancers, draining ones included. What runs is never taken away for it; a
+    /// LoadBalancer that asks for more than fits is refused until there is room. Absent: 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub proxy_limit: Option<i64>,
@@ -198,7 +199,8 @@ pub struct AccountStatus {
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub struct AccountUsage {
-    /// Sum of wanted replicas, against proxy-limit.
+    /// Proxies, against proxy-limit: those that are there, draining ones included, and those that are to come. More
+    /// than the limit after that was lowered, or while a rolling update drains what it replaces.
     #[schemars(range(min = 0, max = 4294967295_i64))]
     pub proxies: i64,
     /// LoadBalancers, against load-balancer-limit.

@@ -16,7 +16,8 @@ use epic_crds::{
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kates::{Change, Key, Object, Snapshot, Subject};
 use kube::runtime::Controller;
@@ -27,6 +28,7 @@ pub use balancer::{endpoint, load_balancer};
 pub use tenant::{account, namespace};
 
 use crate::context::Shared;
+use crate::proxy::has_ended;
 
 /// What triggers reconciles of `K`.
 type Triggers<K> = BoxStream<'static, ObjectRef<Subject<K>>>;
@@ -115,6 +117,15 @@ pub(crate) fn networks(node: &Node) -> impl PartialEq + use<> {
 
 pub(crate) fn addresses(node: &EPICNode) -> Vec<String> {
     node.status.iter().flat_map(|status| status.addresses.clone()).collect()
+}
+
+/// Whether a pod takes room on its node, and whether it is to go.
+fn occupancy(pod: &Pod) -> impl PartialEq + use<> {
+    (has_ended(pod), pod.metadata.deletion_timestamp.is_some())
+}
+
+fn replicas(deployment: &Deployment) -> Option<i32> {
+    deployment.spec.as_ref().and_then(|spec| spec.replicas)
 }
 
 /// Changes of what must overlap nothing: networks of the cluster and of EPIC.

@@ -119,7 +119,7 @@ pub fn namespace_step(account: &AccountName, seen: Option<&NamespaceSeen>) -> Na
 /// What an account's limits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
-    /// `proxy-limit`: the sum of wanted replicas.
+    /// `proxy-limit`: the proxies that are there or are to be, draining ones included.
     Proxies,
     /// `load-balancer-limit`.
     LoadBalancers,
@@ -154,7 +154,7 @@ pub struct Counted {
     pub uid: Uid,
     /// When it was created.
     pub created: Seconds,
-    /// How much it counts: replicas for proxies, else 1.
+    /// How much it counts.
     pub amount: u64,
 }
 
@@ -186,6 +186,55 @@ pub fn fit(objects: &[Counted], limit: u64) -> Usage {
             Some(used) => usage.used = used,
             None => {
                 usage.refused.insert(object.uid.clone());
+            }
+        }
+    }
+    usage
+}
+
+/// A LoadBalancer as far as `proxy-limit` is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// Its uid.
+    pub uid: Uid,
+    /// Whether it is served already.
+    pub served: bool,
+    /// When it was created.
+    pub created: Seconds,
+    /// Replicas that it asks for.
+    pub wanted: u64,
+    /// Replicas that its Deployment has.
+    pub granted: u64,
+    /// Its pods that live and are not on their way out, the surge of a rolling update included.
+    pub running: u64,
+}
+
+impl Proxied {
+    fn holds(&self) -> u64 {
+        self.granted.max(self.running)
+    }
+}
+
+/// Fits proxies into `proxy-limit`. All that is there counts first, and `draining` pods as well: they take room on
+/// nodes until they are gone. Only LoadBalancers that ask for more than their Deployment has compete for what is left,
+/// those that are served first, then the oldest. One that does not grow is never refused, however full it is.
+///
+/// Of one that grows, pods beyond its Deployment count beside what it asks for: it was made smaller, and they are about
+/// to drain.
+pub fn fit_proxies(balancers: &[Proxied], draining: u64, limit: u64) -> Usage {
+    let used = balancers.iter().map(Proxied::holds).fold(draining, u64::saturating_add);
+    let mut usage = Usage { used, limit, refused: BTreeSet::new() };
+    let mut growing: Vec<(u64, &Proxied)> = balancers
+        .iter()
+        .filter_map(|balancer| Some((balancer.wanted.checked_sub(balancer.granted)?, balancer)))
+        .filter(|(more, _)| *more > 0)
+        .collect();
+    growing.sort_by_key(|(_, balancer)| (!balancer.served, balancer.created, &balancer.uid));
+    for (more, balancer) in growing {
+        match usage.used.checked_add(more).filter(|used| *used <= limit) {
+            Some(used) => usage.used = used,
+            None => {
+                usage.refused.insert(balancer.uid.clone());
             }
         }
     }
@@ -250,5 +299,60 @@ mod tests {
         let usage = fit(&[counted("new", 3, 1), counted("big", 2, 5), counted("old", 1, 2)], 3);
         assert_eq!(usage.refused, ["big".into()].into());
         assert_eq!(usage.to_string(), "3 of 3");
+    }
+
+    /// A LoadBalancer that is served with as many pods as its Deployment has.
+    fn proxied(uid: &str, wanted: u64, granted: u64) -> Proxied {
+        let (uid, created) = (uid.into(), Seconds(0));
+        Proxied { uid, served: true, created, wanted, granted, running: granted }
+    }
+
+    #[test]
+    fn what_runs_goes_before_what_grows_whatever_its_uid() {
+        let usage = fit_proxies(&[proxied("a", 20, 1), proxied("b", 19, 19)], 0, 20);
+        assert_eq!((usage.refused, usage.used), (["a".into()].into(), 20));
+    }
+
+    #[test]
+    fn draining_pods_take_room_until_they_are_gone() {
+        let again = |draining| fit_proxies(&[proxied("a", 20, 1)], draining, 20);
+        assert_eq!(again(19).refused, ["a".into()].into());
+        assert_eq!(again(19).to_string(), "20 of 20");
+        assert_eq!(again(1).refused, ["a".into()].into(), "one is one too many");
+        assert!(again(0).refused.is_empty());
+        // The Deployment is small already, its pods are not told yet.
+        let told_soon = Proxied { running: 20, ..proxied("a", 20, 1) };
+        assert_eq!(fit_proxies(&[told_soon], 0, 20).refused, ["a".into()].into());
+        // Those of a LoadBalancer that is gone are there as well.
+        let fresh = Proxied { served: false, ..proxied("b", 1, 0) };
+        assert_eq!(fit_proxies(&[fresh], 20, 20).refused, ["b".into()].into());
+    }
+
+    #[test]
+    fn what_does_not_grow_is_never_refused() {
+        let surge = Proxied { running: 21, ..proxied("a", 20, 20) };
+        for limit in [0, 1, 20] {
+            let rolling = fit_proxies(std::slice::from_ref(&surge), 20, limit);
+            assert!(rolling.refused.is_empty(), "a rolling update at limit {limit}");
+            assert_eq!(rolling.used, 41, "and says what there is");
+            let shrinking = fit_proxies(&[proxied("a", 1, 20), proxied("b", 0, 3)], 7, limit);
+            assert!(shrinking.refused.is_empty(), "a shrink at limit {limit}");
+            assert_eq!(shrinking.used, 30, "what is to go is there until it is gone");
+        }
+    }
+
+    #[test]
+    fn growth_goes_to_the_served_then_to_the_oldest_and_one_too_big_blocks_no_smaller_one() {
+        let aged = |uid: &str, created, served, wanted| Proxied {
+            created: Seconds(created),
+            served,
+            ..proxied(uid, wanted, 0)
+        };
+        let all = [aged("c", 1, false, 2), aged("b", 3, true, 2), aged("a", 4, true, 2)];
+        assert_eq!(fit_proxies(&all, 0, 4).refused, ["c".into()].into());
+        assert_eq!(fit_proxies(&all, 0, 2).refused, ["a".into(), "c".into()].into());
+        let all = [aged("big", 1, true, 9), aged("small", 2, true, 2)];
+        assert_eq!(fit_proxies(&all, 0, 4).refused, ["big".into()].into());
+        assert_eq!(fit_proxies(&[aged("huge", 1, true, u64::MAX)], 1, u64::MAX).refused.len(), 1);
     }
 }

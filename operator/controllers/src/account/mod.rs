@@ -11,7 +11,7 @@ use std::sync::Arc;
 use epic_crds::condition::ACCEPTED;
 use epic_crds::well_known::{EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
 use epic_crds::{Account, AccountReason as Reason, EPIC, Endpoint, HasConditions, LoadBalancer};
-use epic_model::account::{self as model, Counted, Limit, Usage, fit};
+use epic_model::account::{self as model, Counted, Limit, Proxied, Usage, fit, fit_proxies};
 use epic_model::allocation::Counter;
 use epic_model::id::{AccountName, Seconds};
 use kates::{Key, Snapshot, Subject};
@@ -23,6 +23,7 @@ pub use foreign::Refused;
 
 use crate::allocation::facts::Facts;
 use crate::context::Shared;
+use crate::proxy::Census;
 use crate::reconcile::Error;
 use crate::service_group::group_of;
 use crate::uninstall;
@@ -106,7 +107,7 @@ pub fn plain(account: &Account) -> model::Account {
 pub struct Limits {
     /// LoadBalancers.
     pub load_balancers: Usage,
-    /// Wanted proxies of the LoadBalancers that fit.
+    /// Proxies: those that are there, draining ones included, and those that are to come and fit.
     pub proxies: Usage,
     /// Endpoints.
     pub endpoints: Usage,
@@ -122,7 +123,8 @@ fn limit(written: Option<i64>, limit: Limit) -> u64 {
 }
 
 /// The limits of an Account, and who is beyond them. What is served goes before what is not, so a limit that is
-/// lowered takes nothing away; then the oldest first, so every replica decides the same.
+/// lowered takes nothing away; then the oldest first, so every replica decides the same. Of proxies only more than
+/// there are can be refused.
 pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits {
     let spec = &account.spec;
     let counted = |object: &dyn Object, amount: u64| Counted {
@@ -139,13 +141,25 @@ pub fn limits(snapshot: &Snapshot, account: &Account, namespace: &str) -> Limits
     let replicas = |balancer: &LoadBalancer| {
         group_of(snapshot, balancer).map_or(0, |group| group.spec.envoy_replicas().max(0).unsigned_abs())
     };
-    let fitting = balancers
+    let census = Census::within(snapshot, namespace);
+    let proxied: Vec<Proxied> = balancers
         .iter()
-        .filter(|balancer| !load_balancers.refused.contains(&balancer.uid().unwrap_or_default().into()));
-    let proxies = fit(
-        &fitting.map(|balancer| counted(*balancer, replicas(balancer))).collect::<Vec<_>>(),
-        limit(spec.proxy_limit, Limit::Proxies),
-    );
+        .map(|balancer| {
+            let uid = balancer.uid_text().into();
+            let fits = !load_balancers.refused.contains(&uid);
+            Proxied {
+                served: balancer.is_served(),
+                created: Seconds(balancer.created()),
+                // What is beyond the limit of LoadBalancers keeps what it has, and gets no more.
+                wanted: if fits { replicas(balancer) } else { 0 },
+                granted: census.granted(balancer),
+                running: census.running(balancer),
+                uid,
+            }
+        })
+        .collect();
+    let draining = census.others(proxied.iter().map(|balancer| balancer.running).sum());
+    let proxies = fit_proxies(&proxied, draining, limit(spec.proxy_limit, Limit::Proxies));
     let endpoints = fit(
         &snapshot.in_namespace::<Endpoint>(namespace).map(|e| counted(e.as_ref(), 1)).collect::<Vec<_>>(),
         endpoint_limit(account),

@@ -34,7 +34,7 @@ pub struct Found {
     pub admitted: bool,
     /// Whether it is among those beyond the Account's limit of LoadBalancers.
     pub over_balancer_limit: bool,
-    /// Whether its replicas are beyond the Account's proxy limit.
+    /// Whether it asks for more proxies than it has, and those are beyond the Account's proxy limit.
     pub over_proxy_limit: bool,
     /// Its pods.
     pub pods: Vec<Pod>,

@@ -102,7 +102,7 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
     }
     if found.over_proxy_limit {
         let text = format!(
-            "its {} proxies exceed what account {name} may have; lower envoy-replicas, or have proxy-limit raised",
+            "its {} proxies exceed what account {name} may have, those counted that still drain; lower envoy-replicas, wait for them, or have proxy-limit raised",
             group.spec.envoy_replicas()
         );
         return refuse(Reason::ProxyLimitExceeded, text);

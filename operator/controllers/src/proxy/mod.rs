@@ -5,12 +5,14 @@
 //! Each unusual line of the pod is explained where it stands; facts: Envoy has no drain of its own on SIGTERM, so
 //! the preStop sleep *is* the drain.
 
+mod census;
 mod child;
 mod deployment;
 mod pods;
 mod trouble;
 
+pub use census::Census;
 pub use child::{covers, owned_by};
 pub use deployment::{CONTAINER, MIN_READY_SECONDS, Objects, Proxies, objects};
-pub use pods::{Index, listed, objects_of};
+pub use pods::{Index, has_ended, listed, objects_of};
 pub use trouble::first_trouble;

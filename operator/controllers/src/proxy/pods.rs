@@ -116,16 +116,21 @@ fn gue_address(node: &EPICNode) -> Option<IpAddr> {
     addresses.filter_map(|text| address::parse(text).ok()).find(IpAddr::is_ipv4)
 }
 
-fn controller(meta: &ObjectMeta) -> Option<&str> {
+pub(super) fn controller(meta: &ObjectMeta) -> Option<&str> {
     let owners = meta.owner_references.as_deref().unwrap_or_default();
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
+/// Whether a pod has ended: as good as gone.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn proxy(nodes: &HashMap<&str, IpAddr>, pod: &Pod) -> Proxy {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let phase = status.and_then(|status| status.phase.as_deref());
     let annotation = |name: &str| pod.annotations().get(name).cloned();
     Proxy {
         name: pod.name_any().into(),
@@ -134,7 +139,7 @@ fn proxy(nodes: &HashMap<&str, IpAddr>, pod: &Pod) -> Proxy {
         node: node.map(Into::into),
         ready: conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True"),
         deleting: pod.metadata.deletion_timestamp.is_some(),
-        ended: matches!(phase, Some("Succeeded" | "Failed")),
+        ended: has_ended(pod),
         ifindex: annotation(ANNOTATION_IFINDEX).and_then(|text| text.parse().ok()),
         ifname: annotation(ANNOTATION_IFNAME),
     }

@@ -7,7 +7,7 @@ use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY};
 use epic_crds::well_known::{LABEL_LOAD_BALANCER, tenant_namespace};
 use epic_crds::{
     Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, EndpointReason, HasConditions,
-    LoadBalancer, ServiceGroup,
+    LoadBalancer, LoadBalancerReason, ServiceGroup,
 };
 use epic_model::name;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -18,7 +18,9 @@ use kates::{Change, Key, Object, Snapshot, Subject};
 use kube::ResourceExt;
 use kube::runtime::Controller;
 
-use super::{addresses, all, is_accepted, keys_of, on, on_changes, settings, surroundings, told};
+use super::{
+    addresses, all, is_accepted, keys_of, occupancy, on, on_changes, replicas, settings, surroundings, told,
+};
 use crate::account::{account_of, endpoint_limit};
 use crate::context::Shared;
 use crate::endpoint::Index;
@@ -78,6 +80,9 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
                 in_namespace::<LoadBalancer>(snapshot, &namespace, |other| !is_accepted(other))
             },
         ))
+        // So does a pod, as soon as it does not run any more, and a Deployment that gets smaller.
+        .reconcile_on(on::<Pod, _, _>(context, occupancy, waiting_for_proxies))
+        .reconcile_on(on::<Deployment, _, _>(context, replicas, waiting_for_proxies))
         .reconcile_on(on::<EPIC, _, _>(context, settings, move |snapshot, _| everyone(snapshot)))
         // Where it is in force. A Lease matters when it comes or goes; one that is not renewed shows in the next look.
         .reconcile_on(on::<EPICNode, _, _>(context, addresses, move |snapshot, _| everyone(snapshot)))
@@ -214,6 +219,15 @@ fn balancer_of(endpoint: &Endpoint) -> Key {
 fn endpoints_of(snapshot: &Snapshot, balancer: &Key, which: impl Fn(&Endpoint) -> bool) -> Vec<Key> {
     in_namespace::<Endpoint>(snapshot, balancer.namespace().unwrap_or_default(), |endpoint| {
         endpoint.spec.load_balancer == balancer.name() && which(endpoint)
+    })
+}
+
+/// The LoadBalancers beside an object that wait for room within the proxy limit of their Account.
+fn waiting_for_proxies<K: Object>(snapshot: &Snapshot, object: &K) -> Vec<Key> {
+    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+    in_namespace::<LoadBalancer>(snapshot, namespace, |balancer| {
+        let accepted = balancer.condition(ACCEPTED);
+        accepted.is_some_and(|known| known.reason == LoadBalancerReason::ProxyLimitExceeded.as_str())
     })
 }
 

@@ -2,12 +2,13 @@
 
 use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, TENANT_NAMESPACE_PREFIX, tenant_namespace};
 use epic_crds::{Account, EPIC, Endpoint, LoadBalancer, ServiceGroup};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Key, Object, Subject};
 use kube::runtime::Controller;
 
-use super::{all, on, settings, told};
+use super::{all, occupancy, on, replicas, settings, told};
 use crate::context::Shared;
 
 /// The controller of Accounts.
@@ -55,6 +56,9 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
         .reconcile_on(balancers)
         .reconcile_on(endpoints)
         .reconcile_on(groups)
+        // What is there of proxies.
+        .reconcile_on(on::<Pod, Account, _>(context, occupancy, |_, o| around(o)))
+        .reconcile_on(on::<Deployment, Account, _>(context, replicas, |_, o| around(o)))
         .reconcile_on(on::<ConfigMap, Account, _>(
             context,
             |map| (map.data.clone(), labels(map)),

@@ -7,6 +7,7 @@
 mod deletion;
 mod harness;
 mod history;
+mod limits;
 mod operator;
 mod orders;
 mod tenants;
