@@ -382,7 +382,7 @@ fn operator_scope() -> Policy {
         namespace_selector: None,
         rules: vec![
             rule("", &["configmaps", "namespaces", "pods", "pods/*", "secrets", "serviceaccounts"], operations),
-            rule("apps", &["deployments"], operations),
+            rule("apps", &["deployments", "replicasets"], operations),
             rule("policy", &["poddisruptionbudgets"], operations),
             rule("rbac.authorization.k8s.io", &["rolebindings"], operations),
         ],

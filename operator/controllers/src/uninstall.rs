@@ -2,20 +2,23 @@
 //!
 //! The annotation `epic.acnodal.io/uninstall` on the EPIC object stops allocators and controllers and makes agents
 //! detach (EPICNode condition `Detached`). The command sets it, ends the proxies, waits for the nodes, then takes off
-//! every finalizer of ours, whether or not all nodes could be cleaned: those that could not are listed. Objects of
+//! every finalizer of ours, whether or not all nodes could be cleaned: those that could not are listed, as are proxies
+//! that it may not delete. Labels are anybody's: what carries ours outside of tenant namespaces is left alone. Objects of
 //! EPIC's kinds stay, so an installation can be taken up again by removing the annotation, which `--undo` does.
 //!
 //! An upgrade does none of this: pins and links survive it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use epic_crds::condition::DETACHED;
-use epic_crds::well_known::{ANNOTATION_UNINSTALL, EPIC_NAME, FINALIZER, LABEL_LOAD_BALANCER};
+use epic_crds::well_known::{
+    ANNOTATION_UNINSTALL, EPIC_NAME, FINALIZER, LABEL_ACCOUNT, LABEL_LOAD_BALANCER, tenant_namespace,
+};
 use epic_crds::{Account, EPIC, EPICNode, HasConditions};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kates::Snapshot;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy};
 use kube::{Client, Resource, ResourceExt};
@@ -45,6 +48,8 @@ pub struct Left {
     pub nodes: BTreeSet<String>,
     /// Proxy pods that have not ended.
     pub proxies: usize,
+    /// What somebody keeps from being deleted, as `Kind namespace/name`.
+    pub refused: BTreeSet<String>,
 }
 
 /// Whether EPIC is to be taken off the cluster.
@@ -68,7 +73,7 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
     let mut proxies = true;
     loop {
         if proxies {
-            left.proxies = end_proxies(client).await?;
+            left.proxies = end_proxies(client, &mut left.refused).await?;
             proxies = left.proxies > 0;
         }
         left.nodes = attached(client, namespace).await?;
@@ -84,6 +89,9 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
             node,
             "could not be cleaned; its agent is away. Remove the folder /sys/fs/bpf/epic there, or restart it"
         );
+    }
+    for object in &left.refused {
+        tracing::warn!(object, "may not be deleted, by a role or by an admission policy; delete it yourself");
     }
     if left.proxies > 0 {
         tracing::warn!(proxies = left.proxies, "have not ended yet");
@@ -119,44 +127,81 @@ async fn annotate(client: &Client, namespace: &str, value: Option<&str>) -> Resu
 ///
 /// From the top down and each as an orphan, so that nobody makes pods anew and the garbage collector does not delete
 /// them before this does: a pod that has begun to end does not end sooner when it is told a shorter time.
-async fn end_proxies(client: &Client) -> Result<usize, Error> {
-    let ours = ListParams::default().labels(LABEL_LOAD_BALANCER);
-    let failed = |error| Error::Api("end the proxies", error);
+async fn end_proxies(client: &Client, refused: &mut BTreeSet<String>) -> Result<usize, Error> {
+    let tenants = tenants(client).await?;
     let orphan =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
-    let deployments: Api<Deployment> = Api::all(client.clone());
-    for deployment in deployments.list(&ours).await.map_err(failed)? {
-        delete::<Deployment>(client, &deployment, &orphan).await?;
+    for deployment in proxies::<Deployment>(client, &tenants).await? {
+        delete(client, &deployment, &orphan, refused).await?;
     }
-    let sets: Api<ReplicaSet> = Api::all(client.clone());
-    for set in sets.list(&ours).await.map_err(failed)? {
-        delete::<ReplicaSet>(client, &set, &orphan).await?;
+    for set in proxies::<ReplicaSet>(client, &tenants).await? {
+        delete(client, &set, &orphan, refused).await?;
     }
-    let pods: Api<Pod> = Api::all(client.clone());
-    let pods = pods.list(&ours).await.map_err(failed)?.items;
+    let pods = proxies::<Pod>(client, &tenants).await?;
     for pod in &pods {
         // Not after its drain time: the nodes let go of its flows anyway.
         let short = i64::from(GRACE);
         if pod.metadata.deletion_grace_period_seconds.is_none_or(|grace| grace > short) {
-            delete::<Pod>(client, pod, &DeleteParams::default().grace_period(GRACE)).await?;
+            delete(client, pod, &DeleteParams::default().grace_period(GRACE), refused).await?;
         }
     }
     Ok(pods.len())
 }
 
-async fn delete<K>(client: &Client, object: &K, parameters: &DeleteParams) -> Result<(), Error>
+/// Accounts by their namespaces. A namespace that is called like a tenant's is somebody else's without the label, and
+/// one with the label is outside of the operator's reach unless it is called so.
+async fn tenants(client: &Client) -> Result<BTreeMap<String, String>, Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let listed = namespaces.list(&ListParams::default().labels(LABEL_ACCOUNT)).await;
+    let listed = listed.map_err(|error| Error::Api("list the tenant namespaces", error))?;
+    let labelled = listed.iter().filter_map(|namespace| {
+        let account = namespace.labels().get(LABEL_ACCOUNT)?;
+        Some((namespace.name_any(), account.clone()))
+    });
+    Ok(labelled.filter(|(namespace, account)| *namespace == tenant_namespace(account)).collect())
+}
+
+/// Objects of a kind that the operator had made for proxies: by the labels alone, since their owners go before them.
+async fn proxies<K>(client: &Client, tenants: &BTreeMap<String, String>) -> Result<Vec<K>, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + DeserializeOwned
         + std::fmt::Debug,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let labelled = ListParams::default().labels(&format!("{LABEL_ACCOUNT},{LABEL_LOAD_BALANCER}"));
+    let listed = Api::<K>::all(client.clone()).list(&labelled).await;
+    let mut found = listed.map_err(|error| Error::Api("list the proxies", error))?.items;
+    found.retain(|object| {
+        let account = object.namespace().and_then(|namespace| tenants.get(&namespace));
+        account.is_some() && account == object.labels().get(LABEL_ACCOUNT)
+    });
+    Ok(found)
+}
+
+/// Deletes an object, or puts it on the list of those that may not be deleted.
+async fn delete<K>(
+    client: &Client,
+    object: &K,
+    parameters: &DeleteParams,
+    refused: &mut BTreeSet<String>,
+) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let namespace = object.namespace().unwrap_or_default();
+    let name = format!("{} {namespace}/{}", K::kind(&()), object.name_any());
+    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     match api.delete(&object.name_any(), parameters).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(error) => Err(Error::Api("end the proxies", error)),
-    }
+        Ok(_) => refused.remove(&name),
+        Err(kube::Error::Api(status)) if status.is_not_found() => refused.remove(&name),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => refused.insert(name),
+        Err(error) => return Err(Error::Api("end the proxies", error)),
+    };
+    Ok(())
 }
 
 /// The EPIC nodes that have not said that they are clean.

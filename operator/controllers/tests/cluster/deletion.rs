@@ -129,6 +129,30 @@ async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_accou
     }
 }
 
+/// What others have made with EPIC's labels, in namespaces that are not EPIC's.
+async fn strangers(cluster: &Cluster) -> Vec<String> {
+    let named = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "epic-games"}});
+    Request::create(&named).send(&cluster.admin).await.expect_ok();
+    let mut paths = Vec::new();
+    for namespace in ["default", "epic-games"] {
+        for kind in ["Deployment", "ReplicaSet"] {
+            let labels = json!({
+                "app": kind, "epic.acnodal.io/account": "red", "epic.acnodal.io/load-balancer": "web",
+            });
+            let workload = json!({
+                "apiVersion": "apps/v1", "kind": kind,
+                "metadata": {"name": "theirs", "namespace": namespace, "labels": labels},
+                "spec": {"replicas": 0, "selector": {"matchLabels": {"app": kind}}, "template": {
+                    "metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]},
+                }},
+            });
+            Request::create(&workload).send(&cluster.admin).await.expect_ok();
+            paths.push(Request::path_of(&workload));
+        }
+    }
+    paths
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_is_taken_up_again_on_its_objects() {
     let cluster = Cluster::start().await;
@@ -157,7 +181,12 @@ async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_is_taken_up_
     let note = json!({"metadata": {"annotations": {"note": "theirs"}}});
     Request::merge(epic, &note).send(&cluster.admin).await.expect_ok();
 
+    let strangers = strangers(&cluster).await;
     operator.uninstall(&["--wait", "60"]).await;
+    for path in &strangers {
+        let found = Request::get(path).send(&cluster.admin).await.expect_ok();
+        assert!(found["metadata"]["deletionTimestamp"].is_null(), "{path} is somebody else's");
+    }
     assert!(metadata().await["finalizers"].is_null(), "no finalizer is left on EPIC");
     let account =
         Request::get("/apis/epic.acnodal.io/v1/namespaces/epic/accounts/red").send(&cluster.admin).await;

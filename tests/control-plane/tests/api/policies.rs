@@ -581,6 +581,20 @@ async fn the_operator_stays_in_its_namespaces() {
     for object in [config_map("epic"), config_map("epic-scope"), binding("epic-scope"), named("epic-new")] {
         Request::create(&object).dry_run().send(&operator).await.expect_ok();
     }
+    // A role lets the operator delete ReplicaSets, for the uninstallation of EPIC.
+    let replica_set = |namespace: &str| {
+        let mut set = deployment(namespace, "scope", 0);
+        set["kind"] = json!("ReplicaSet");
+        set
+    };
+    let theirs = replica_set("default");
+    Request::create(&theirs).send(&admin().await).await.expect_ok();
+    let refused = Request::delete(&Request::path_of(&theirs)).dry_run().send(&operator).await;
+    refused.expect_refused(because);
+    let controller = client(Identity::service_account("kube-system", "deployment-controller")).await;
+    let ours = replica_set("epic-scope");
+    Request::create(&ours).send(&controller).await.expect_ok();
+    Request::delete(&Request::path_of(&ours)).dry_run().send(&operator).await.expect_ok();
     Request::create(&named("other")).dry_run().send(&operator).await.expect_refused(because);
     let label = json!({ "metadata": { "labels": { "epic.acnodal.io/account": "x" } } });
     for name in ["default", "kube-system", "epic"] {
