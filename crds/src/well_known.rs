@@ -102,6 +102,8 @@ pub mod policy {
     pub const PRIVATE_GROUPS: &str = "epic-private-groups";
     /// EPIC's finalizer goes only by the operator or who may update finalizers.
     pub const FINALIZERS: &str = "epic-finalizers";
+    /// A LoadBalancer goes together with what was made for it.
+    pub const NO_ORPHANS: &str = "epic-no-orphans";
     /// The operator writes into its own and into tenant namespaces only.
     pub const OPERATOR_SCOPE: &str = "epic-operator-scope";
 }

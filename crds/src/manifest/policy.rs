@@ -23,6 +23,7 @@ pub(super) fn objects() -> Vec<(&'static str, Vec<Value>)> {
         placement(),
         private_groups(),
         finalizers(),
+        no_orphans(),
         operator_scope(),
     ]
     .into_iter()
@@ -370,6 +371,32 @@ fn finalizers() -> Policy {
                 "variables.now == variables.before || authorizer.group('{GROUP}').resource(request.resource.resource).subresource('finalizers').namespace(request.namespace).check('update').allowed()"
             ),
             "finalizers of this object are the operator's; an administrator may change them",
+        )],
+    }
+}
+
+/// Other kinds own nothing: what is theirs goes by name or by finalizer, whatever the options of a deletion say.
+fn no_orphans() -> Policy {
+    let asks = |option: &str, value: &str| {
+        format!("(has(request.options.{option}) && request.options.{option} == {value})")
+    };
+    Policy {
+        name: policy::NO_ORPHANS,
+        description: "A LoadBalancer is deleted together with what was made for it. Otherwise its proxies would run on, outside of every limit, with nobody to remove them, and a successor of the same name could not be served.",
+        namespace_selector: None,
+        rules: vec![rule(GROUP, &["loadbalancers"], &["DELETE"])],
+        conditions: vec![],
+        variables: vec![(
+            "orphans",
+            format!(
+                "has(request.options) && request.options != null && ({} || {})",
+                asks("propagationPolicy", "'Orphan'"),
+                asks("orphanDependents", "true"),
+            ),
+        )],
+        validations: vec![(
+            "!variables.orphans".to_owned(),
+            "a LoadBalancer goes together with its proxies; delete it without --cascade=orphan (propagationPolicy Orphan, orphanDependents)",
         )],
     }
 }

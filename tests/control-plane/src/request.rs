@@ -54,6 +54,11 @@ impl Request {
         Self::new(http::Method::DELETE, path, None)
     }
 
+    /// With these options of a deletion. They count instead of the path's parameters.
+    pub fn with_options(self, options: &Value) -> Self {
+        Self { body: Some(options.clone()), ..self }
+    }
+
     /// POST to a path.
     pub fn post(path: &str, body: &Value) -> Self {
         Self::new(http::Method::POST, path, Some(body.clone()))

@@ -535,6 +535,56 @@ async fn finalizers_are_the_operators() {
     assert_eq!(Request::get(&path).send(&admin).await.code, 404);
 }
 
+#[tokio::test]
+async fn a_load_balancer_leaves_no_orphans() {
+    namespace("epic-orphans", true).await;
+    let (admin, tenant) = (admin().await, tenant_of("epic-orphans").await);
+    let balancer = load_balancer("epic-orphans", "l");
+    let path = Request::path_of(&balancer);
+    let (all, _) = path.rsplit_once('/').unwrap();
+    Request::create(&balancer).send(&tenant).await.expect_ok();
+    for client in [&tenant, &admin] {
+        for option in ["propagationPolicy=Orphan", "orphanDependents=true"] {
+            let answer = Request::delete(&format!("{path}?{option}")).send(client).await;
+            let message = answer.expect_refused(policy::NO_ORPHANS);
+            assert!(message.contains("without --cascade=orphan"), "{message}");
+            Request::delete(&format!("{all}?{option}")).send(client).await.expect_refused(policy::NO_ORPHANS);
+        }
+    }
+    // The options may come as a body as well, which is what kubectl sends.
+    for options in [json!({ "propagationPolicy": "Orphan" }), json!({ "orphanDependents": true })] {
+        Request::delete(&path).with_options(&options).send(&tenant).await.expect_refused(policy::NO_ORPHANS);
+    }
+    let found = Request::get(&path).send(&admin).await.expect_ok();
+    assert!(found["metadata"]["deletionTimestamp"].is_null() && found["metadata"]["finalizers"].is_null());
+
+    for option in
+        ["propagationPolicy=Background", "propagationPolicy=Foreground", "orphanDependents=false", ""]
+    {
+        Request::delete(&format!("{path}?{option}")).dry_run().send(&tenant).await.expect_ok();
+        Request::delete(&format!("{all}?{option}")).dry_run().send(&tenant).await.expect_ok();
+    }
+    let collector = client(Identity::service_account("kube-system", "generic-garbage-collector")).await;
+    let options = json!({
+        "propagationPolicy": "Background",
+        "preconditions": { "uid": found["metadata"]["uid"] },
+        "dryRun": ["All"],
+    });
+    Request::delete(&path).with_options(&options).send(&collector).await.expect_ok();
+    // The namespace takes it along.
+    Request::delete("/api/v1/namespaces/epic-orphans").send(&admin).await.expect_ok();
+    eventually("the namespace being gone", || async {
+        (Request::get("/api/v1/namespaces/epic-orphans").send(&admin).await.code == 404).then_some(())
+    })
+    .await;
+    // Kinds that own nothing go as they are told.
+    let account = object("Account", "epic", "orphans", json!({}));
+    Request::create(&account).send(&admin).await.expect_ok();
+    let path = Request::path_of(&account);
+    Request::delete(&format!("{path}?propagationPolicy=Orphan")).dry_run().send(&admin).await.expect_ok();
+    Request::delete(&path).send(&admin).await.expect_ok();
+}
+
 /// A user with the tenant's role in a namespace.
 async fn tenant_of(namespace: &str) -> Client {
     let user = format!("tenant-of-{namespace}");
