@@ -1,10 +1,11 @@
 //! Certificates: the authority in `epic`, and one client certificate for each LoadBalancer's proxies.
 //!
 //! The authority is created create-only, so there is never a second one, and is readable by the operator alone. A
-//! proxy's certificate names its LoadBalancer by uid; it lasts a day and is renewed at half, by replacing the Secret
-//! that the pods have mounted.
+//! proxy's certificate names its LoadBalancer by uid; it lasts a day and is renewed at half, or when the clock turns out
+//! to have run ahead, by replacing the Secret that the pods have mounted.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,8 +59,15 @@ pub struct Holder {
 #[derive(Clone, Debug)]
 struct Current {
     uid: String,
-    renew_at: SystemTime,
+    fresh: Range<SystemTime>,
     seen: Instant,
+}
+
+impl Current {
+    /// Whether the certificate of the LoadBalancer with this uid need not be read again.
+    fn is_believed(&self, uid: &str, now: SystemTime) -> bool {
+        self.uid == uid && self.fresh.contains(&now) && self.seen.elapsed() < BELIEF
+    }
 }
 
 impl Certificates {
@@ -90,6 +98,11 @@ impl Certificates {
                 "Secret epic-xds-ca holds no authority; delete it to have one made, which cuts all proxies off until they restart",
             ));
         };
+        if pki::begins_later(&certificate, SystemTime::now()) {
+            return Err(Error::Missing(
+                "the authority in Secret epic-xds-ca begins in the future, so nobody takes what it signs; correct the clock of this node, or, if it was the clock that made the Secret that ran ahead, delete the Secret and restart the operators",
+            ));
+        }
         let authority = Arc::new(KeyedCertificate { certificate, key });
         self.authority.store(Some(Arc::clone(&authority)));
         Ok(authority)
@@ -103,9 +116,7 @@ impl Certificates {
         let now = SystemTime::now();
         let balancer = Key::namespaced(holder.namespace.as_str(), holder.load_balancer.as_str());
         let believed = self.current.lock().get(&balancer).cloned();
-        if believed.is_some_and(|known| {
-            known.uid == holder.uid && now < known.renew_at && known.seen.elapsed() < BELIEF
-        }) {
+        if believed.is_some_and(|known| known.is_believed(&holder.uid, now)) {
             return Ok(());
         }
         let client = &context.client;
@@ -144,8 +155,8 @@ impl Certificates {
                 made.certificate
             }
         };
-        let renew_at = pki::renew_at(&certificate)?;
-        let current = Current { uid: holder.uid.clone(), renew_at, seen: Instant::now() };
+        let fresh = pki::fresh_during(&certificate)?;
+        let current = Current { uid: holder.uid.clone(), fresh, seen: Instant::now() };
         self.current.lock().insert(balancer, current);
         Ok(())
     }
@@ -184,4 +195,24 @@ fn held(secret: &Secret, authority: &KeyedCertificate) -> Option<String> {
 fn text(secret: &Secret, entry: &str) -> Option<String> {
     let bytes = secret.data.as_ref()?.get(entry)?;
     String::from_utf8(bytes.0.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_was_seen_current_while_the_clock_ran_ahead_is_looked_at_again_once_it_is_corrected()
+    {
+        let now = SystemTime::now();
+        let ahead = now + Duration::from_secs(24 * 3600);
+        let authority = pki::create_authority(ahead).unwrap();
+        let identity = Identity::new("epic-red", "web", "u");
+        let made = pki::issue_client(&authority, &identity, ahead).unwrap();
+        let fresh = pki::fresh_during(&made.certificate).unwrap();
+        let known = Current { uid: "u".to_owned(), fresh, seen: Instant::now() };
+        assert!(known.is_believed("u", ahead));
+        assert!(!known.is_believed("another", ahead));
+        assert!(!known.is_believed("u", now));
+    }
 }

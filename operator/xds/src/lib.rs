@@ -24,7 +24,7 @@
 //! #     registry: &mut prometheus_client::registry::Registry,
 //! #     shutdown: tokio_util::sync::CancellationToken,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! // Once for the installation, stored create-only; then per replica, again at `pki::renew_at`.
+//! // Once for the installation, stored create-only; then per replica, again when `pki::is_fresh` says no.
 //! let authority = pki::create_authority(SystemTime::now())?;
 //! let server = pki::issue_server(&authority, SystemTime::now())?;
 //! let credentials = Credentials {

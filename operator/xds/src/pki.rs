@@ -2,10 +2,12 @@
 //!
 //! Pure but for key generation: time comes in, PEM comes out, nothing is stored. Keys are ECDSA P-256. Leaf
 //! certificates last 24 hours and are renewed at half of that, so that an operator that is away for half a day breaks
-//! nothing. To change the authority, hand out both as trusted, then change the leaves, then drop the old one:
+//! nothing. One that begins in the future was made while the clock ran ahead: nobody takes it before that, so it is
+//! replaced at once. To change the authority, hand out both as trusted, then change the leaves, then drop the old one:
 //! [`bundle`].
 
 use std::fmt;
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -27,6 +29,9 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Certificates are valid from this long before they are made: clocks of nodes differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// The authority is valid from this long before it is made: it cannot be replaced in passing like a leaf, so one that is
+/// made while the clock runs ahead must be of use after the correction. Its key is new and signed nothing before.
+const AUTHORITY_BACKDATED: Duration = AUTHORITY_LIFETIME;
 
 /// Why a certificate could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +65,7 @@ impl fmt::Debug for KeyedCertificate {
 /// When the system has no randomness for a key.
 pub fn create_authority(now: SystemTime) -> Result<KeyedCertificate, PkiError> {
     let key = KeyPair::generate().map_err(PkiError::Authority)?;
-    let mut params = validity(CertificateParams::default(), now, AUTHORITY_LIFETIME);
+    let mut params = validity(now - AUTHORITY_BACKDATED, now + AUTHORITY_LIFETIME);
     params.distinguished_name = common_name("epic-xds-ca");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -90,13 +95,24 @@ pub fn issue_client(
     issue(authority, "epic-proxy", SanType::URI(uri), ExtendedKeyUsagePurpose::ClientAuth, now)
 }
 
-/// When the first certificate of a PEM text is to be replaced: at half of its lifetime.
+/// While the first certificate of a PEM text is to be used: from its beginning to half of its lifetime. Before as after
+/// it is to be replaced.
 ///
 /// # Errors
 /// When there is none. Replace it then, too.
-pub fn renew_at(certificate: &str) -> Result<SystemTime, PkiError> {
+pub fn fresh_during(certificate: &str) -> Result<Range<SystemTime>, PkiError> {
     let (from, until) = validity_of(certificate)?;
-    Ok(from + until.duration_since(from).unwrap_or_default() / 2)
+    Ok(from..from + until.duration_since(from).unwrap_or_default() / 2)
+}
+
+/// Whether the first certificate of a PEM text need not be replaced yet, by [`fresh_during`].
+pub fn is_fresh(certificate: &str, now: SystemTime) -> bool {
+    fresh_during(certificate).is_ok_and(|fresh| fresh.contains(&now))
+}
+
+/// Whether the first certificate of a PEM text begins in the future, so that nobody takes it, nor what it signed.
+pub fn begins_later(certificate: &str, now: SystemTime) -> bool {
+    validity_of(certificate).is_ok_and(|(from, _)| now < from)
 }
 
 /// Whether the first certificate of `certificate` was signed by `authority` and need not be replaced yet.
@@ -107,7 +123,7 @@ pub fn is_current(certificate: &str, authority: &str, now: SystemTime) -> bool {
         let (_, ca) = X509Certificate::from_der(&ca).ok()?;
         leaf.verify_signature(Some(ca.public_key())).ok()
     };
-    renew_at(certificate).is_ok_and(|at| now < at) && signed().is_some()
+    is_fresh(certificate, now) && signed().is_some()
 }
 
 /// Trusted authorities as one PEM text: the current one, and during a change the other one too.
@@ -130,7 +146,7 @@ fn issue(
     let signer = KeyPair::from_pem(&authority.key).map_err(PkiError::Authority)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, signer).map_err(PkiError::Authority)?;
     let key = KeyPair::generate().map_err(PkiError::Authority)?;
-    let mut params = validity(CertificateParams::default(), now, LEAF_LIFETIME);
+    let mut params = validity(now - CLOCK_SKEW, now + LEAF_LIFETIME);
     params.distinguished_name = common_name(name);
     params.subject_alt_names = vec![subject];
     params.is_ca = IsCa::ExplicitNoCa;
@@ -141,9 +157,10 @@ fn issue(
     Ok(KeyedCertificate { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-fn validity(mut params: CertificateParams, now: SystemTime, lifetime: Duration) -> CertificateParams {
-    params.not_before = OffsetDateTime::from(now - CLOCK_SKEW);
-    params.not_after = OffsetDateTime::from(now + lifetime);
+fn validity(from: SystemTime, until: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = OffsetDateTime::from(from);
+    params.not_after = OffsetDateTime::from(until);
     params
 }
 
@@ -211,6 +228,23 @@ mod tests {
         assert!(!is_current(&leaf, &other.certificate, day(0)));
         assert!(!is_current("no certificate", &authority.certificate, day(0)));
         assert!(validity_of(&leaf).unwrap().1 == day(1));
+    }
+
+    #[test]
+    fn a_leaf_that_was_made_while_the_clock_ran_ahead_is_replaced_once_it_is_corrected() {
+        let authority = create_authority(day(0)).unwrap();
+        let leaf = issue_server(&authority, day(1)).unwrap().certificate;
+        assert!(!is_fresh(&leaf, day(0)));
+        assert!(!is_current(&leaf, &authority.certificate, day(0)));
+        let minute = Duration::from_secs(60);
+        assert!(is_current(&leaf, &authority.certificate, day(1) - minute), "clocks of nodes differ");
+    }
+
+    #[test]
+    fn an_authority_that_was_made_while_the_clock_ran_ahead_for_years_is_of_use_once_it_is_corrected() {
+        let authority = create_authority(day(3_000)).unwrap().certificate;
+        assert!(!begins_later(&authority, day(0)));
+        assert!(begins_later(&create_authority(day(4_000)).unwrap().certificate, day(0)));
     }
 
     #[test]

@@ -30,8 +30,9 @@ use crate::context::Shared;
 use crate::reconcile;
 use crate::settings::Settings;
 
-/// Longest wait before the server's certificate is looked at again.
-const RENEWAL_CHECK: Duration = Duration::from_secs(600);
+/// Longest wait before the server's certificate is looked at again: so long nobody can connect when it was made while
+/// the clock ran ahead.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 
 /// xDS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -128,8 +129,7 @@ async fn renew(context: Shared, tls: Arc<Tls>, mut current: Credentials, shutdow
             () = shutdown.cancelled() => return,
             () = sleep(RENEWAL_CHECK) => {}
         }
-        let due = pki::renew_at(&current.certificate).is_ok_and(|at| SystemTime::now() < at);
-        if due {
+        if pki::is_fresh(&current.certificate, SystemTime::now()) {
             continue;
         }
         match credentials(&context).await {
