@@ -6,7 +6,7 @@
 //! not in the status: while the edit of a LoadBalancer or of its group is not accepted, the row stays as it is, as long
 //! as this process runs. Endpoint rows that cannot be served are left out; the Endpoint's conditions say why.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -63,40 +63,50 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
     }
 }
 
-/// Makes the rows of these LoadBalancers what is given. What goes makes room first; an address that changes
-/// hands within one update may need a second try. Returns those that could not be served.
+/// Makes the rows of these LoadBalancers what is given. What goes makes room first. Returns those that could not be
+/// served.
 fn fill(txn: &mut WriteTxn<'_>, wanted: impl IntoIterator<Item = (Key, Option<Rows>)>) -> BTreeSet<Key> {
-    let mut left = Vec::new();
+    let mut given = Vec::new();
     for (key, rows) in wanted {
         match rows {
-            Some(rows) => left.push((key, rows)),
+            Some(rows) => given.push((key, rows)),
             None => {
                 txn.delete_service_and_frontends(&service_name(&key));
             }
         }
     }
-    loop {
-        let before = left.len();
-        left.retain(|(key, (service, frontends, backends))| {
-            match txn.upsert_service_and_frontends(service.clone(), frontends.clone()) {
-                Ok(()) => {
-                    txn.set_backends(&service_name(key), Source::Resource, backends.clone());
-                    false
-                }
-                Err(error) => {
-                    tracing::debug!(load_balancer = %key, %error, "not served yet");
-                    true
-                }
+    make_room(txn, &given);
+    let mut left = BTreeSet::new();
+    for (key, (service, frontends, backends)) in given {
+        match txn.upsert_service_and_frontends(service, frontends) {
+            Ok(()) => {
+                txn.set_backends(&service_name(&key), Source::Resource, backends);
             }
-        });
-        if left.is_empty() || left.len() == before {
-            break;
+            Err(error) => {
+                tracing::warn!(load_balancer = %key, %error, "not served: its address and port belong to another one");
+                left.insert(key);
+            }
         }
     }
-    for (key, _) in &left {
-        tracing::warn!(load_balancer = %key, "not served: its address and port belong to another one");
+    left
+}
+
+/// Takes from these LoadBalancers what another one of them is to have and they are not. Else those that exchange their
+/// addresses would wait for each other for ever.
+fn make_room(txn: &mut WriteTxn<'_>, given: &[(Key, Rows)]) {
+    let wanted: BTreeMap<&ServiceName, BTreeSet<FrontendKey>> = given
+        .iter()
+        .map(|(_, (service, frontends, _))| (&service.name, frontends.iter().map(|row| row.key).collect()))
+        .collect();
+    let held = &txn.snapshot().frontends;
+    let given_up = |key: &&FrontendKey| {
+        let holder = held.get(key).and_then(|row| wanted.get(&row.params.service));
+        holder.is_some_and(|kept| !kept.contains(key))
+    };
+    let given_up: Vec<FrontendKey> = wanted.values().flatten().filter(given_up).copied().collect();
+    for key in given_up {
+        txn.delete_frontend(&key);
     }
-    left.into_iter().map(|(key, _)| key).collect()
 }
 
 /// The LoadBalancers whose rows may differ.
@@ -364,5 +374,29 @@ mod tests {
         assert!(left.is_empty(), "{left:?}");
         let left = served(&mut txn, vec![rows("c", "192.0.2.2")]);
         assert_eq!(left, [Key::namespaced("epic-red", "c")].into(), "tried again with the next update");
+    }
+
+    #[test]
+    fn addresses_that_are_exchanged_within_one_update_are_served_by_their_new_owners() {
+        let writer = Writer::new(Tables::new());
+        let mut txn = writer.write();
+        let rows = |(name, address): (&str, &str)| {
+            let object = balancer(name, "True", address);
+            (Key::of(&object), rows_of(&object, None, None, [].iter()))
+        };
+        let (one, two, three) = ("192.0.2.1", "192.0.2.2", "192.0.2.3");
+        for addresses in [[("a", one), ("b", two), ("c", three)], [("a", two), ("b", three), ("c", one)]] {
+            let left = fill(&mut txn, addresses.map(rows));
+            assert!(left.is_empty(), "{left:?}");
+            for (name, address) in addresses {
+                let of = ServiceName::new("epic-red", name);
+                let served: Vec<_> =
+                    txn.snapshot().frontends_of(&of).map(|row| row.params.key.address.to_string()).collect();
+                assert_eq!(served, [address], "{name}");
+            }
+        }
+        // What its holder still wants stays with it.
+        let left = fill(&mut txn, [("a", two), ("b", two)].map(rows));
+        assert_eq!(left, [Key::namespaced("epic-red", "b")].into());
     }
 }
