@@ -9,7 +9,7 @@ use epic_abi::{Ip, Lb};
 use super::{Entries, Render, Unready, keys_of, lb_of, service_of, tunnel_entries, tunnel_of};
 use crate::maglev::{self, Member};
 use crate::maps::{MapKey, MapValue, entry_family};
-use crate::rows::{Alias, Frontend, Pass, Proxy, ProxyState, Veth};
+use crate::rows::{Alias, Frontend, Pass, Proxy, ProxyState, ServiceName, Veth};
 use crate::store::Snapshot;
 use crate::writer::RowKey;
 
@@ -18,8 +18,8 @@ use crate::writer::RowKey;
 pub struct NodeSide {
     node: Arc<str>,
     seed: u32,
-    /// The last table of each LoadBalancer with the members it was made of.
-    tables: HashMap<Lb, (Vec<Member>, Arc<[u32]>)>,
+    /// The last table of each LoadBalancer that is there, with the members it was made of.
+    tables: HashMap<ServiceName, (Vec<Member>, Arc<[u32]>)>,
 }
 
 impl NodeSide {
@@ -28,8 +28,12 @@ impl NodeSide {
         Self { node: node.into(), seed, tables: HashMap::new() }
     }
 
-    fn service(&mut self, snapshot: &Snapshot, name: &crate::ServiceName) -> Result<Entries, Unready> {
-        let Some(service) = snapshot.services.get(name) else { return Ok(Vec::new()) };
+    fn service(&mut self, snapshot: &Snapshot, name: &ServiceName) -> Result<Entries, Unready> {
+        let Some(service) = snapshot.services.get(name) else {
+            // Its frontends are gone as well, and gone ones do not come by the cache.
+            self.tables.remove(name);
+            return Ok(Vec::new());
+        };
         Ok(vec![(MapKey::Keys(lb_of(service)), MapValue::Keys(keys_of(service, true)?))])
     }
 
@@ -55,14 +59,14 @@ impl NodeSide {
             (MapKey::Service(key), MapValue::Service(service)),
             (MapKey::Vip(vip), MapValue::Vip(maps::Vip { flags })),
         ];
-        if let Some(table) = self.maglev(snapshot, lb, frontend) {
+        if let Some(table) = self.maglev(snapshot, frontend) {
             entries.push((MapKey::Maglev(lb), MapValue::Maglev(table)));
         }
         Ok(entries)
     }
 
     /// The table of the proxies that take new flows; no entry if there is none, and new flows are dropped.
-    fn maglev(&mut self, snapshot: &Snapshot, lb: Lb, frontend: &Frontend) -> Option<Arc<[u32]>> {
+    fn maglev(&mut self, snapshot: &Snapshot, frontend: &Frontend) -> Option<Arc<[u32]>> {
         let service = &frontend.params.service;
         // One that cannot be reached yet (or any more) must not keep the others from taking its place.
         let reachable = |id| {
@@ -75,16 +79,16 @@ impl NodeSide {
             .collect();
         members.sort_unstable();
         if members.is_empty() {
-            self.tables.remove(&lb);
+            self.tables.remove(service);
             return None;
         }
-        if let Some((of, table)) = self.tables.get(&lb)
+        if let Some((of, table)) = self.tables.get(service)
             && *of == members
         {
             return Some(Arc::clone(table));
         }
         let table: Arc<[u32]> = maglev::table(&members, MAGLEV_SLOTS, u64::from(self.seed)).into();
-        self.tables.insert(lb, (members, Arc::clone(&table)));
+        self.tables.insert(service.clone(), (members, Arc::clone(&table)));
         Some(table)
     }
 
@@ -181,4 +185,80 @@ fn pass(snapshot: &Snapshot, pass: &Pass) -> Result<Entries, Unready> {
         _reserved: 0,
     };
     Ok(vec![(MapKey::Pass(key), MapValue::Pass(maps::Pass { flags: 0 }))])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::reconciler::{Backoff, Reconciler};
+    use crate::rows::{
+        Backend, DataKey, FrontendKey, FrontendParams, Protocol, Service, ServiceKeys, Source,
+    };
+    use crate::{FakeMaps, GroupId, ProxyId, ServiceId, Tables, Writer};
+
+    /// Renders like a node, and shows how many tables it keeps.
+    struct Counted {
+        side: NodeSide,
+        kept: Arc<AtomicUsize>,
+    }
+
+    impl Render for Counted {
+        fn render(&mut self, snapshot: &Snapshot, row: &RowKey) -> Result<Entries, Unready> {
+            let entries = self.side.render(snapshot, row);
+            self.kept.store(self.side.tables.len(), Ordering::Relaxed);
+            entries
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_load_balancer_that_went_is_forgotten() {
+        let writer = Writer::new(Tables::new());
+        let kept = Arc::new(AtomicUsize::new(0));
+        let render = Counted { side: NodeSide::new("here", 7), kept: Arc::clone(&kept) };
+        let mut reconciler =
+            Reconciler::new(writer.clone(), FakeMaps::new(), render, Backoff::default()).unwrap();
+        let proxy = ProxyId::new(1).unwrap();
+        let keys = [DataKey([1; 16]); 3];
+        for n in 1..=100 {
+            let name = ServiceName::new("acme", format!("web-{n}"));
+            let service =
+                Service::new(name.clone(), "uid", GroupId::new(1).unwrap(), ServiceId::new(n).unwrap());
+            let vip = FrontendKey::new([192, 0, 2, 7].into(), 80, Protocol::Tcp);
+            let mut txn = writer.write();
+            txn.upsert_service_and_frontends(
+                Service { keys: Some(ServiceKeys { data: keys, node: Some(keys) }), ..service },
+                vec![FrontendParams::new(vip, name.clone(), 0)],
+            )
+            .unwrap();
+            txn.upsert_proxy(Proxy {
+                id: proxy,
+                service: name.clone(),
+                address: [100, 64, 0, 1].into(),
+                pod: "proxy".into(),
+                pod_uid: "uid".into(),
+                node: "there".into(),
+                node_address: [198, 51, 100, 2].into(),
+                state: ProxyState::Ready,
+                local: None,
+            });
+            txn.set_backends(
+                &name,
+                Source::Resource,
+                [Backend::proxy(name.clone(), [100, 64, 0, 1].into(), proxy)],
+            );
+            txn.commit();
+            reconciler.round(Instant::now());
+            assert_eq!(kept.load(Ordering::Relaxed), 1);
+
+            let mut txn = writer.write();
+            txn.delete_service_and_frontends(&name);
+            txn.set_proxies([]);
+            txn.commit();
+            reconciler.round(Instant::now());
+        }
+        assert_eq!(kept.load(Ordering::Relaxed), 0);
+    }
 }
