@@ -58,6 +58,8 @@ pub(crate) enum Ended {
     Identity,
     /// The node does not agree with the certificate.
     Node,
+    /// The proxies of its LoadBalancer have too many connections, or take too much memory.
+    Crowded,
     /// The client broke the protocol.
     Protocol,
     /// The client ended the stream.

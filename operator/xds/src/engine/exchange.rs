@@ -8,6 +8,8 @@ use super::view::{EndpointRef, Resource, Revision, Version};
 
 /// Most names that one stream may subscribe to, all types together.
 pub const MAX_NAMES: usize = 200_000;
+/// Most bytes that these names may have, each counted as long as the longest: those of one LoadBalancer differ little.
+pub const MAX_NAMES_BYTES: usize = 8 << 20;
 /// Longest name that is accepted, in bytes.
 pub const MAX_NAME_LENGTH: usize = 1_024;
 
@@ -95,6 +97,9 @@ pub enum ProtocolError {
     /// More names than [`MAX_NAMES`].
     #[error("more than {MAX_NAMES} names are subscribed")]
     TooManyNames,
+    /// Longer names than [`MAX_NAMES_BYTES`] allows for so many.
+    #[error("the names that are subscribed have more than {MAX_NAMES_BYTES} bytes")]
+    TooLongNames,
     /// A name longer than [`MAX_NAME_LENGTH`].
     #[error("a resource name has {0} bytes, at most {MAX_NAME_LENGTH} are allowed")]
     LongName(usize),

@@ -16,8 +16,8 @@ mod view;
 
 pub use delta::DeltaSession;
 pub use exchange::{
-    DeltaRequest, DeltaResponse, Event, MAX_NAME_LENGTH, MAX_NAMES, Progress, ProtocolError, Rejection,
-    Verdict,
+    DeltaRequest, DeltaResponse, Event, MAX_NAME_LENGTH, MAX_NAMES, MAX_NAMES_BYTES, Progress, ProtocolError,
+    Rejection, Verdict,
 };
 pub use kind::Kind;
 pub use view::{EndpointRef, Resource, Revision, Version, View};

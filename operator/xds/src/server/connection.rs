@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
@@ -19,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
+use super::share::{Counted, Held, Share, Shares};
 use super::stream::{Ending, Streams};
 use crate::identity::Identity;
 use crate::metrics::Ended;
@@ -29,6 +33,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     server: Server,
+    shares: Arc<Shares>,
     socket: TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
@@ -47,8 +52,15 @@ pub(super) async fn run(
             return;
         }
     };
+    let limits = &server.limits;
+    let share = shares.admit(&identity, limits.max_identity_connections, limits.max_identity_bytes);
+    let Some(share) = share else {
+        server.metrics.ended(Ended::Crowded);
+        tracing::warn!(%peer, %identity, "refused a connection: its LoadBalancer's proxies have too many");
+        return;
+    };
     let age = age(server.limits.max_connection_age, expiry, SystemTime::now());
-    serve(server, socket, identity, age, shutdown).await;
+    serve(server, socket, identity, share, age, shutdown).await;
 }
 
 async fn handshake(
@@ -79,6 +91,7 @@ async fn serve(
     server: Server,
     socket: TlsStream<TcpStream>,
     identity: Identity,
+    share: Arc<Share>,
     age: Duration,
     shutdown: CancellationToken,
 ) {
@@ -91,12 +104,18 @@ async fn serve(
     let streams = Arc::new(Streams { server, identity, ending });
     let service = AggregatedDiscoveryServiceServer::from_arc(streams)
         .max_decoding_message_size(limits.max_request_bytes);
+    let service = TowerToHyperService::new(service);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let held = Held::new(&share);
+        request.extensions_mut().insert(Arc::clone(&held));
+        service.call(request.map(|body| Counted::new(body, held)))
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)
         .max_concurrent_streams(limits.max_streams)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     tokio::select! {
         result = connection.as_mut() => {

@@ -6,9 +6,11 @@
 //! one session and one message.
 //!
 //! Guarantees: who is not known by certificate gets no stream; an error of a request ends its own stream and nothing
-//! else; a connection ends before the certificate that opened it, and with it all its streams.
+//! else; a connection ends before the certificate that opened it, and with it all its streams; no certificate takes more
+//! than its share of connections and memory.
 
 mod connection;
+mod share;
 mod stream;
 mod tls;
 
@@ -21,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use share::Shares;
 pub use tls::{Credentials, Tls, TlsError};
 
 use crate::metrics::{Ended, Metrics};
@@ -41,10 +44,16 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// A connection that does not answer a ping for this long is dead.
     pub keepalive_timeout: Duration,
-    /// Streams of one connection.
+    /// Streams of one connection. A proxy has one, and for a moment the one before.
     pub max_streams: u32,
     /// Longest request, in bytes. A reconnecting client lists all it has: 100,000 names are about 7 MB.
     pub max_request_bytes: usize,
+    /// Connections of one identity, which is all proxies of a LoadBalancer: 256 at most, those that drain included, and
+    /// the old ones of those that came back before their end was noticed.
+    pub max_identity_connections: usize,
+    /// Memory that requests of one identity take, all streams together: those that arrive, and what is kept of them. The
+    /// names of 256 proxies with 256 ports each are about 100 MB when they are as long as they can be.
+    pub max_identity_bytes: usize,
 }
 
 impl Default for Limits {
@@ -55,8 +64,10 @@ impl Default for Limits {
             max_handshakes: 256,
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
-            max_streams: 8,
-            max_request_bytes: 16 << 20,
+            max_streams: 2,
+            max_request_bytes: 8 << 20,
+            max_identity_connections: 512,
+            max_identity_bytes: 128 << 20,
         }
     }
 }
@@ -83,6 +94,7 @@ impl Server {
     /// When the listener itself fails; failures of single connections are logged and counted.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let handshakes = Arc::new(Semaphore::new(self.limits.max_handshakes));
+        let shares = Arc::new(Shares::default());
         let tasks = TaskTracker::new();
         let result = loop {
             let accepted = tokio::select! {
@@ -101,7 +113,15 @@ impl Server {
             };
             match Arc::clone(&handshakes).try_acquire_owned() {
                 Ok(permit) => {
-                    tasks.spawn(connection::run(self.clone(), socket, peer, permit, shutdown.clone()));
+                    let shares = Arc::clone(&shares);
+                    tasks.spawn(connection::run(
+                        self.clone(),
+                        shares,
+                        socket,
+                        peer,
+                        permit,
+                        shutdown.clone(),
+                    ));
                 }
                 Err(_) => self.metrics.ended(Ended::Busy),
             }

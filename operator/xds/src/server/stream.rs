@@ -1,6 +1,7 @@
 //! One stream: requests in, responses out, the engine in between.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Server;
+use super::share::Held;
 use crate::engine::{DeltaRequest, DeltaResponse, DeltaSession, Event, Revision, Verdict};
 use crate::identity::{Identity, NodeName};
 use crate::metrics::Ended;
@@ -73,7 +75,10 @@ impl AggregatedDiscoveryService for Streams {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         // One message: the next is made when this one was taken.
         let (sender, receiver) = mpsc::channel(1);
+        let held = request.extensions().get::<Arc<Held>>().map(Arc::clone);
+        let held = held.ok_or_else(|| Status::internal("a request came by a way that is not counted"))?;
         let stream = DeltaStream {
+            held,
             server: self.server.clone(),
             identity: self.identity.clone(),
             ending: self.ending.clone(),
@@ -86,6 +91,7 @@ impl AggregatedDiscoveryService for Streams {
 }
 
 struct DeltaStream {
+    held: Arc<Held>,
     server: Server,
     identity: Identity,
     ending: Ending,
@@ -197,7 +203,8 @@ impl DeltaStream {
         }
         report.heard();
         self.publish(views, report);
-        Ok(())
+        self.held.arrived();
+        self.held.keep(self.session.kept_bytes()).map_err(|status| (Ended::Crowded, Some(status)))
     }
 
     /// Writes what the client has acknowledged to its row.
@@ -236,6 +243,7 @@ fn received<T>(message: Result<Option<T>, Status>) -> Result<T, End> {
         Err(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) => {
             Err((Ended::Protocol, Some(status)))
         }
+        Err(status) if status.code() == Code::ResourceExhausted => Err((Ended::Crowded, Some(status))),
         // The connection broke.
         Err(_) => Err((Ended::Client, None)),
     }

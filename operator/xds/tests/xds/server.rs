@@ -296,6 +296,73 @@ async fn a_hundred_thousand_names_at_reconnect_fit_into_a_request() {
     assert_eq!(gone.removed_resources.len(), 100_000);
 }
 
+/// A client on a connection of its own, once it was answered; nothing if the server closed the connection.
+async fn answered(site: &Site, address: std::net::SocketAddr, load_balancer: &str) -> Option<Client> {
+    let certificate = site.client_certificate(&identity(load_balancer));
+    let channel = channel(address, &site.authority.certificate, Some(&certificate)).await.ok()?;
+    let us = node("epic-red/pod-1", &format!("epic-red/{load_balancer}"));
+    let mut client = Client::open(channel, us).await.ok()?;
+    client.ask(Kind::Cluster, &[]).await;
+    client.read().await.ok()??;
+    Some(client)
+}
+
+#[tokio::test]
+async fn a_load_balancer_has_so_many_connections_and_one_that_ends_makes_room() {
+    let site = Site::new();
+    let world = world(&site);
+    world.load_balancer(&service("other"), &[(80, 0, 8080)]);
+    let limits = Limits { max_identity_connections: 2, ..Limits::default() };
+    let server = site.serve(limits, 0).await;
+    let first = answered(&site, server.address, "web").await.expect("the first has room");
+    let _second = answered(&site, server.address, "web").await.expect("the second has room");
+    assert!(answered(&site, server.address, "web").await.is_none(), "the third is refused");
+    assert!(answered(&site, server.address, "other").await.is_some(), "others are not concerned");
+    drop(first);
+    let room = async { while answered(&site, server.address, "web").await.is_none() {} };
+    tokio::time::timeout(DEADLINE, room).await.expect("an end makes room");
+}
+
+#[tokio::test]
+async fn the_names_of_a_load_balancer_s_proxies_take_so_much_memory_together() {
+    let site = Site::new();
+    let world = world(&site);
+    world.load_balancer(&service("other"), &[(80, 0, 8080)]);
+    let limits = Limits { max_identity_bytes: 1 << 20, ..Limits::default() };
+    let server = site.serve(limits, 0).await;
+    let names = |n: usize| {
+        let mut request = request(Kind::Assignment, &[]);
+        request.resource_names_subscribe = (0..n).map(|n| format!("{n:0200}")).collect();
+        request
+    };
+    // What is kept counts.
+    let mut one = answered(&site, server.address, "web").await.unwrap();
+    let mut two = answered(&site, server.address, "web").await.unwrap();
+    one.send(names(2_000)).await;
+    assert_eq!(one.read().await.unwrap().unwrap().removed_resources.len(), 2_000);
+    two.send(names(2_000)).await;
+    assert_eq!(two.read().await.unwrap_err().code(), Code::ResourceExhausted);
+    let mut other = answered(&site, server.address, "other").await.unwrap();
+    other.send(names(2_000)).await;
+    assert_eq!(other.read().await.unwrap().unwrap().removed_resources.len(), 2_000);
+    // What is not complete yet does, too.
+    let mut three = answered(&site, server.address, "other").await.unwrap();
+    three.send(names(10_000)).await;
+    assert_eq!(three.read().await.unwrap_err().code(), Code::ResourceExhausted);
+    // What ended counts no more.
+    drop(one);
+    let room = async {
+        loop {
+            let mut again = answered(&site, server.address, "web").await.unwrap();
+            again.send(names(2_000)).await;
+            if again.read().await.is_ok() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, room).await.expect("an end makes room");
+}
+
 #[tokio::test]
 async fn the_other_variant_is_refused_with_a_reason() {
     use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;

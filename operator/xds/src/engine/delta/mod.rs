@@ -29,11 +29,14 @@ mod lane;
 use std::sync::Arc;
 
 use super::exchange::{
-    DeltaRequest, DeltaResponse, Event, MAX_NAME_LENGTH, MAX_NAMES, Progress, ProtocolError,
+    DeltaRequest, DeltaResponse, Event, MAX_NAME_LENGTH, MAX_NAMES, MAX_NAMES_BYTES, Progress, ProtocolError,
 };
 use super::kind::Kind;
 use super::view::{Resource, View};
 use lane::Lane;
+
+/// What a name costs beside its bytes, about: entries in the maps of a lane, and the counters of what they share.
+const NAME_OVERHEAD: usize = 256;
 
 /// The server's end of one incremental stream.
 #[derive(Debug)]
@@ -41,12 +44,20 @@ pub struct DeltaSession {
     nonce: u64,
     view: Option<Arc<View>>,
     lanes: [Lane; 3],
+    /// Length of the longest name that the client said.
+    longest: usize,
     progress: Progress,
 }
 
 impl Default for DeltaSession {
     fn default() -> Self {
-        Self { nonce: 0, view: None, lanes: Kind::MAKE.map(Lane::new), progress: Progress::default() }
+        Self {
+            nonce: 0,
+            view: None,
+            lanes: Kind::MAKE.map(Lane::new),
+            longest: 0,
+            progress: Progress::default(),
+        }
     }
 }
 
@@ -83,7 +94,7 @@ impl DeltaSession {
     pub fn request(&mut self, request: &DeltaRequest) -> Result<Option<Event>, ProtocolError> {
         let kind = Kind::of_type_url(&request.type_url)
             .ok_or_else(|| ProtocolError::UnknownType(request.type_url.chars().take(256).collect()))?;
-        self.check_names(request)?;
+        self.longest = self.check_names(request)?;
         let lane = &mut self.lanes[kind.index()];
         let event = lane.answer(request);
         lane.subscribe(request, self.view.as_deref());
@@ -109,16 +120,31 @@ impl DeltaSession {
         removal.map(|(kind, names)| self.respond(kind, Vec::new(), names))
     }
 
-    fn check_names(&self, request: &DeltaRequest) -> Result<(), ProtocolError> {
+    /// Memory that the client's requests cost as long as the session lasts, about.
+    pub fn kept_bytes(&self) -> usize {
+        let texts: usize = self.progress.rejections.values().map(|rejection| rejection.message.len()).sum();
+        self.names() * (self.longest + NAME_OVERHEAD) + texts
+    }
+
+    fn names(&self) -> usize {
+        self.lanes.iter().map(Lane::size).sum()
+    }
+
+    /// Length of the longest name so far, this request included.
+    fn check_names(&self, request: &DeltaRequest) -> Result<usize, ProtocolError> {
         let names = request.subscribe.iter().chain(request.initial_versions.keys());
-        if let Some(name) = names.into_iter().find(|name| name.len() > MAX_NAME_LENGTH) {
-            return Err(ProtocolError::LongName(name.len()));
+        let longest = names.map(String::len).fold(self.longest, usize::max);
+        if longest > MAX_NAME_LENGTH {
+            return Err(ProtocolError::LongName(longest));
         }
-        let known: usize = self.lanes.iter().map(Lane::size).sum();
-        if known + request.subscribe.len().max(request.initial_versions.len()) > MAX_NAMES {
+        let names = self.names() + request.subscribe.len().max(request.initial_versions.len());
+        if names > MAX_NAMES {
             return Err(ProtocolError::TooManyNames);
         }
-        Ok(())
+        if names * longest > MAX_NAMES_BYTES {
+            return Err(ProtocolError::TooLongNames);
+        }
+        Ok(longest)
     }
 
     fn respond(
@@ -158,5 +184,27 @@ impl DeltaSession {
         if *self.progress.endpoints != held {
             self.progress.endpoints = Arc::new(held);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(names: impl Iterator<Item = String>) -> DeltaRequest {
+        let type_url = Kind::Assignment.type_url().to_owned();
+        DeltaRequest { type_url, subscribe: names.collect(), ..DeltaRequest::default() }
+    }
+
+    #[test]
+    fn many_names_must_be_short_and_long_ones_few() {
+        let long = |n: usize| format!("{n:01000}");
+        let mut session = DeltaSession::new();
+        session.request(&request((0..5_000).map(long))).unwrap();
+        assert_eq!(session.request(&request((5_000..10_000).map(long))), Err(ProtocolError::TooLongNames));
+        // What was refused was not applied.
+        session.request(&request((5_000..8_000).map(long))).unwrap();
+        assert!((8_000_000..12_000_000).contains(&session.kept_bytes()), "{}", session.kept_bytes());
+        DeltaSession::new().request(&request((0..100_000).map(|n| format!("{n:080}")))).unwrap();
     }
 }
