@@ -1,9 +1,10 @@
 //! The current view of every identity, and those who wait for the next.
 //!
 //! Guarantees: a stream is woken only when its own view changed; a reader gets the latest view and never a history;
-//! publishing never waits for a stream. Before the first [`Views::publish`] no stream sees anything.
+//! publishing never waits for a stream; no call costs more the more identities there are, but for the search. Before the first [`Views::publish`] no stream sees anything.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,7 +22,24 @@ pub struct Published {
     pub at: tokio::time::Instant,
 }
 
-type Slot = watch::Sender<Option<Published>>;
+/// What an identity has: a view, streams, or both.
+#[derive(Debug)]
+struct Slot {
+    view: watch::Sender<Option<Published>>,
+    streams: usize,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self { view: watch::Sender::new(None), streams: 0 }
+    }
+}
+
+impl Slot {
+    fn is_idle(&self) -> bool {
+        self.streams == 0 && self.view.borrow().is_none()
+    }
+}
 
 /// Views by identity.
 #[derive(Debug, Default)]
@@ -39,8 +57,8 @@ impl Views {
     /// if nothing differs.
     pub fn publish(&self, identity: &Identity, view: View) {
         let mut slots = self.slots.lock();
-        let slot = slots.entry(identity.clone()).or_insert_with(|| watch::Sender::new(None));
-        slot.send_if_modified(|current| {
+        let slot = slots.entry(identity.clone()).or_default();
+        slot.view.send_if_modified(|current| {
             if current.as_ref().is_some_and(|published| *published.view == view) {
                 return false;
             }
@@ -53,11 +71,11 @@ impl Views {
     pub fn withdraw(&self, identity: &Identity) {
         let mut slots = self.slots.lock();
         if let Some(slot) = slots.get(identity) {
-            slot.send_if_modified(|current| {
+            slot.view.send_if_modified(|current| {
                 *current = None;
                 false
             });
-            if slot.receiver_count() == 0 {
+            if slot.is_idle() {
                 slots.remove(identity);
             }
         }
@@ -65,15 +83,52 @@ impl Views {
 
     /// The current view of an identity.
     pub fn current(&self, identity: &Identity) -> Option<Arc<View>> {
-        self.slots.lock().get(identity).and_then(|slot| slot.borrow().as_ref().map(|p| Arc::clone(&p.view)))
+        self.slots
+            .lock()
+            .get(identity)
+            .and_then(|slot| slot.view.borrow().as_ref().map(|p| Arc::clone(&p.view)))
     }
 
     /// Follows the view of an identity, which may not have one yet.
-    pub(crate) fn follow(&self, identity: &Identity) -> watch::Receiver<Option<Published>> {
+    pub(crate) fn follow(self: &Arc<Self>, identity: &Identity) -> Following {
         let mut slots = self.slots.lock();
-        // Identities of streams that ended before they had a view.
-        slots.retain(|_, slot| slot.receiver_count() > 0 || slot.borrow().is_some());
-        slots.entry(identity.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe()
+        let slot = slots.entry(identity.clone()).or_default();
+        slot.streams += 1;
+        Following { view: slot.view.subscribe(), views: Arc::clone(self), identity: identity.clone() }
+    }
+}
+
+/// The view of an identity as one stream follows it.
+#[derive(Debug)]
+pub(crate) struct Following {
+    view: watch::Receiver<Option<Published>>,
+    views: Arc<Views>,
+    identity: Identity,
+}
+
+impl Deref for Following {
+    type Target = watch::Receiver<Option<Published>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.view
+    }
+}
+
+impl DerefMut for Following {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.view
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut slots = self.views.slots.lock();
+        if let Some(slot) = slots.get_mut(&self.identity) {
+            slot.streams -= 1;
+            if slot.is_idle() {
+                slots.remove(&self.identity);
+            }
+        }
     }
 }
 
@@ -121,8 +176,19 @@ mod tests {
     #[test]
     fn identities_without_view_and_stream_are_forgotten() {
         let views = Views::new();
-        drop(views.follow(&identity("ghost")));
-        let _web = views.follow(&identity("web"));
+        let (one, other) = (views.follow(&identity("ghost")), views.follow(&identity("ghost")));
+        drop(one);
         assert_eq!(views.slots.lock().len(), 1);
+        drop(other);
+        assert_eq!(views.slots.lock().len(), 0, "with its last stream, before anybody else comes");
+        views.publish(&identity("web"), view("1"));
+        let web = views.follow(&identity("web"));
+        views.withdraw(&identity("web"));
+        assert_eq!(views.slots.lock().len(), 1);
+        drop(web);
+        assert_eq!(views.slots.lock().len(), 0);
+        views.publish(&identity("web"), view("1"));
+        drop(views.follow(&identity("web")));
+        assert_eq!(views.current(&identity("web")), Some(Arc::new(view("1"))));
     }
 }
