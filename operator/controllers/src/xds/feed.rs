@@ -6,7 +6,7 @@
 //! not in the status: while the edit of a LoadBalancer or of its group is not accepted, the row stays as it is, as long
 //! as this process runs. Endpoint rows that cannot be served are left out; the Endpoint's conditions say why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use epic_lb::{
 use epic_model::address;
 use epic_model::id::{EndpointId, GroupId, ServiceId};
 use epic_model::port::TargetPort as PlainTarget;
-use kates::{Key, Snapshot, Update};
+use kates::{Key, Update};
 use kube::ResourceExt;
 use tokio_util::sync::CancellationToken;
 
@@ -45,14 +45,20 @@ pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationT
         touched.append(&mut left);
         let mut txn = writer.write();
         let tables = txn.snapshot();
+        let namespaces: BTreeSet<&str> = touched.iter().filter_map(Key::namespace).collect();
+        let endpoints =
+            namespaces.into_iter().flat_map(|name| update.snapshot.in_namespace::<Endpoint>(name));
+        let members: Members<'_> = endpoints.map(AsRef::as_ref).collect();
         let wanted: Vec<(Key, Option<Rows>)> = touched
-            .into_iter()
+            .iter()
             .map(|key| {
-                let object = update.snapshot.get::<LoadBalancer>(&key);
-                let before = tables.services.get(&service_name(&key));
-                let rows =
-                    object.and_then(|object| rows(&update.snapshot, object, before.map(AsRef::as_ref)));
-                (key, rows)
+                let object = update.snapshot.get::<LoadBalancer>(key);
+                let before = tables.services.get(&service_name(key)).map(AsRef::as_ref);
+                let rows = object.and_then(|object| {
+                    let group = group_of(&update.snapshot, object);
+                    rows(object, group.as_deref(), before, &members)
+                });
+                (key.clone(), rows)
             })
             .collect();
         left = fill(&mut txn, wanted);
@@ -139,25 +145,45 @@ fn service_name(key: &Key) -> ServiceName {
     ServiceName::new(key.namespace().unwrap_or_default(), key.name())
 }
 
-type Rows = (Service, Vec<FrontendParams>, Vec<Backend>);
+/// What makes a LoadBalancer in the tables.
+pub type Rows = (Service, Vec<FrontendParams>, Vec<Backend>);
+
+/// Endpoints by namespace and by the LoadBalancer that they name, so that each is looked at once however many
+/// LoadBalancers there are beside its own.
+#[derive(Debug, Default)]
+pub struct Members<'o>(HashMap<(&'o str, &'o str), Vec<&'o Endpoint>>);
+
+impl<'o> FromIterator<&'o Endpoint> for Members<'o> {
+    fn from_iter<I: IntoIterator<Item = &'o Endpoint>>(endpoints: I) -> Self {
+        let mut members = Self::default();
+        for endpoint in endpoints {
+            let namespace = endpoint.metadata.namespace.as_deref().unwrap_or_default();
+            members.0.entry((namespace, &endpoint.spec.load_balancer)).or_default().push(endpoint);
+        }
+        members
+    }
+}
+
+impl Members<'_> {
+    fn of<'a>(&'a self, balancer: &'a LoadBalancer) -> &'a [&'a Endpoint] {
+        let metadata = &balancer.metadata;
+        let key =
+            (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
+        self.0.get(&key).map_or(&[], Vec::as_slice)
+    }
+}
 
 /// The rows of a LoadBalancer, with its service as it was `before`; `None` while it lacks an ID or an address, which
 /// only one that was accepted gets. One that is refused afterwards is served on.
-fn rows(snapshot: &Snapshot, balancer: &LoadBalancer, before: Option<&Service>) -> Option<Rows> {
-    if balancer.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    let group = group_of(snapshot, balancer);
-    let endpoints = snapshot.in_namespace::<Endpoint>(balancer.metadata.namespace.as_deref()?);
-    rows_of(balancer, group.as_deref(), before, endpoints.map(AsRef::as_ref))
-}
-
-fn rows_of<'e>(
+pub fn rows(
     balancer: &LoadBalancer,
     group: Option<&ServiceGroup>,
     before: Option<&Service>,
-    endpoints: impl Iterator<Item = &'e Endpoint>,
+    members: &Members<'_>,
 ) -> Option<Rows> {
+    if balancer.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     let status = balancer.status.as_ref()?;
     let name = service_name(&Key::of(balancer));
     let group_id = GroupId::try_from(status.group_id?).ok()?;
@@ -182,10 +208,7 @@ fn rows_of<'e>(
         ..Service::new(name.clone(), uid, group_id, service_id)
     };
     let frontends = frontends(balancer, &name, vip);
-    let backends = endpoints
-        .filter(|endpoint| endpoint.spec.load_balancer == balancer.name_any())
-        .filter_map(|endpoint| backend(&name, endpoint))
-        .collect();
+    let backends = members.of(balancer).iter().filter_map(|endpoint| backend(&name, endpoint)).collect();
     Some((service, frontends, backends))
 }
 
@@ -292,6 +315,26 @@ mod tests {
         .unwrap()
     }
 
+    fn of(balancer: &LoadBalancer, endpoints: &[Endpoint]) -> Option<Rows> {
+        rows(balancer, None, None, &endpoints.iter().collect())
+    }
+
+    #[test]
+    fn the_backends_of_a_load_balancer_are_the_endpoints_of_its_namespace_that_name_it() {
+        let mut stranger = endpoint("b", "True", Some("100.127.0.2"));
+        stranger.metadata.namespace = Some("epic-blue".into());
+        let mut neighbour = endpoint("c", "True", Some("100.127.0.3"));
+        neighbour.spec.load_balancer = "dns".into();
+        let endpoints = [endpoint("a", "True", Some("100.127.0.1")), stranger, neighbour];
+        let objects = |name: &str| -> Vec<String> {
+            let (_, _, backends) = of(&balancer(name, "True", "192.0.2.1"), &endpoints).unwrap();
+            backends.iter().filter_map(|backend| backend.object.as_deref()).map(str::to_owned).collect()
+        };
+        assert_eq!(objects("web"), ["epic-red/a"]);
+        assert_eq!(objects("dns"), ["epic-red/c"]);
+        assert_eq!(objects("none"), [""; 0]);
+    }
+
     #[test]
     fn one_that_is_refused_or_lost_its_group_is_served_on_at_the_generation_its_slots_are_of() {
         let endpoints = [
@@ -300,7 +343,7 @@ mod tests {
             endpoint("refused", "False", Some("100.127.0.2")),
         ];
         for accepted in ["True", "False", "Unknown"] {
-            let rows = rows_of(&balancer("web", accepted, "192.0.2.1"), None, None, endpoints.iter());
+            let rows = of(&balancer("web", accepted, "192.0.2.1"), &endpoints);
             let (service, frontends, backends) = rows.unwrap();
             assert_eq!(service.generation, 2, "{accepted}");
             let ports: Vec<u16> = frontends.iter().map(|frontend| frontend.key.port).collect();
@@ -316,7 +359,7 @@ mod tests {
             let mut edited = balancer("web", accepted, "192.0.2.1");
             edited.metadata.generation = Some(4);
             edited.spec.public_ports = vec![PublicPort { port: 443, ..PublicPort::default() }];
-            let (_, frontends, _) = rows_of(&edited, None, None, [].iter()).unwrap();
+            let (_, frontends, _) = of(&edited, &[]).unwrap();
             let ports: Vec<_> =
                 frontends.iter().map(|row| (row.key.port, row.target_port.clone(), row.slot)).collect();
             assert_eq!(ports, [(80, Some(TargetPort::Number(8080)), 0)], "{accepted}");
@@ -335,7 +378,7 @@ mod tests {
     #[test]
     fn a_group_that_is_refused_or_named_by_a_refused_edit_changes_nothing_that_is_served() {
         let of = |balancer: &LoadBalancer, group: Option<ServiceGroup>, before: Option<&Service>| {
-            rows_of(balancer, group.as_ref(), before, [].iter()).unwrap().0
+            rows(balancer, group.as_ref(), before, &Members::default()).unwrap().0
         };
         let (fine, refused) = (balancer("web", "True", "192.0.2.1"), balancer("web", "False", "192.0.2.1"));
         let before = of(&fine, Some(group("True", "Maglev")), None);
@@ -356,7 +399,7 @@ mod tests {
     fn nothing_is_served_before_it_has_an_address() {
         let mut fresh = balancer("web", "True", "192.0.2.1");
         fresh.status.as_mut().unwrap().public_address = None;
-        assert!(rows_of(&fresh, None, None, [].iter()).is_none());
+        assert!(of(&fresh, &[]).is_none());
     }
 
     #[test]
@@ -365,7 +408,7 @@ mod tests {
         let mut txn = writer.write();
         let rows = |name: &str, address: &str| {
             let object = balancer(name, "True", address);
-            (Key::of(&object), rows_of(&object, None, None, [].iter()))
+            (Key::of(&object), of(&object, &[]))
         };
         let served = |txn: &mut WriteTxn<'_>, list: Vec<(Key, Option<Rows>)>| fill(txn, list);
         assert!(served(&mut txn, vec![rows("b", "192.0.2.1")]).is_empty());
@@ -382,7 +425,7 @@ mod tests {
         let mut txn = writer.write();
         let rows = |(name, address): (&str, &str)| {
             let object = balancer(name, "True", address);
-            (Key::of(&object), rows_of(&object, None, None, [].iter()))
+            (Key::of(&object), of(&object, &[]))
         };
         let (one, two, three) = ("192.0.2.1", "192.0.2.2", "192.0.2.3");
         for addresses in [[("a", one), ("b", two), ("c", three)], [("a", two), ("b", three), ("c", one)]] {

@@ -6,7 +6,7 @@
 mod answers;
 mod assigned;
 mod condition;
-mod feed;
+pub mod feed;
 mod news;
 
 use std::net::IpAddr;
