@@ -2,7 +2,8 @@
 //!
 //! A proxy is a pod whose uid stands in the status of a LoadBalancer of the pod's own namespace, whatever labels it
 //! carries. Its row appears when its veth is found; until then the node does as if it were not there. Around every pod
-//! of a tenant there is a fence as soon as its veth is found, whether it is listed or not.
+//! of a tenant there is a fence as soon as its veth is found, whether it is listed or not, and it stays when the tenant
+//! goes before its pods.
 //!
 //! An endpoint without a node may be passed to only while the operator's `Accepted` is about the very generation that
 //! is read here: a tenant edits its spec at will, and the address in it has to be judged first.
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use epic_crds::well_known::TENANT_NAMESPACE_PREFIX;
 use epic_crds::{
     Account, AddressClaim, AddressPool, ConditionStatus, EPIC, EPICNode, Endpoint, HasConditions as _,
     LoadBalancer, ProxyState as CrdState,
@@ -91,7 +93,7 @@ pub struct Desired {
     pub eligible: BTreeSet<NodeName>,
     /// Host sides of the veths of tenants' pods on this node, listed or not, with their names: where the fence is.
     pub fences: BTreeMap<u32, Arc<str>>,
-    /// Host sides of the veths of all other pods here.
+    /// Host sides of the veths of pods that certainly are no tenant's: no fence may stay around them.
     pub others: BTreeSet<u32>,
     /// Public addresses that this node answers for.
     pub owned: BTreeSet<IpAddr>,
@@ -170,11 +172,13 @@ pub fn desired(
     let is_tenant_s = tenancy(objects);
     for (uid, veth) in &places {
         let Some(pod) = pods.get(uid) else { continue };
-        if !is_tenant_s(pod) {
-            found.others.insert(veth.ifindex);
-        } else if pod.metadata.deletion_timestamp.is_none() {
+        if is_tenant_s(pod) {
             // One that is being deleted has its fence. A veth that comes now is of whoever got its address.
-            found.fences.insert(veth.ifindex, Arc::clone(&veth.ifname));
+            if pod.metadata.deletion_timestamp.is_none() {
+                found.fences.insert(veth.ifindex, Arc::clone(&veth.ifname));
+            }
+        } else if !may_have_been_a_tenant_s(pod) {
+            found.others.insert(veth.ifindex);
         }
     }
     let uids: BTreeSet<&str> =
@@ -225,6 +229,12 @@ fn tenancy(objects: &Objects) -> impl Fn(&Pod) -> bool {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         tenants.contains(namespace) || listed.contains(&(namespace, uid))
     }
+}
+
+/// Whether a pod lies where only tenants' do. LoadBalancer and Account may be gone while it still drains, and then nothing
+/// but its namespace tells whose it is, to an agent that has just started as well.
+fn may_have_been_a_tenant_s(pod: &Pod) -> bool {
+    pod.metadata.namespace.as_deref().is_some_and(|namespace| namespace.starts_with(TENANT_NAMESPACE_PREFIX))
 }
 
 /// The address of a running pod that has a network of its own.

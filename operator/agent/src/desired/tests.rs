@@ -324,6 +324,24 @@ fn an_address_that_was_handed_on_is_the_younger_pod_s_and_no_fence_is_left_aroun
 }
 
 #[test]
+fn a_pod_of_a_tenant_keeps_its_fence_when_its_account_and_its_load_balancer_are_gone() {
+    let going = ", deletionTimestamp: '2026-01-01T00:00:09Z'";
+    // The garbage collector reaches a pod only some time after its LoadBalancer went.
+    for metadata in ["", going] {
+        let left = Objects {
+            load_balancers: Vec::new(),
+            pods: vec![pod_of("ua", "epic-red", "10.244.1.5", 1, metadata)],
+            ..objects()
+        };
+        // Nothing of an earlier decision is needed for that, so it holds for an agent that has just started.
+        assert_eq!(fences(&left), (vec![], vec![]), "the fence that is there stays");
+        let mut handed_on = left.clone();
+        handed_on.pods.push(pod_of("heir", "default", "10.244.1.5", 2, going));
+        assert_eq!(fences(&handed_on), (vec![], vec![9]), "but not around another one's pod");
+    }
+}
+
+#[test]
 fn without_its_account_nobody_may_call_for_a_tenant() {
     let networks = |accounts| {
         let tunnels = decide(&Objects { accounts, ..objects() }).directory.tunnels;
