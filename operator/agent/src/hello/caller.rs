@@ -41,6 +41,13 @@ pub struct Wanted {
     pub key: [u8; HELLO_KEY_LEN],
 }
 
+impl Wanted {
+    /// What a confirmation is about.
+    fn place(&self) -> (Lb, SocketAddr, SocketAddr) {
+        (self.lb, self.node, self.local)
+    }
+}
+
 impl std::fmt::Debug for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wanted").field("lb", &self.lb).field("node", &self.node).finish_non_exhaustive()
@@ -115,19 +122,23 @@ impl Caller {
         }
     }
 
-    /// Replaces the tunnels by id. What is known of those that stay is kept; nodes with a new tunnel are called at
-    /// once.
+    /// Replaces the tunnels by id. What is known of those that stay where they are is kept, whatever their keys; nodes
+    /// with a new tunnel are called at once.
     pub fn set_wanted(&mut self, wanted: BTreeMap<u32, Wanted>) {
         self.states.retain(|id, _| wanted.contains_key(id));
         let nodes: BTreeSet<SocketAddr> = wanted.values().map(|w| w.node).collect();
         self.peers.retain(|node, _| nodes.contains(node));
         for (id, tunnel) in &wanted {
-            let changed = self.wanted.get(id) != Some(tunnel);
+            let before = self.wanted.get(id);
             let peer = self.peers.entry(tunnel.node).or_default();
-            if changed {
+            if before != Some(tunnel) {
                 peer.next = 0;
                 peer.calls = 0;
-                self.states.entry(*id).or_default();
+                let state = self.states.entry(*id).or_default();
+                if before.is_none_or(|before| before.place() != tunnel.place()) {
+                    // What was confirmed, and written to the maps, was about another place.
+                    *state = State::default();
+                }
             }
         }
         self.wanted = wanted;

@@ -283,6 +283,30 @@ fn many_tunnels_share_few_messages() {
     assert_eq!(learned.len() + again.len(), 100);
 }
 
+#[test]
+fn a_tunnel_that_leads_elsewhere_is_confirmed_again() {
+    let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
+    converse(&mut caller, &mut responder, inside(), START);
+    let renewed = Wanted { generation: 2, ..wanted(4, KEY) };
+    caller.set_wanted([(4, renewed)].into());
+    assert!(caller.states()[&4].is_up(START + SECOND), "another key changes nothing of where it leads");
+
+    // As after a change of gue.port.
+    let node = address("192.168.77.11:7080");
+    caller.set_wanted([(4, Wanted { node, ..wanted(4, KEY) })].into());
+    assert!(!caller.states()[&4].is_up(START + SECOND));
+    let mut reached = Vec::new();
+    let mut messages = caller.poll(START + SECOND);
+    while let Some(message) = messages.pop() {
+        assert_eq!(message.to, node);
+        let answer = responder.receive(inside(), &message.bytes, START + SECOND).answer.unwrap();
+        let (more, up) = caller.receive(node, &answer.bytes, START + SECOND);
+        messages.extend(more);
+        reached.extend(up);
+    }
+    assert_eq!(reached.iter().map(|r| (r.tunnel, r.remote.port)).collect::<Vec<_>>(), [(4, 7080)]);
+}
+
 /// Times between hellos that nobody answers, from `START` on.
 fn pauses(caller: &mut Caller, count: usize) -> Vec<Nanos> {
     let mut now = START;
