@@ -11,6 +11,7 @@ pub mod gate;
 mod host;
 pub mod interfaces;
 pub mod lease;
+pub mod owner;
 pub mod report;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use kates::{Client, Key, Settings as ClientSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::owner::Owner;
 use self::report::{Judgement, Report};
 use crate::{Host, connect, metrics, unreadable};
 
@@ -97,7 +99,8 @@ async fn work(
         ClientSettings { field_manager: Some("epic-agent".to_owned()), ..ClientSettings::default() },
     );
     starting.because("waiting for the API server to show this Node");
-    let Some(owner) = until(shutdown, || owner(&client, &settings.node)).await else { return Ok(()) };
+    let first_owner = until(shutdown, || first_owner(&client, &settings.node)).await;
+    let Some(first_owner) = first_owner else { return Ok(()) };
     let key = Key::namespaced(EPIC_NAMESPACE, settings.node.as_str());
     let own = until(shutdown, || client.get_opt::<EPICNode>(&key)).await;
     let Some(own) = own else { return Ok(()) };
@@ -105,14 +108,15 @@ async fn work(
     let first = first_report(before.boot_id.as_deref());
     if let Err(error) = epic_datapath::kernel::check() {
         let error = epic_datapath::Error::from(error);
-        return fail(&client, &settings.node, &owner, first, error).await;
+        return fail(&client, &settings.node, &first_owner, first, error).await;
     }
     let (reports, receiver) = watch::channel(first.clone());
-    let lease = lease::run(client.clone(), settings.node.clone(), owner.clone(), shutdown.clone());
-    let publisher =
-        report::run(client.clone(), settings.node.clone(), owner.clone(), receiver, shutdown.clone());
     unreadable::tell(client.poison_reports(), &registry);
     let accumulator = watched::watch(&client, &settings.node, before.load_balancers_revision.as_deref());
+    let owner =
+        Owner { node: settings.node.clone(), first: first_owner.clone(), accumulator: accumulator.clone() };
+    let lease = lease::run(client.clone(), owner.clone(), shutdown.clone());
+    let publisher = report::run(client.clone(), owner, receiver, shutdown.clone());
     starting.because("waiting for all kinds to be listed");
     let tasks = [tokio::spawn(lease), tokio::spawn(publisher)];
     let synced = tokio::select! {
@@ -129,7 +133,7 @@ async fn work(
             Ok(datapath) => datapath,
             Err(error) => {
                 tasks.iter().for_each(tokio::task::JoinHandle::abort);
-                return fail(&client, &settings.node, &owner, first, error).await;
+                return fail(&client, &settings.node, &first_owner, first, error).await;
             }
         };
         let parts = agent::Parts {
@@ -177,15 +181,8 @@ where
     }
 }
 
-async fn owner(client: &Client, node: &str) -> Result<OwnerReference, kates::Error> {
-    let object = client.get::<Node>(&Key::cluster(node)).await?;
-    Ok(OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name: node.to_owned(),
-        uid: object.metadata.uid.unwrap_or_default(),
-        ..OwnerReference::default()
-    })
+async fn first_owner(client: &Client, node: &str) -> Result<OwnerReference, kates::Error> {
+    Ok(owner::reference(&client.get::<Node>(&Key::cluster(node)).await?))
 }
 
 /// After a reboot nothing is programmed any more; after a mere restart everything still is.
@@ -213,7 +210,7 @@ async fn fail(
         _ => EPICNodeReason::ProgramsNotAttached,
     };
     let report = Report { ready: Some(Judgement::new(false, reason, error.to_string())), ..first };
-    if let Err(error) = report::write(client, node, owner, &report).await {
+    if let Err(error) = report::write(client, node, Some(owner), &report).await {
         tracing::warn!(error = metrics::chain(&error), "the EPICNode was not written");
     }
     Err(error.into())

@@ -19,6 +19,7 @@ use kates::{Client, Key, Version};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::owner::{self, Owner};
 use crate::hello::Nanos;
 use crate::hello::responder::Heard;
 
@@ -161,17 +162,18 @@ pub fn tunnels(
     }
 }
 
-/// Writes reports until `shutdown`, the last one always, those before it as time allows.
+/// Writes reports until `shutdown`, the last one always, those before it as time allows. An EPICNode that somebody has
+/// deleted is made again: other nodes take this one's address from it.
 pub async fn run(
     client: Client,
-    node: String,
-    owner: OwnerReference,
+    owner: Owner,
     mut reports: watch::Receiver<Report>,
     shutdown: CancellationToken,
 ) {
+    let mut updates = owner.accumulator.updates();
     loop {
         let report = reports.borrow_and_update().clone();
-        let pause = match write(&client, &node, &owner, &report).await {
+        let pause = match write(&client, &owner.node, owner.now().as_ref(), &report).await {
             Ok(()) => BETWEEN,
             Err(error) => {
                 reports.mark_changed();
@@ -185,27 +187,36 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
         }
-        tokio::select! {
-            changed = reports.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
+        loop {
+            tokio::select! {
+                changed = reports.changed() => if changed.is_err() { return } else { break },
+                update = updates.next() => if owner.misses_epic_node(&update.snapshot) { break },
+                () = shutdown.cancelled() => return,
+            }
         }
     }
 }
 
-/// Writes one report, if it says anything new.
+/// Writes one report, if it says anything new. The EPICNode is made for `owner`, and without one it is not made.
 ///
 /// # Errors
 /// Whatever the API server answers.
 pub async fn write(
     client: &Client,
     node: &str,
-    owner: &OwnerReference,
+    owner: Option<&OwnerReference>,
     report: &Report,
 ) -> Result<(), kates::Error> {
     let key = Key::namespaced(EPIC_NAMESPACE, node);
-    let mut object = match client.get_opt::<EPICNode>(&key).await? {
-        Some(object) => object,
-        None => {
+    let mut object = match (client.get_opt::<EPICNode>(&key).await?, owner) {
+        (Some(mut object), owner) => {
+            if owner::is_astray(Some(&object.metadata), owner) {
+                object.metadata.owner_references = owner.cloned().map(|owner| vec![owner]);
+                client.update(&mut object).await?;
+            }
+            object
+        }
+        (None, Some(owner)) => {
             let mut object = EPICNode::new(node, EPICNodeSpec {});
             object.metadata = ObjectMeta {
                 name: Some(node.to_owned()),
@@ -216,6 +227,7 @@ pub async fn write(
             client.create(&mut object).await?;
             object
         }
+        (None, None) => return Ok(()),
     };
     let before = object.status.clone().unwrap_or_default();
     let after = status(report, &before, &Time(Timestamp::now()));

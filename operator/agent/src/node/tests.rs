@@ -1,15 +1,22 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use epic_crds::{AddressClaim, EPICNodeReason, EPICNodeStatus, HasConditions as _, LoadBalancer};
+use epic_crds::{AddressClaim, EPIC, EPICNodeReason, EPICNodeStatus, HasConditions as _, LoadBalancer};
 use epic_lb::{ProxyId, ServiceName, Veth};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use http::{Method, Request, Response};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
-use kates::{Key, Version};
+use kates::{Client, Key, Version};
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::gate::{self, Patience};
+use super::owner;
 use super::report::{self, Judgement, Report};
 use crate::desired::node::Local;
 
@@ -188,4 +195,134 @@ fn a_report_that_says_nothing_new_leaves_the_status_as_it_is() {
     let mut node = epic_crds::EPICNode::new("n", epic_crds::EPICNodeSpec {});
     node.status = Some(first);
     assert!(node.is_condition_true(epic_crds::condition::READY));
+}
+
+fn node(uid: &str) -> Node {
+    serde_yaml::from_str(&format!("metadata: {{name: n, uid: {uid}}}")).unwrap()
+}
+
+fn epic(annotations: &str) -> EPIC {
+    serde_yaml::from_str(&format!("{{metadata: {{name: epic, annotations: {{{annotations}}}}}, spec: {{}}}}"))
+        .unwrap()
+}
+
+#[test]
+fn what_is_missing_or_of_an_earlier_node_is_astray_unless_none_is_to_be() {
+    let of = |uid: &str| owner::owner(Some(&epic("")), Some(&node(uid))).unwrap();
+    let held = |uid: &str| k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+        owner_references: Some(vec![of(uid)]),
+        ..Default::default()
+    };
+    assert!(!owner::is_astray(Some(&held("u1")), Some(&of("u1"))));
+    assert!(owner::is_astray(Some(&held("u1")), Some(&of("u2"))), "the Node was made again");
+    assert!(owner::is_astray(Some(&Default::default()), Some(&of("u1"))));
+    assert!(owner::is_astray(None, Some(&of("u1"))), "somebody deleted it");
+    assert!(!owner::is_astray(None, None));
+
+    let leaving = epic("epic.acnodal.io/uninstall: 'true'");
+    assert_eq!(owner::owner(Some(&leaving), Some(&node("u1"))), None, "what is detached stays away");
+    assert_eq!(owner::owner(Some(&epic("")), None), None, "the collector would take it at once");
+    assert_eq!(owner::owner(None, Some(&node("u1"))), Some(of("u1")), "nobody has configured EPIC yet");
+}
+
+/// One object behind an API server's address, and what was asked for beside reading it.
+#[derive(Clone, Default)]
+struct Shelf {
+    object: Arc<Mutex<Option<Value>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Shelf {
+    fn client(&self) -> Client {
+        let shelf = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let shelf = shelf.clone();
+            async move { Ok::<_, Infallible>(shelf.answer(request).await) }
+        });
+        Client::new(kube::Client::new(service, "default"))
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let sent: Option<Value> = serde_json::from_slice(&body.collect_bytes().await.unwrap()).ok();
+        let mut held = self.object.lock();
+        if head.method != Method::GET {
+            let part = if head.uri.path().ends_with("/status") { "status" } else { "object" };
+            self.asked.lock().push(format!("{} {part}", head.method));
+        }
+        match (head.method, sent) {
+            (Method::PATCH, Some(sent)) => {
+                if let Some(held) = &mut *held {
+                    held["metadata"]["ownerReferences"] = sent["metadata"]["ownerReferences"].clone();
+                }
+            }
+            (Method::POST | Method::PUT, Some(mut sent)) => {
+                sent["metadata"]["resourceVersion"] = json!("1");
+                *held = Some(sent);
+            }
+            _ => {}
+        }
+        let nothing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "not found", "reason": "NotFound", "code": 404, "details": {"name": "n"}});
+        let code = if held.is_some() { 200 } else { 404 };
+        let answer = serde_json::to_vec(held.as_ref().unwrap_or(&nothing)).unwrap();
+        Response::builder().status(code).body(Body::from(answer)).unwrap()
+    }
+
+    fn owner(&self) -> Option<String> {
+        let held = self.object.lock();
+        Some(held.as_ref()?["metadata"]["ownerReferences"][0]["uid"].as_str()?.to_owned())
+    }
+
+    fn remove(&self) {
+        *self.object.lock() = None;
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock())
+    }
+}
+
+fn now<F: Future>(work: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+#[test]
+fn an_epic_node_belongs_to_the_node_of_now_and_comes_back_when_it_was_deleted() {
+    now(async {
+        let shelf = Shelf::default();
+        let client = shelf.client();
+        let [first, second]: [OwnerReference; 2] = ["u1", "u2"].map(|uid| owner::reference(&node(uid)));
+        let said = Report { kernel: "6.6.0".to_owned(), ..Report::default() };
+        for _ in 0..2 {
+            report::write(&client, "n", Some(&first), &said).await.unwrap();
+        }
+        assert_eq!(shelf.asked(), ["POST object", "PUT status"], "the second time there is nothing new");
+        shelf.remove();
+        report::write(&client, "n", Some(&first), &said).await.unwrap();
+        assert_eq!(shelf.asked(), ["POST object", "PUT status"], "all of it is said again");
+        report::write(&client, "n", Some(&second), &said).await.unwrap();
+        assert_eq!((shelf.asked(), shelf.owner()), (vec!["PUT object".to_owned()], Some("u2".to_owned())));
+        let more = Report { boot_id: "b".to_owned(), ..said };
+        report::write(&client, "n", None, &more).await.unwrap();
+        assert_eq!((shelf.asked(), shelf.owner()), (vec!["PUT status".to_owned()], Some("u2".to_owned())));
+        shelf.remove();
+        report::write(&client, "n", None, &more).await.unwrap();
+        assert_eq!(shelf.asked(), Vec::<String>::new(), "none is made without an owner");
+    });
+}
+
+#[test]
+fn a_lease_belongs_to_the_node_of_now() {
+    now(async {
+        let shelf = Shelf::default();
+        let client = shelf.client();
+        let of = |uid: &str| Some(owner::reference(&node(uid)));
+        super::lease::renew(&client, "n", None).await.unwrap();
+        assert_eq!(shelf.asked(), ["PATCH object"], "none is made without an owner");
+        super::lease::renew(&client, "n", of("u1")).await.unwrap();
+        assert_eq!((shelf.asked().len(), shelf.owner()), (2, Some("u1".to_owned())));
+        super::lease::renew(&client, "n", of("u2")).await.unwrap();
+        assert_eq!((shelf.asked().len(), shelf.owner()), (1, Some("u2".to_owned())));
+    });
 }
