@@ -31,6 +31,8 @@ use tower::util::MapRequestLayer;
 use crate::connect;
 use crate::metrics::chain;
 
+/// At most between two looks at the clock.
+const LOOK: Duration = Duration::from_secs(60);
 /// Before a failed renewal is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// No token is asked for that lasts shorter: the API server's own limit.
@@ -86,10 +88,11 @@ impl Life {
         self.to - self.from
     }
 
-    /// How long to wait before it is renewed: until half of it is over.
-    pub fn wait(self, now: i64) -> Duration {
+    /// How long to sleep before looking at the clock again; zero when half of it is over and it is to be renewed. Never
+    /// long: timers stand still while the host is suspended, and the clock may be set meanwhile.
+    pub fn pause(self, now: i64) -> Duration {
         let due = self.from + self.seconds() / 2;
-        Duration::from_secs(u64::try_from(due - now).unwrap_or(0))
+        Duration::from_secs(u64::try_from(due - now).unwrap_or(0)).min(LOOK)
     }
 }
 
@@ -144,9 +147,12 @@ pub async fn run(mut connection: Connection, namespace: String, shutdown: Cancel
             tracing::info!("the kubeconfig has no token that ends; there is nothing to renew");
             return;
         };
-        tokio::select! {
-            () = tokio::time::sleep(life.wait(Timestamp::now().as_second())) => {}
-            () = shutdown.cancelled() => return,
+        let pause = life.pause(Timestamp::now().as_second());
+        if !pause.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => continue,
+                () = shutdown.cancelled() => return,
+            }
         }
         match renew(&connection, &namespace, life.seconds()).await {
             Ok(token) => {

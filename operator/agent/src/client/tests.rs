@@ -31,8 +31,30 @@ fn token(claims: &str) -> String {
 fn a_token_is_renewed_at_half_its_life() {
     let life = Life::of(&token(r#"{"iat": 1000, "exp": 4600}"#)).unwrap();
     assert_eq!(life.seconds(), 3600);
-    assert_eq!(life.wait(1000), Duration::from_secs(1800));
-    assert_eq!(life.wait(5000), Duration::ZERO, "one that is over is tried at once");
+    assert_eq!(life.pause(2799), Duration::from_secs(1));
+    assert_eq!(life.pause(2800), Duration::ZERO);
+    assert_eq!(life.pause(5000), Duration::ZERO, "one that is over is tried at once");
+}
+
+#[test]
+fn a_host_that_was_suspended_renews_its_token_within_a_minute_of_waking() {
+    let life = Life::of(&token(r#"{"iat": 1000, "exp": 4600}"#)).unwrap();
+    // The clock at each look, by what was slept for and what the host was away for in between.
+    let renewed_after = |away: &[i64]| {
+        let (mut now, mut looks) = (1000, away.iter());
+        loop {
+            match life.pause(now) {
+                Duration::ZERO => return now,
+                pause => {
+                    assert!(pause <= Duration::from_secs(60), "{pause:?}");
+                    now += i64::try_from(pause.as_secs()).unwrap() + looks.next().unwrap_or(&0);
+                }
+            }
+        }
+    };
+    assert_eq!(renewed_after(&[]), 2800);
+    assert_eq!(renewed_after(&[0, 2600]), 3720, "suspended for longer than was left to wait");
+    assert_eq!(renewed_after(&[-500, 0, 1000]), 2800, "a clock that was set back, then right");
 }
 
 #[test]
