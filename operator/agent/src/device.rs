@@ -44,6 +44,9 @@ pub struct Device {
     pub mac: [u8; 6],
     /// Largest inner packet in bytes: the underlay's MTU without the tunnel's overhead.
     pub mtu: u32,
+    /// IPv6 ranges that the kernel would not route here, and why. It has no IPv6 where that is disabled, nor on a
+    /// device of less than 1280 bytes; packets of IPv4 do not need it.
+    pub unrouted: Vec<(IpNet, String)>,
 }
 
 /// Fails when a route of this host overlaps `ranges` and does not lead to our device.
@@ -57,7 +60,8 @@ pub async fn check_conflicts(netlink: &Netlink, ranges: &[IpNet]) -> Result<(), 
 }
 
 /// Makes the device, sets its MTU and its routes, and brings it up. What is right already is left alone; routes of
-/// an earlier configuration are removed.
+/// an earlier configuration are removed. A route of IPv6 that the kernel refuses is left out, and tried again the next
+/// time.
 ///
 /// # Errors
 /// [`Error::Conflict`] before anything is touched; otherwise the kernel's refusal.
@@ -81,10 +85,14 @@ pub async fn ensure(netlink: &Netlink, mtu: u32, ranges: &[IpNet]) -> Result<Dev
     }
     // Replacing an IPv6 route by itself is a change to the kernel: it tells everybody who follows routes, this agent
     // among them, which would look again, and so on for ever.
+    let mut unrouted = Vec::new();
     for missing in ranges.iter().filter(|range| !routes.contains(range)) {
-        netlink.route_to_interface(*missing, link.ifindex).await?;
+        match netlink.route_to_interface(*missing, link.ifindex).await {
+            Err(error) if missing.addr().is_ipv6() => unrouted.push((*missing, error.to_string())),
+            done => done?,
+        }
     }
-    Ok(Device { ifindex: link.ifindex, mac: MAC, mtu })
+    Ok(Device { ifindex: link.ifindex, mac: MAC, mtu, unrouted })
 }
 
 /// Removes the device, and its routes with it. Repeating it is harmless.

@@ -71,6 +71,26 @@ fn a_second_run_tells_nobody_who_follows_routes() {
 }
 
 #[test]
+fn a_host_that_cannot_route_ipv6_is_served_by_ipv4() {
+    let both: Vec<IpNet> = vec!["100.64.0.0/11".parse().unwrap(), "fd00:1:2:3::/64".parse().unwrap()];
+    // Below 1280 bytes the kernel takes IPv6 off a device.
+    for (disabled, mtu) in [("1", 1448), ("0", 1270)] {
+        let (host, _router) = host();
+        for which in ["all", "default"] {
+            host.command("sysctl", &["-qw", &format!("net.ipv6.conf.{which}.disable_ipv6={disabled}")]);
+        }
+        let (seen, both) = (host.clone(), both.clone());
+        within(&host, || async move {
+            let netlink = Netlink::connect().unwrap();
+            let made = device::ensure(&netlink, mtu, &both).await.unwrap();
+            let path = netlink.path_to("100.64.0.1".parse().unwrap()).await.unwrap();
+            assert_eq!((path.ifindex, path.gateway), (made.ifindex, None));
+            assert!(!seen.ip("-6 route show table all").contains("fd00:1:2:3::"));
+        });
+    }
+}
+
+#[test]
 fn a_new_mtu_and_new_ranges_replace_the_old_ones() {
     let (host, _router) = host();
     let seen = host.clone();

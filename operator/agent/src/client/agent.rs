@@ -17,6 +17,7 @@ use epic_lb::render::ClientSide;
 use epic_lb::{Initializer, Link, Tables, TunnelId, Writer};
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kates::{Accumulator, Client, Key, Query, Snapshot};
 use parking_lot::Mutex;
@@ -68,6 +69,8 @@ struct Agent {
     basis: Arc<Mutex<BTreeSet<String>>>,
     ways: Ways,
     ruled: Option<Facts>,
+    /// What was said of routes that the kernel refused.
+    unrouted: Vec<(IpNet, String)>,
     attached: BTreeSet<Attachment>,
     passed: Option<Passed>,
     full_at: Instant,
@@ -199,6 +202,7 @@ pub(super) async fn run(
         basis,
         ways: BTreeMap::new(),
         ruled: None,
+        unrouted: Vec::new(),
         passed: None,
         full_at: Instant::now(),
         starting: Some(starting),
@@ -340,6 +344,12 @@ impl Agent {
         let underlay = self.links().map(|way| way.mtu).min().unwrap_or(USUAL_MTU);
         let mtu = underlay.saturating_sub(facts.overhead);
         let device = device::ensure(&self.netlink, mtu, &facts.proxies).await?;
+        if self.unrouted != device.unrouted {
+            for (range, why) in &device.unrouted {
+                tracing::warn!(%range, why, "this host has no IPv6 for EPIC; IPv4 is carried all the same");
+            }
+            self.unrouted.clone_from(&device.unrouted);
+        }
         if full || self.ruled.as_ref() != Some(facts) {
             nft::ensure(device::NAME, &facts.proxies).await?;
             let drops = nft::forward_drops().await?;
