@@ -1,6 +1,6 @@
 //! The hello caller of a client node as a task: calls EPIC nodes, writes `sources` and `remotes` once they answered.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ impl Calling {
         loop {
             let number = *port.borrow_and_update();
             let bound = match number {
-                Some(number) => Some(Socket::bind(number).await),
+                // By whichever interface an EPIC node is reached, and that may change at any time.
+                Some(number) => Some(Socket::bind((Ipv4Addr::UNSPECIFIED, number).into()).await),
                 None => None,
             };
             let socket = match bound {

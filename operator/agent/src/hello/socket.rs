@@ -5,7 +5,7 @@
 //! also keeps the port: without it the kernel would answer with port-unreachable.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use epic_abi::gue::{CONTROL_HEADER_LEN, CONTROL_TYPE_HELLO, Packet, decode, encode_control};
 use epic_abi::hello::MAX_LEN;
@@ -26,12 +26,14 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Binds the GUE port on all addresses.
+    /// Binds the GUE port. On one address where the other side knows that one alone, as clients know an EPIC node's: an
+    /// answer then leaves with it, whatever other addresses the host has and whatever its routes would choose.
     ///
     /// # Errors
-    /// Somebody else has the port: a second agent on this host, or a kernel GUE listener.
-    pub async fn bind(port: u16) -> io::Result<Self> {
-        let udp = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)).await?;
+    /// Somebody else has the port: a second agent on this host, or a kernel GUE listener. Or the host has not the
+    /// address.
+    pub async fn bind(at: SocketAddr) -> io::Result<Self> {
+        let udp = UdpSocket::bind(at).await?;
         if let Err(error) = setsockopt(&udp, RcvBufForce, &WAITING) {
             tracing::debug!(%error, "the hello socket has the usual buffer");
         }
@@ -82,7 +84,7 @@ mod tests {
     fn many_messages_may_wait_while_the_agent_is_busy() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let socket = Socket::bind(0).await.unwrap();
+            let socket = Socket::bind(SocketAddr::from(([0, 0, 0, 0], 0))).await.unwrap();
             let held = getsockopt(&socket.udp, RcvBuf).unwrap();
             assert!(held >= WAITING, "{held} bytes: NET_ADMIN is needed, as the agent has it");
         });

@@ -6,7 +6,7 @@
 //! API server: writes to it are tasks of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,8 @@ struct Agent {
     datapath: Datapath,
     maps: Arc<Maps>,
     answering: Arc<Answering>,
-    port: watch::Sender<Option<u16>>,
+    /// Where hello messages are answered.
+    place: watch::Sender<Option<SocketAddr>>,
     writer: Writer,
     handle: reconciler::Handle,
     initializer: Option<Initializer>,
@@ -134,8 +135,8 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let (stop, stopped) = watch::channel(false);
     let tables = Arc::clone(writer.tables());
     let (handle, task) = reconciler::run(reconciler, tables, ask, Limits::default(), stopped);
-    let (port, port_changes) = watch::channel(None);
-    let hello = tokio::spawn(Arc::clone(&answering).run(port_changes, shutdown.clone()));
+    let (place, place_changes) = watch::channel(None);
+    let hello = tokio::spawn(Arc::clone(&answering).run(place_changes, shutdown.clone()));
     let collector = ReconcilerCollector::default();
     collector.watch(handle.clone());
     registry.register(|registry| {
@@ -162,7 +163,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         datapath,
         maps,
         answering,
-        port,
+        place,
         writer,
         handle,
         initializer: Some(initializer),
@@ -300,7 +301,8 @@ impl Agent {
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
         }
-        self.port.send_if_modified(|port| port.replace(config.gue_port) != Some(config.gue_port));
+        let at = SocketAddr::new(found.address, config.gue_port);
+        self.place.send_if_modified(|place| place.replace(at) != Some(at));
         let balancers = snapshot.revision::<epic_crds::LoadBalancer>().cloned();
         self.passed = Some(Passed { desired, snapshot, basis, interfaces: found, tables, balancers });
     }

@@ -4,6 +4,7 @@
 //! hold it, never before, and leaves it before its map entries go; so no source ever stands for a tunnel that is not
 //! there. A tunnel whose row is only being rewritten stays.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,30 +112,34 @@ impl Answering {
         self.responder.lock().heard().clone()
     }
 
-    /// Answers until `shutdown`. The port may change.
-    pub async fn run(self: Arc<Self>, mut port: watch::Receiver<Option<u16>>, shutdown: CancellationToken) {
+    /// Answers until `shutdown`, at this node's GUE address and port, which may change.
+    pub async fn run(
+        self: Arc<Self>,
+        mut place: watch::Receiver<Option<SocketAddr>>,
+        shutdown: CancellationToken,
+    ) {
         loop {
-            let Some(number) = *port.borrow_and_update() else {
+            let Some(at) = *place.borrow_and_update() else {
                 tokio::select! {
-                    changed = port.changed() => if changed.is_err() { return },
+                    changed = place.changed() => if changed.is_err() { return },
                     () = shutdown.cancelled() => return,
                 }
                 continue;
             };
-            let socket = match Socket::bind(number).await {
+            let socket = match Socket::bind(at).await {
                 Ok(socket) => socket,
                 Err(error) => {
-                    tracing::error!(port = number, %error, "cannot bind the GUE port; is another agent running?");
+                    tracing::error!(%at, %error, "cannot bind the GUE port; is another agent running?");
                     tokio::select! {
                         () = tokio::time::sleep(BIND_AGAIN) => continue,
                         () = shutdown.cancelled() => return,
                     }
                 }
             };
-            tracing::info!(port = number, "answering hello messages");
+            tracing::info!(%at, "answering hello messages");
             tokio::select! {
                 () = self.serve(&socket) => {}
-                changed = port.changed() => if changed.is_err() { return },
+                changed = place.changed() => if changed.is_err() { return },
                 () = shutdown.cancelled() => return,
             }
         }
@@ -155,7 +160,7 @@ impl Answering {
         }
     }
 
-    fn take(&self, from: std::net::SocketAddr, bytes: &[u8]) -> Option<hello::Outgoing> {
+    fn take(&self, from: SocketAddr, bytes: &[u8]) -> Option<hello::Outgoing> {
         // Held over the writes: a tunnel must not leave the directory between its judgement and them.
         let mut responder = self.responder.lock();
         let outcome = responder.receive(from, bytes, hello::now());

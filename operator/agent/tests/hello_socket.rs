@@ -1,0 +1,46 @@
+//! Which address hello messages leave with, on a host with several.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::future::Future;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use epic_abi::gue::{CONTROL_TYPE_HELLO, encode_control};
+use epic_agent::hello::Outgoing;
+use epic_agent::hello::socket::Socket;
+use epic_testnet::{Netns, veth};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Starts `work` in `netns`, on a runtime of its own whose only thread is there.
+fn within<F: Future<Output = ()>>(netns: &Netns, work: impl FnOnce() -> F + Send) {
+    netns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, work()).await.expect("in time") });
+    });
+}
+
+#[test]
+fn a_node_answers_with_the_address_that_it_was_called_at() {
+    let (node, client) = (Netns::new("node"), Netns::new("client"));
+    veth(&node, "nic0", &client, "nic0");
+    client.ip("addr add 192.168.77.20/24 dev nic0");
+    // The kernel's choice is the first one of a subnet.
+    node.ip("addr add 192.168.77.11/24 dev nic0");
+    node.ip("addr add 192.168.77.12/24 dev nic0");
+    let gue: SocketAddr = "192.168.77.12:6080".parse().unwrap();
+    let caller = client.run(|| UdpSocket::bind("192.168.77.20:6080").unwrap());
+    caller.set_read_timeout(Some(DEADLINE)).unwrap();
+    let answered = caller.try_clone().unwrap();
+    within(&node, || async move {
+        let socket = Socket::bind(gue).await.unwrap();
+        let mut hello = encode_control(CONTROL_TYPE_HELLO).to_vec();
+        hello.push(1);
+        caller.send_to(&hello, gue).unwrap();
+        let (from, bytes) = socket.receive().await.unwrap();
+        socket.send(&Outgoing { to: from, bytes }).await;
+    });
+    let (_, from) = answered.recv_from(&mut [0; 64]).unwrap();
+    assert_eq!(from, gue);
+}
