@@ -6,11 +6,12 @@
 //! A tunnel that goes takes its learned remote and source with it, or a later tunnel of the same id would send to a
 //! stranger. Nothing else that programs or the hello handler write is touched.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::Pod;
 use epic_abi::maps::{REMOTE_FIXED_PORTS, Side, SourceKey};
-use epic_lb::maps::{LbMaps, MapError, MapKey, MapValue};
+use epic_lb::maps::{LbMaps, MapError, MapId, MapKey, MapValue};
 
 use crate::error::Error;
 use crate::maps::Maps;
@@ -26,6 +27,37 @@ impl BpfMaps {
     /// Writes to these maps.
     pub fn new(maps: Arc<Maps>) -> Self {
         Self { maps }
+    }
+
+    /// How many entries each map has, without looking into Maglev tables: those of every LoadBalancer are maps of their
+    /// own. Maps of the other side are left out.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn counts(&self) -> Result<BTreeMap<MapId, usize>, Error> {
+        let m = &self.maps;
+        let mut counts = BTreeMap::from([
+            (MapId::TunnelStats, m.tunnel_stats.count()?),
+            (MapId::Nodes, m.nodes.count()?),
+            (MapId::Tunnels, m.tunnels.count()?),
+            (MapId::Keys, m.keys.count()?),
+        ]);
+        if m.side() == Side::Client {
+            counts.extend([(MapId::Routes, m.routes.count()?), (MapId::Endpoints, m.endpoints.count()?)]);
+            return Ok(counts);
+        }
+        counts.extend([
+            (MapId::EndpointAliases, m.endpoint_aliases.count()?),
+            (MapId::Proxies, m.proxies.count()?),
+            (MapId::LocalProxies, m.local_proxies.count()?),
+            (MapId::Aliases, m.aliases.count()?),
+            (MapId::Passes, m.passes.count()?),
+            (MapId::Maglev, m.maglev.count()?),
+            (MapId::Listeners, m.listeners.count()?),
+            (MapId::Services, m.services.count()?),
+            (MapId::Vips, m.vips.count()?),
+        ]);
+        Ok(counts)
     }
 
     fn read_all(&self) -> Result<Vec<(MapKey, MapValue)>, Error> {

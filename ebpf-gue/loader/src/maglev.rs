@@ -63,12 +63,13 @@ impl Maglev {
         if sys::map_info(&table).map_err(refused())?.id != u32::from_ne_bytes(id) {
             return Ok(None);
         }
-        let mut slots = Vec::with_capacity(MAGLEV_SLOTS as usize);
-        for index in 0..MAGLEV_SLOTS {
-            let mut proxy = [0; 4];
-            sys::map_lookup(&table, &index.to_ne_bytes(), &mut proxy).map_err(refused())?;
-            slots.push(u32::from_ne_bytes(proxy));
-        }
+        let mut slots = vec![0; MAGLEV_SLOTS as usize];
+        crate::table::each(&table, size_of::<u32>(), size_of::<u32>(), |index, proxy| {
+            if let Some(slot) = slots.get_mut(read::<u32>(index) as usize) {
+                *slot = read(proxy);
+            }
+        })
+        .map_err(refused())?;
         Ok(Some(slots))
     }
 
@@ -93,6 +94,15 @@ impl Maglev {
             entries.insert(lb, self.get(lb)?);
         }
         Ok(entries)
+    }
+
+    /// How many LoadBalancers have a table.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn count(&self) -> Result<usize, Error> {
+        let counted = crate::table::count(&self.outer, size_of::<Lb>(), size_of::<u32>());
+        counted.map_err(Error::refused("count the map maglev"))
     }
 
     /// The LoadBalancers that have a table.

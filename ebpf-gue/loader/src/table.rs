@@ -74,6 +74,14 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         Ok(entries)
     }
 
+    /// How many entries there are.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn count(&self) -> Result<usize, Error> {
+        count(&self.fd, size_of::<K>(), size_of::<V>()).map_err(self.refused("count"))
+    }
+
     fn refused(&self, verb: &str) -> impl FnOnce(io::Error) -> Error {
         Error::refused(format!("{verb} the map {}", self.name))
     }
@@ -150,6 +158,14 @@ impl<K: Pod + Ord, V: Pod + Default> PerCpuTable<K, V> {
         Ok(entries)
     }
 
+    /// How many entries there are.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn count(&self) -> Result<usize, Error> {
+        count(&self.fd, size_of::<K>(), Self::stride() * self.cpus).map_err(self.refused("count"))
+    }
+
     fn split(values: &[u8]) -> Vec<V> {
         values.chunks(Self::stride()).map(|value| read::<V>(&value[..size_of::<V>()])).collect()
     }
@@ -157,6 +173,13 @@ impl<K: Pod + Ord, V: Pod + Default> PerCpuTable<K, V> {
     fn refused(&self, verb: &str) -> impl FnOnce(io::Error) -> Error {
         Error::refused(format!("{verb} the map {}", self.name))
     }
+}
+
+/// How many entries a map has. The kernel tells of no map how many it holds.
+pub(crate) fn count(map: &OwnedFd, key_size: usize, value_size: usize) -> io::Result<usize> {
+    let mut found = 0;
+    each(map, key_size, value_size, |_, _| found += 1)?;
+    Ok(found)
 }
 
 /// Calls `take` with the bytes of every entry.

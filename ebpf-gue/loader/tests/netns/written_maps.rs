@@ -1,5 +1,6 @@
 //! The maps as their writers see them: the reconciler's trait in the kernel, and the text of a dump.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use epic_abi::maps::{
 use epic_abi::{Ip, IpRange, Lb, PROTOCOL_TCP, PROTOCOL_UDP};
 use epic_datapath::dump::{Extent, dump};
 use epic_datapath::{BpfMaps, Datapath, Options, SourcePrefix};
-use epic_lb::maps::{LbMaps, MapError, MapKey, MapValue};
+use epic_lb::maps::{LbMaps, MapError, MapId, MapKey, MapValue};
 use epic_testnet::Bpffs;
 
 const LB: Lb = Lb { group: 3, service: 7 };
@@ -142,6 +143,24 @@ fn what_is_written_is_read_back_and_what_is_deleted_is_gone() {
             }
         }
         assert!(maps.is_empty().unwrap());
+    }
+}
+
+#[test]
+fn entries_are_counted_as_they_are_read() {
+    for (side, entries) in [(Side::Node, node_entries()), (Side::Client, client_entries())] {
+        let bpffs = Bpffs::new();
+        let datapath = open(&bpffs, side);
+        let mut maps = BpfMaps::new(Arc::clone(datapath.maps()));
+        assert!(maps.counts().unwrap().into_values().all(|count| count == 0));
+        for (key, value) in &entries {
+            maps.update(key, value).unwrap();
+        }
+        let mut read: BTreeMap<MapId, usize> = BTreeMap::new();
+        for (key, _) in maps.entries().unwrap() {
+            *read.entry(key.map()).or_default() += 1;
+        }
+        assert_eq!(maps.counts().unwrap(), read);
     }
 }
 

@@ -15,7 +15,7 @@ use epic_crds::{EPICNodeReason, EPICNodeStatus, MapUsage, NodeProgram};
 use epic_datapath::{Attachment, BpfMaps, Datapath, Maps, Program};
 use epic_lb::reconciler::{self, Backoff, Limits, Reconciler};
 use epic_lb::render::NodeSide;
-use epic_lb::{Initializer, LbMaps as _, Link, Tables, Writer};
+use epic_lb::{Initializer, Link, Tables, Writer};
 use epic_model::id::NodeName;
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
@@ -587,15 +587,14 @@ impl Agent {
     }
 
     fn usage(&self) -> Option<Vec<MapUsage>> {
-        let mut counts: BTreeMap<&'static str, i64> = BTreeMap::new();
-        for (key, _) in BpfMaps::new(Arc::clone(&self.maps)).entries().ok()? {
-            *counts.entry(key.map().name()).or_default() += 1;
-        }
+        let counts = BpfMaps::new(Arc::clone(&self.maps)).counts().ok()?;
+        let counts: BTreeMap<&'static str, usize> =
+            counts.into_iter().map(|(map, count)| (map.name(), count)).collect();
         let node = epic_abi::maps::MAPS.iter().filter(|spec| spec.side != epic_abi::maps::Side::Client);
         let ours = node.filter(|spec| epic_lb::MapId::ALL.iter().any(|map| map.name() == spec.name));
         let usage = ours.map(|spec| MapUsage {
             map: spec.name.to_owned(),
-            entries: counts.get(spec.name).copied().unwrap_or(0),
+            entries: counts.get(spec.name).map_or(0, |count| i64::try_from(*count).unwrap_or(i64::MAX)),
             capacity: i64::from(spec.max_entries),
         });
         Some(usage.collect())
