@@ -6,7 +6,7 @@
 //! API server: writes to it are tasks of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::announce::Announced;
 use super::answering::Answering;
 use super::gate::{self, Patience};
 use super::interfaces::{self, Interfaces};
@@ -107,7 +108,7 @@ struct Agent {
     passed: Option<Passed>,
     attached: BTreeSet<Attachment>,
     refused_attachment: Option<String>,
-    announced: BTreeSet<IpAddr>,
+    announced: Arc<Mutex<Announced>>,
     patience: Patience,
     boot_id: String,
     before: EPICNodeStatus,
@@ -175,7 +176,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         passed: None,
         attached,
         refused_attachment: None,
-        announced: BTreeSet::new(),
+        announced: Arc::default(),
         patience: Patience::default(),
         boot_id: super::host::boot_id(),
         before,
@@ -416,18 +417,20 @@ impl Agent {
     }
 
     /// Tells the link about addresses that came here.
-    fn announce(&mut self, passed: &Passed) {
-        let owned = &passed.desired.owned;
-        let new: Vec<IpAddr> = owned.difference(&self.announced).copied().collect();
-        self.announced.clone_from(owned);
+    fn announce(&self, passed: &Passed) {
+        let link = passed.interfaces.public.clone();
+        let new = self.announced.lock().take_up(&link, &passed.desired.owned);
         if new.is_empty() {
             return;
         }
-        let link = passed.interfaces.public.clone();
+        let announced = Arc::clone(&self.announced);
         tokio::spawn(async move {
             match announce::announce(&link, &new).await {
                 Ok(()) => tracing::info!(addresses = ?new, interface = link.name, "announced"),
-                Err(error) => tracing::warn!(%error, "addresses were not announced"),
+                Err(error) => {
+                    tracing::warn!(%error, "addresses were not announced; trying again");
+                    announced.lock().put_back(&link, &new);
+                }
             }
         });
     }

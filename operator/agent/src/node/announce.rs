@@ -1,8 +1,10 @@
 //! Gratuitous ARP: tells the link that a public address is here now.
 //!
-//! Sent when this node becomes the owner of an address, after its maps say so; switches and neighbours then learn the
-//! new place at once instead of when their entries age. Lost frames only cost that time, so each is sent three times.
+//! Sent when this node becomes the owner of an address, after its maps say so, and for all its addresses when the public
+//! interface is another one or has another MAC (a bond fails over, a card is replaced); switches and neighbours then learn
+//! the new place at once instead of when their entries age. Lost frames only cost that time, so each is sent three times.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -14,6 +16,34 @@ use crate::netlink::link::Link;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const TIMES: u32 = 3;
 const BETWEEN: Duration = Duration::from_millis(300);
+
+/// What was announced, and as being where.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// Index and MAC of the interface.
+    place: (u32, [u8; 6]),
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Announced {
+    /// Takes down that this node's addresses are announced on the interface; returns those that have to be now.
+    pub fn take_up(&mut self, link: &Link, owned: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let place = (link.ifindex, link.mac);
+        if self.place != place {
+            *self = Self { place, addresses: BTreeSet::new() };
+        }
+        let new = owned.difference(&self.addresses).copied().collect();
+        self.addresses.clone_from(owned);
+        new
+    }
+
+    /// These could not be announced there: they have to be the next time.
+    pub fn put_back(&mut self, link: &Link, failed: &[IpAddr]) {
+        if self.place == (link.ifindex, link.mac) {
+            self.addresses.retain(|address| !failed.contains(address));
+        }
+    }
+}
 
 /// Announces the IPv4 ones of these addresses on the interface.
 ///
@@ -79,6 +109,39 @@ fn destination(ifindex: u32) -> io::Result<SockAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NONE: [IpAddr; 0] = [];
+
+    fn link(ifindex: u32, last: u8) -> Link {
+        let mac = [2, 0, 0, 0, 0, last];
+        Link { ifindex, name: "bond0".to_owned(), mac, mtu: 1_500, up: true, ethernet: true }
+    }
+
+    #[test]
+    fn an_address_is_announced_when_it_comes_and_when_its_place_changes() {
+        let [a, b]: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "192.0.2.8".parse().unwrap()];
+        let mut announced = Announced::default();
+        assert_eq!(announced.take_up(&link(2, 1), &[a].into()), [a]);
+        assert_eq!(announced.take_up(&link(2, 1), &[a].into()), NONE);
+        assert_eq!(announced.take_up(&link(2, 1), &[a, b].into()), [b]);
+        assert_eq!(announced.take_up(&link(2, 2), &[a, b].into()), [a, b], "a bond failed over");
+        assert_eq!(announced.take_up(&link(3, 2), &[a, b].into()), [a, b], "another interface");
+        assert_eq!(announced.take_up(&link(3, 2), &[a].into()), NONE);
+        assert_eq!(announced.take_up(&link(3, 2), &[a, b].into()), [b], "it came back");
+    }
+
+    #[test]
+    fn what_could_not_be_announced_is_announced_again() {
+        let [a, b]: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "192.0.2.8".parse().unwrap()];
+        let mut announced = Announced::default();
+        announced.take_up(&link(2, 1), &[a].into());
+        announced.take_up(&link(2, 1), &[a, b].into());
+        announced.put_back(&link(2, 1), &[b]);
+        assert_eq!(announced.take_up(&link(2, 1), &[a, b].into()), [b]);
+        announced.take_up(&link(2, 2), &[a, b].into());
+        announced.put_back(&link(2, 1), &[b]);
+        assert_eq!(announced.take_up(&link(2, 2), &[a, b].into()), NONE, "it has been since, elsewhere");
+    }
 
     #[test]
     fn the_frame_asks_everybody_for_the_sender_s_own_address() {
