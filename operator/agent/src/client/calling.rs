@@ -92,11 +92,15 @@ impl Calling {
     }
 
     fn take(&self, from: SocketAddr, bytes: &[u8]) -> Vec<Outgoing> {
-        let (answers, reached) = self.caller.lock().receive(from, bytes, hello::now());
+        let mut caller = self.caller.lock();
+        let (answers, reached) = caller.receive(from, bytes, hello::now());
         for Reached { tunnel, remote, source } in reached {
             match remotes::write(&self.maps, tunnel, &remote, &source, None) {
                 Ok(()) => tracing::info!(tunnel, epic = %from, "the tunnel is up"),
-                Err(error) => tracing::warn!(tunnel, %error, "a remote was not written"),
+                Err(error) => {
+                    tracing::warn!(tunnel, %error, "a remote was not written; the next answer repeats it");
+                    caller.not_written(tunnel);
+                }
             }
         }
         answers

@@ -144,6 +144,13 @@ impl Caller {
         self.wanted = wanted;
     }
 
+    /// What was [`Reached`] could not be written: the tunnel is not up, and its next answer confirms it again.
+    pub fn not_written(&mut self, tunnel: u32) {
+        if let Some(state) = self.states.get_mut(&tunnel) {
+            state.answered = 0;
+        }
+    }
+
     /// What is known of each tunnel.
     pub fn states(&self) -> &BTreeMap<u32, State> {
         &self.states

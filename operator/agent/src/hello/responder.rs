@@ -128,6 +128,8 @@ pub struct Heard {
     session: u64,
     sequence: u32,
     source: SourceKey,
+    /// The maps do not say so yet.
+    unwritten: bool,
     /// Sessions before this one. Their cookies may still be good, so their recorded hellos could be played back.
     retired: Vec<u64>,
 }
@@ -184,6 +186,7 @@ impl Responder {
             session: remote.session,
             sequence: remote.sequence,
             source: source_key(remote.address, remote.port, nat, lb),
+            unwritten: false,
             // Cookies of an earlier process are good for nothing, so there is nothing to remember.
             retired: Vec::new(),
         };
@@ -223,6 +226,13 @@ impl Responder {
         }
         self.directory = directory;
         gone
+    }
+
+    /// What was [`Learned`] could not be written: the next hello is to be learned again.
+    pub fn not_written(&mut self, tunnel: u32) {
+        if let Some(heard) = self.heard.get_mut(&tunnel) {
+            heard.unwritten = true;
+        }
     }
 
     /// What is known of each tunnel's other end.
@@ -317,11 +327,12 @@ impl Responder {
             session: header.session,
             sequence: header.sequence,
             source,
+            unwritten: false,
             retired,
         };
         let moved = before.is_none_or(|b| b.source != source || b.remote != heard.remote);
         // The sequence goes to the map too, so that a restarted agent still knows a replay; but not with every hello.
-        let remember = before.is_none_or(|b| b.session != header.session);
+        let remember = before.is_none_or(|b| b.session != header.session || b.unwritten);
         if moved || remember {
             learned.push(Learned {
                 tunnel: entry.tunnel,

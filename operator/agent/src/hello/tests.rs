@@ -284,6 +284,19 @@ fn many_tunnels_share_few_messages() {
 }
 
 #[test]
+fn what_could_not_be_written_is_learned_and_confirmed_again() {
+    let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
+    converse(&mut caller, &mut responder, inside(), START);
+    responder.not_written(4);
+    caller.not_written(4);
+    assert!(!caller.states()[&4].is_up(START));
+    let (learned, reached) = converse(&mut caller, &mut responder, inside(), START + LATER);
+    assert_eq!((learned.len(), reached.len()), (1, 1));
+    let (learned, reached) = converse(&mut caller, &mut responder, inside(), START + 2 * LATER);
+    assert_eq!((learned.len(), reached.len()), (0, 0));
+}
+
+#[test]
 fn a_tunnel_that_leads_elsewhere_is_confirmed_again() {
     let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
     converse(&mut caller, &mut responder, inside(), START);

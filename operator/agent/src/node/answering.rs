@@ -177,7 +177,10 @@ impl Answering {
             );
             match written {
                 Ok(()) => tracing::info!(tunnel = learned.tunnel, remote = %from, "learned a remote"),
-                Err(error) => tracing::warn!(tunnel = learned.tunnel, %error, "a remote was not written"),
+                Err(error) => {
+                    tracing::warn!(tunnel = learned.tunnel, %error, "a remote was not written; the next hello repeats it");
+                    responder.not_written(learned.tunnel);
+                }
             }
         }
         outcome.answer
