@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,13 +12,6 @@ use epic_testnet::{Netns, veth};
 use ipnet::IpNet;
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-fn within<F: Future<Output = ()>>(netns: &Netns, work: impl FnOnce() -> F + Send) {
-    netns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, work()).await.expect("in time") });
-    });
-}
 
 fn ranges() -> Vec<IpNet> {
     vec!["100.64.0.0/11".parse().unwrap()]
@@ -39,7 +31,7 @@ fn host() -> (Netns, Netns) {
 fn the_device_owns_the_route_to_the_proxies_and_has_no_arp() {
     let (host, _router) = host();
     let seen = host.clone();
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let made = device::ensure(&netlink, 1448, &ranges()).await.unwrap();
         let again = device::ensure(&netlink, 1448, &ranges()).await.unwrap();
@@ -57,7 +49,7 @@ fn the_device_owns_the_route_to_the_proxies_and_has_no_arp() {
 fn a_second_run_tells_nobody_who_follows_routes() {
     let (host, _router) = host();
     let seen = host.clone();
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let both: Vec<IpNet> = vec!["100.64.0.0/11".parse().unwrap(), "fd00:1:2:3::/64".parse().unwrap()];
         device::ensure(&netlink, 1448, &both).await.unwrap();
@@ -80,7 +72,7 @@ fn a_host_that_cannot_route_ipv6_is_served_by_ipv4() {
             host.command("sysctl", &["-qw", &format!("net.ipv6.conf.{which}.disable_ipv6={disabled}")]);
         }
         let (seen, both) = (host.clone(), both.clone());
-        within(&host, || async move {
+        host.run_async(DEADLINE, || async move {
             let netlink = Netlink::connect().unwrap();
             let made = device::ensure(&netlink, mtu, &both).await.unwrap();
             let path = netlink.path_to("100.64.0.1".parse().unwrap()).await.unwrap();
@@ -94,7 +86,7 @@ fn a_host_that_cannot_route_ipv6_is_served_by_ipv4() {
 fn a_new_mtu_and_new_ranges_replace_the_old_ones() {
     let (host, _router) = host();
     let seen = host.clone();
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         device::ensure(&netlink, 1448, &ranges()).await.unwrap();
         device::ensure(&netlink, 1348, &["100.96.0.0/12".parse().unwrap()]).await.unwrap();
@@ -110,7 +102,7 @@ fn a_new_mtu_and_new_ranges_replace_the_old_ones() {
 fn nothing_is_left_after_removal() {
     let (host, _router) = host();
     let seen = host.clone();
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         device::ensure(&netlink, 1448, &ranges()).await.unwrap();
         nft::ensure(device::NAME, &ranges()).await.unwrap();
@@ -129,7 +121,7 @@ fn a_host_that_lives_in_the_proxy_range_is_refused_before_anything_is_touched() 
     let (host, _router) = host();
     let seen = host.clone();
     host.ip("addr add 100.65.3.1/16 dev nic0");
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let refused = device::ensure(&netlink, 1448, &ranges()).await.unwrap_err().to_string();
         assert!(refused.contains("100.65.0.0/16") && refused.contains("proxy-addresses"), "{refused}");
@@ -140,7 +132,7 @@ fn a_host_that_lives_in_the_proxy_range_is_refused_before_anything_is_touched() 
 #[test]
 fn a_carrier_grade_route_around_the_range_is_a_conflict_and_a_default_route_is_none() {
     let (host, _router) = host();
-    within(&host.clone(), || async move {
+    host.clone().run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         assert_eq!(netlink.conflicts(&ranges(), None).await.unwrap(), []);
         host.ip("route add 100.64.0.0/10 via 192.168.77.1 table 52");
@@ -156,7 +148,7 @@ fn the_interface_towards_epic_is_followed_when_routes_change() {
     let second = Netns::new("second-router");
     veth(&host, "nic1", &second, "lan0");
     host.ip("addr add 192.168.78.20/24 dev nic1");
-    within(&host.clone(), || async move {
+    host.clone().run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let epic: IpAddr = "192.0.2.9".parse().unwrap();
         let before = netlink.path_to(epic).await.unwrap();
@@ -178,7 +170,7 @@ fn the_interface_towards_epic_is_followed_when_routes_change() {
 fn the_table_binds_proxy_traffic_to_its_own_source_before_any_masquerade() {
     let (host, _router) = host();
     let seen = host.clone();
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         nft::ensure(device::NAME, &ranges()).await.unwrap();
         nft::ensure(device::NAME, &ranges()).await.unwrap();
         let shown = seen.command("nft", &["list", "table", "inet", nft::TABLE]);
@@ -200,7 +192,7 @@ fn a_forward_chain_of_iptables_that_drops_gets_accept_rules_once() {
          add table inet firewalld\n\
          add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy drop; }\n",
     );
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         nft::ensure(device::NAME, &ranges()).await.unwrap();
         nft::ensure(device::NAME, &ranges()).await.unwrap();
         let shown = seen.command("nft", &["list", "chain", "ip", "filter", "FORWARD"]);

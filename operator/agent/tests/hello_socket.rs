@@ -1,8 +1,5 @@
 //! Which address hello messages leave with, on a host with several.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -12,14 +9,6 @@ use epic_agent::hello::socket::Socket;
 use epic_testnet::{Netns, veth};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Starts `work` in `netns`, on a runtime of its own whose only thread is there.
-fn within<F: Future<Output = ()>>(netns: &Netns, work: impl FnOnce() -> F + Send) {
-    netns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, work()).await.expect("in time") });
-    });
-}
 
 #[test]
 fn a_node_answers_with_the_address_that_it_was_called_at() {
@@ -33,7 +22,7 @@ fn a_node_answers_with_the_address_that_it_was_called_at() {
     let caller = client.run(|| UdpSocket::bind("192.168.77.20:6080").unwrap());
     caller.set_read_timeout(Some(DEADLINE)).unwrap();
     let answered = caller.try_clone().unwrap();
-    within(&node, || async move {
+    node.run_async(DEADLINE, || async move {
         let socket = Socket::bind(gue).await.unwrap();
         let mut hello = encode_control(CONTROL_TYPE_HELLO).to_vec();
         hello.push(1);

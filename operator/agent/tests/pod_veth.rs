@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,14 +11,6 @@ use epic_agent::netlink::watch::Watch;
 use epic_testnet::{Netns, veth};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Runs `work` in `netns`, on a runtime whose only thread is there.
-fn within<F: Future<Output = ()>>(netns: &Netns, work: impl FnOnce() -> F + Send) {
-    netns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, work()).await.expect("in time") });
-    });
-}
 
 fn pod(host: &Netns, host_end: &str, address: &str, mac: &str) -> Netns {
     let pod = Netns::new("pod");
@@ -49,7 +40,7 @@ fn a_pod_is_found_by_its_address_behind_a_bridge_port() {
     host.ip("link set vethB master cni0");
     let expected = index(&host, "vethB");
 
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let found = netlink.pod_veths(&wanted(&["10.244.1.8", "10.244.1.99"])).await.unwrap();
         assert_eq!(found.len(), 1, "an address that no pod has is absent");
@@ -67,7 +58,7 @@ fn the_host_s_own_addresses_are_never_taken_for_a_pod_s() {
     let _pod = pod(&host, "vethA", "10.244.1.7/24", "02:00:00:00:01:07");
     host.ip("addr add 10.244.1.1/24 dev vethA");
 
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         assert!(netlink.pod_veths(&wanted(&["10.244.1.1"])).await.unwrap().is_empty());
     });
@@ -79,7 +70,7 @@ fn an_address_in_two_pods_is_reported_with_both_veths() {
     let _a = pod(&host, "vethA", "10.244.1.7/24", "02:00:00:00:01:07");
     let _b = pod(&host, "vethB", "10.244.1.7/24", "02:00:00:00:02:07");
 
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let found = netlink.pod_veths(&wanted(&["10.244.1.7"])).await.unwrap();
         let mut names: Vec<_> = found.values().flatten().map(|veth| veth.name.as_str()).collect();
@@ -93,7 +84,7 @@ fn an_ipv6_pod_address_is_found_too() {
     let host = Netns::new("host");
     let _pod = pod(&host, "vethA", "fd00:244::7/64", "02:00:00:00:01:07");
 
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let found = netlink.pod_veths(&wanted(&["fd00:244::7"])).await.unwrap();
         assert_eq!(found.values().next().map(|veths| veths[0].name.as_str()), Some("vethA"));
@@ -105,7 +96,7 @@ fn a_pod_that_comes_and_goes_is_noticed_without_polling() {
     let host = Netns::new("host");
     let inside = host.clone();
 
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let mut watch = Watch::open().unwrap();
         let address = wanted(&["10.244.1.7"]);

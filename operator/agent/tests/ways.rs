@@ -1,8 +1,5 @@
 //! By which interface EPIC nodes are reached, on real interfaces.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,13 +9,6 @@ use epic_agent::netlink::Netlink;
 use epic_testnet::{Netns, veth};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-
-fn within<F: Future<Output = ()>>(netns: &Netns, work: impl FnOnce() -> F + Send) {
-    netns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, work()).await.expect("in time") });
-    });
-}
 
 #[test]
 fn a_way_by_a_device_without_ethernet_is_told_from_none() {
@@ -31,7 +21,7 @@ fn a_way_by_a_device_without_ethernet_is_told_from_none() {
     let index: u32 = host.ip("-o link show nic0").split(':').next().unwrap().trim().parse().unwrap();
     let changed = host.clone();
     let epic: IpAddr = "203.0.113.7".parse().unwrap();
-    within(&host, || async move {
+    host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         assert!(matches!(ways::find(&netlink, epic).await, Err(NoWay::Route(_))), "no route");
         changed.ip("route add 203.0.113.7 via 192.168.77.1");

@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -135,6 +136,19 @@ impl Netns {
                 work()
             });
             done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs asynchronous `work` in the namespace, on a runtime of its own whose only thread is there, and fails the
+    /// test when it takes longer than `limit`.
+    pub fn run_async<F: Future>(&self, limit: Duration, work: impl FnOnce() -> F + Send) -> F::Output
+    where
+        F::Output: Send,
+    {
+        self.run(|| {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async { tokio::time::timeout(limit, work()).await.expect("in time") })
         })
     }
 

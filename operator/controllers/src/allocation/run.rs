@@ -83,16 +83,11 @@ impl Memory {
         let (count, next) = failures.entry(parent.clone()).or_insert((0, Instant::now()));
         *count = count.saturating_add(1);
         let wait = backoff(*count, error);
-        *next = Instant::now() + wait;
+        // What is about one object holds no other one up.
+        if !matches!(error, Interrupted::Refused(..)) {
+            *next = Instant::now() + wait;
+        }
         wait
-    }
-
-    /// Notes that a round could not write all objects; answers when they are tried again.
-    fn refused(&self, parent: &Uid, error: &Interrupted) -> Next {
-        let mut failures = self.failures.lock();
-        let (count, _) = failures.entry(parent.clone()).or_insert((0, Instant::now()));
-        *count = count.saturating_add(1);
-        Next::After(backoff(*count, error))
     }
 
     /// How long the parent still waits after a failed round, whatever changes meanwhile.
@@ -277,9 +272,9 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
                 if let Interrupted::Refused(..) = error {
                     tracing::warn!(parent = R::KIND, %error, source = ?std::error::Error::source(&error), "one object's IDs cannot be written");
                     // Another object that comes or changes is served at once.
-                    let wait = memory.refused(&parent, &error);
-                    memory.rest(parent, snapshot, due.sooner(wait));
-                    return due.sooner(wait);
+                    let next = due.sooner(Next::After(memory.failed(&parent, &error)));
+                    memory.rest(parent, snapshot, next);
+                    return next;
                 }
                 if !matches!(error, Interrupted::Changed) {
                     tracing::warn!(parent = R::KIND, name = work.cached().name_any(), %error, source = ?std::error::Error::source(&error), "allocation interrupted");

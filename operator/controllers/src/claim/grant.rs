@@ -214,17 +214,9 @@ fn claim_owner(owner: &ObjectVersion) -> ClaimOwner {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_objects::object;
     use super::*;
-    use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
-
-    fn object<K: DeserializeOwned>(kind: &str, namespace: &str, name: &str, spec: Value) -> K {
-        let meta = json!({"name": name, "namespace": namespace, "uid": name, "resourceVersion": "7"});
-        serde_json::from_value(
-            json!({"apiVersion": "epic.acnodal.io/v1", "kind": kind, "metadata": meta, "spec": spec}),
-        )
-        .unwrap()
-    }
 
     /// A LoadBalancer of Account blue.
     fn asking_for(address: &str, accepted: Option<&str>) -> LoadBalancer {

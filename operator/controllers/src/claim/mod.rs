@@ -12,3 +12,18 @@ pub use convert::{
     NotAPool, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown,
 };
 pub use release::reconcile;
+
+#[cfg(test)]
+mod test_objects {
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    /// An object at version 7 whose uid is its name.
+    pub(super) fn object<K: DeserializeOwned>(kind: &str, namespace: &str, name: &str, spec: Value) -> K {
+        let meta = json!({"name": name, "namespace": namespace, "uid": name, "resourceVersion": "7"});
+        serde_json::from_value(
+            json!({"apiVersion": "epic.acnodal.io/v1", "kind": kind, "metadata": meta, "spec": spec}),
+        )
+        .unwrap()
+    }
+}

@@ -1,7 +1,8 @@
 //! What runs a LoadBalancer's proxies: a Deployment with its ConfigMap and PodDisruptionBudget.
 //!
 //! Pure: [`Proxies`] in, objects out, equal for equal inputs, so nothing rolls without a reason. The objects are
-//! applied by the LoadBalancer's controller; the certificate Secret the pods mount is made elsewhere ([`crate::certificate`]).
+//! applied by the LoadBalancer's controller; the certificate Secret the pods mount is made elsewhere
+//! ([`crate::certificate`]).
 //! Each unusual line of the pod is explained where it stands; facts: Envoy has no drain of its own on SIGTERM, so
 //! the preStop sleep *is* the drain.
 
