@@ -84,7 +84,8 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
             .iter()
             .any(|pool| names.contains(&pool.name) && pool.contains(claim.address))
     });
-    let proxies = Index::within(snapshot, &namespace);
+    let index = Index::within(snapshot, &namespace);
+    let pods = index.objects(&balancer.metadata, listed(&balancer));
     Some(Found {
         epic: snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned(),
         admitted: match (&group, &account) {
@@ -93,9 +94,9 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         },
         over_balancer_limit: over(&|limits| limits.load_balancers.refused.contains(&uid.as_str().into())),
         over_proxy_limit: over(&|limits| limits.proxies.refused.contains(&uid.as_str().into())),
-        pods: proxies.proxies(&balancer.metadata, listed(&balancer)),
-        trouble: first_trouble(proxies.objects(&balancer.metadata, listed(&balancer))),
-        configured: configured(snapshot, &balancer),
+        trouble: first_trouble(pods.iter().copied()),
+        configured: configured(&pods),
+        pods: pods.iter().map(|pod| index.proxy(pod)).collect(),
         endpoints: snapshot
             .in_namespace::<Endpoint>(&namespace)
             .filter(|endpoint| endpoint.spec.load_balancer == balancer.name_any())

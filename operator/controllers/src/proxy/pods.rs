@@ -95,14 +95,13 @@ impl<'s> Index<'s> {
 
     /// The same pods as the model sees them, whatever their state.
     pub fn proxies<'l>(&self, balancer: &ObjectMeta, listed: impl Iterator<Item = &'l str>) -> Vec<Proxy> {
-        self.objects(balancer, listed).into_iter().map(|pod| proxy(&self.nodes, pod)).collect()
+        self.objects(balancer, listed).into_iter().map(|pod| self.proxy(pod)).collect()
     }
-}
 
-/// The pods of `balancer`, whatever their state, by name.
-pub fn objects_of<'s>(snapshot: &'s Snapshot, balancer: &LoadBalancer) -> Vec<&'s Pod> {
-    let namespace = balancer.metadata.namespace.as_deref().unwrap_or_default();
-    Index::within(snapshot, namespace).objects(&balancer.metadata, listed(balancer))
+    /// One of them as the model sees it.
+    pub fn proxy(&self, pod: &Pod) -> Proxy {
+        proxy(&self.nodes, pod)
+    }
 }
 
 /// Uids of the pods that stand in a LoadBalancer's status.
@@ -121,6 +120,12 @@ pub(super) fn controller(meta: &ObjectMeta) -> Option<&str> {
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
+/// Whether a pod is ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True")
+}
+
 /// Whether a pod has ended: as good as gone.
 pub fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -137,7 +142,7 @@ fn proxy(nodes: &HashMap<&str, IpAddr>, pod: &Pod) -> Proxy {
         uid: pod.uid().unwrap_or_default().into(),
         epic_address: node.as_deref().and_then(|node| nodes.get(node).copied()),
         node: node.map(Into::into),
-        ready: conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True"),
+        ready: is_ready(pod),
         deleting: pod.metadata.deletion_timestamp.is_some(),
         ended: has_ended(pod),
         ifindex: annotation(ANNOTATION_IFINDEX).and_then(|text| text.parse().ok()),

@@ -4,6 +4,8 @@ use epic_crds::well_known::POD_CONDITION_PROGRAMMED;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt as _;
 
+use super::pods::is_ready;
+
 /// The first of these pods that something is wrong with, and what. A pod that is on its way has no trouble.
 pub fn first_trouble<'p>(pods: impl IntoIterator<Item = &'p Pod>) -> Option<String> {
     pods.into_iter().find_map(|pod| Some(format!("pod {}: {}", pod.name_any(), trouble(pod)?)))
@@ -12,8 +14,7 @@ pub fn first_trouble<'p>(pods: impl IntoIterator<Item = &'p Pod>) -> Option<Stri
 fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    let is_ready = conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True");
-    if is_ready || pod.metadata.deletion_timestamp.is_some() {
+    if is_ready(pod) || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let said = |type_: &str, reason: &str| {

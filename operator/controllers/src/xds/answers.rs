@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assigned::{self, Acknowledged, Endpoints};
 use super::condition::{Answer, Said, pod_condition, read};
-use super::news::{is_news, is_ready};
+use super::news::is_news;
 use crate::context::Shared;
 use crate::proxy::{Index, listed};
 use crate::reconcile::{now, publish_status};

@@ -18,8 +18,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kates::Snapshot;
 use kube::ResourceExt;
 
-use crate::proxy::objects_of;
-
 /// What a proxy answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -96,13 +94,9 @@ fn split(message: &str) -> (&str, Option<Timestamp>) {
     parsed.map_or((message, None), |(text, time)| (text, Some(time)))
 }
 
-/// What the pods of a LoadBalancer say: name, acknowledged generation, rejection.
-pub fn configured(
-    snapshot: &Snapshot,
-    balancer: &LoadBalancer,
-) -> Vec<(ObjectName, Option<i64>, Option<String>)> {
-    objects_of(snapshot, balancer)
-        .into_iter()
+/// What these pods say: name, acknowledged generation, rejection.
+pub fn configured(pods: &[&Pod]) -> Vec<(ObjectName, Option<i64>, Option<String>)> {
+    pods.iter()
         .map(|pod| {
             let name = ObjectName::new(pod.name_any());
             match read(pod).map(|said| said.answer) {

@@ -12,7 +12,7 @@ use kates::{Snapshot, Update};
 use kube::ResourceExt;
 
 use super::condition::{Said, read};
-use crate::proxy::listed;
+use crate::proxy::{is_ready, listed};
 
 /// Whether what changed can change what is to be written.
 pub(super) fn is_news(update: &Update) -> bool {
@@ -50,12 +50,6 @@ fn of_endpoint(endpoint: &Endpoint) -> impl PartialEq + use<> {
             .map(|known| (known.status == ConditionStatus::True, known.observed_generation))
     });
     (endpoint.uid(), endpoint.metadata.generation, said)
-}
-
-/// Whether a pod is ready.
-pub(super) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True")
 }
 
 #[cfg(test)]
