@@ -134,8 +134,6 @@ pub fn has_ended(pod: &Pod) -> bool {
 
 fn proxy(nodes: &HashMap<&str, IpAddr>, pod: &Pod) -> Proxy {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let status = pod.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let annotation = |name: &str| pod.annotations().get(name).cloned();
     Proxy {
         name: pod.name_any().into(),

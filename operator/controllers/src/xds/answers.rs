@@ -39,7 +39,7 @@ use super::assigned::{self, Acknowledged, Endpoints};
 use super::condition::{Answer, Said, pod_condition, read};
 use super::news::is_news;
 use crate::context::Shared;
-use crate::proxy::{Index, listed};
+use crate::proxy::{Index, is_ready, listed};
 use crate::reconcile::{now, publish_status};
 
 /// Longest time until a write that failed is tried again.

@@ -9,13 +9,11 @@
 
 use std::time::Duration;
 
-use epic_crds::LoadBalancer;
 use epic_crds::well_known::POD_CONDITION_CONFIGURED;
 use epic_model::id::ObjectName;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kates::Snapshot;
 use kube::ResourceExt;
 
 /// What a proxy answered.
