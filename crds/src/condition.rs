@@ -25,6 +25,8 @@ pub const DETACHED: &str = "Detached";
 pub const ADVERTISED: &str = "Advertised";
 /// LoadBalancer: it has endpoints that can take traffic.
 pub const ENDPOINTS: &str = "Endpoints";
+/// EPICNode: it owns addresses and its proxies take new flows. The operator's verdict; the agents follow it.
+pub const IN_SERVICE: &str = "InService";
 /// AddressPool: it shares addresses with an older pool.
 pub const OVERLAPS: &str = "Overlaps";
 

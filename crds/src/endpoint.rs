@@ -25,6 +25,18 @@ use crate::schema;
     category = "epic-all",
     doc = "Endpoint is an address and port at a client site that serves a LoadBalancer, reached by a GUE tunnel to its client node. It lies in the tenant's namespace.",
     printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether traffic reaches it."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why traffic does or does not reach it."
+    ),
+    printcolumn(
         name = "Load-Balancer",
         type_ = "string",
         json_path = ".spec.load-balancer",
@@ -38,18 +50,6 @@ use crate::schema;
     ),
     printcolumn(name = "Port", type_ = "integer", json_path = ".spec.port.port", description = "Its port."),
     printcolumn(
-        name = "Programmed",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
-        description = "Whether proxies send traffic to it."
-    ),
-    printcolumn(
-        name = "Tunnel",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"TunnelUp\")].status",
-        description = "Whether its tunnels are up."
-    ),
-    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -60,6 +60,20 @@ use crate::schema;
         type_ = "string",
         json_path = ".spec.node-address",
         description = "Address of its client node.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Programmed\")].status",
+        description = "Whether proxies send traffic to it.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Tunnel",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"TunnelUp\")].status",
+        description = "Whether its tunnels are up.",
         priority = 1
     ),
     printcolumn(
@@ -145,7 +159,7 @@ pub struct EndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295_i64))]
     pub tunnel_id: Option<i64>,
-    /// Accepted, Programmed and TunnelUp.
+    /// Ready, Accepted, Programmed and TunnelUp.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -209,6 +223,10 @@ reasons! {
         DuplicateGrant,
         #[doc = "A field is set that has no effect in this version."]
         NotSupportedYet,
+        #[doc = "Traffic reaches it: it is accepted and programmed, and none of its tunnels is known to be down."]
+        Ready,
+        #[doc = "Its weight is 0: it keeps the connections it has and gets no new ones."]
+        Draining,
         #[doc = "It has no alias yet."]
         AliasPending,
         #[doc = "No ready proxy has acknowledged an assignment that holds it."]
@@ -219,6 +237,8 @@ reasons! {
         TunnelUp,
         #[doc = "A tunnel is down: its client node does not say hello to an EPIC node; the message names it."]
         TunnelDown,
+        #[doc = "Nobody says whether its tunnel is up: the EPIC node has not reported it, or is silent; the message names it."]
+        TunnelNotReported,
         #[doc = "It has no tunnel yet."]
         TunnelPending,
         #[doc = "It needs no tunnel, because it has no node-address."]

@@ -38,6 +38,12 @@ use crate::schema;
         description = "Whether the node carries traffic."
     ),
     printcolumn(
+        name = "In-Service",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"InService\")].status",
+        description = "Whether it owns addresses and its proxies take new flows."
+    ),
+    printcolumn(
         name = "Tunnels-Up",
         type_ = "integer",
         json_path = ".status.tunnels.up",
@@ -112,7 +118,7 @@ pub struct EPICNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["map"]))]
     pub map_usage: Vec<MapUsage>,
-    /// Ready and Detached.
+    /// Ready and Detached, by the node's agent; InService, by the operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -229,5 +235,13 @@ reasons! {
         Detached,
         #[doc = "Programs, links or pins could not be removed."]
         DetachFailed,
+        #[doc = "Nothing speaks against the node: it owns addresses, and its proxies take new flows."]
+        InService,
+        #[doc = "Its agent is silent and none of its proxies is heard, so other nodes took over its addresses and new flows."]
+        NodeSilent,
+        #[doc = "It hears none of the clients that other nodes hear, so those took over its addresses and new flows."]
+        ClientsUnheard,
+        #[doc = "Something speaks against the node, but no other node serves, so it stays in service."]
+        NoOtherNode,
     }
 }

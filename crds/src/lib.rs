@@ -54,8 +54,9 @@ pub use epic_node::{
     EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeProgram, NodeTunnel, NodeTunnels,
 };
 pub use load_balancer::{
-    FIRST_LISTENER_PORT, GueTunnelEndpoint, GueTunnelLeg, LoadBalancer, LoadBalancerReason, LoadBalancerSpec,
-    LoadBalancerStatus, MAX_ALTERNATES, MAX_CLIENT_NODES, PortSlot, Proxy, ProxyState,
+    AdvertisedBy, EndpointCounts, FIRST_LISTENER_PORT, GueTunnelEndpoint, GueTunnelLeg, LoadBalancer,
+    LoadBalancerReason, LoadBalancerSpec, LoadBalancerStatus, MAX_ALTERNATES, MAX_CLIENT_NODES, PortSlot,
+    Proxy, ProxyState, Summary,
 };
 pub use port::{EndpointPort, Protocol, PublicPort};
 pub use reason::Reason;

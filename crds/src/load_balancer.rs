@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -41,16 +42,34 @@ pub const FIRST_LISTENER_PORT: u16 = 10_000;
         description = "Granted public address."
     ),
     printcolumn(
+        name = "Ports",
+        type_ = "string",
+        json_path = ".spec.public-ports[*].port",
+        description = "Public ports."
+    ),
+    printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Ready\")].status",
         description = "Whether it takes traffic."
     ),
     printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        description = "Why it does or does not take traffic."
+    ),
+    printcolumn(
+        name = "Proxies",
+        type_ = "string",
+        json_path = ".status.summary.proxies",
+        description = "Proxies that are ready, and those that are wanted."
+    ),
+    printcolumn(
         name = "Endpoints",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Endpoints\")].reason",
-        description = "Whether it has Endpoints to send traffic to."
+        json_path = ".status.summary.endpoints",
+        description = "Endpoints that can be reached, and those that name it."
     ),
     printcolumn(
         name = "Group",
@@ -63,13 +82,6 @@ pub const FIRST_LISTENER_PORT: u16 = 10_000;
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
         description = "Time since creation."
-    ),
-    printcolumn(
-        name = "Ports",
-        type_ = "string",
-        json_path = ".spec.public-ports[*].port",
-        description = "Public ports.",
-        priority = 1
     ),
     printcolumn(
         name = "Programmed",
@@ -93,10 +105,10 @@ pub const FIRST_LISTENER_PORT: u16 = 10_000;
         priority = 1
     ),
     printcolumn(
-        name = "Reason",
+        name = "Node",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
-        description = "Why it is or is not ready.",
+        json_path = ".status.advertised-by.node",
+        description = "EPIC node that answers for the address.",
         priority = 1
     )
 )]
@@ -194,10 +206,74 @@ pub struct LoadBalancerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295_i64))]
     pub key_generation: Option<i64>,
+    /// The EPIC node that answers for the address, as it says itself. Absent: none says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertised_by: Option<AdvertisedBy>,
+    /// How many Endpoints name it, and how far they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<EndpointCounts>,
+    /// Proxies that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub proxies_ready: Option<i64>,
+    /// The counts as `kubectl get` shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
     /// Accepted, Programmed, Ready, Advertised and Endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// The EPIC node that answers for an address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct AdvertisedBy {
+    /// Name of the node.
+    #[schemars(with = "schema::ObjectName")]
+    pub node: String,
+    /// Its interface at which it answers.
+    #[schemars(with = "schema::InterfaceName")]
+    pub interface: String,
+    /// Since when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Timestamp>")]
+    pub since: Option<Time>,
+}
+
+/// How many Endpoints name a LoadBalancer, and how far they are. Each count is part of the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct EndpointCounts {
+    /// Those that name it.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub total: i64,
+    /// Those that are accepted.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub accepted: i64,
+    /// Those that proxies send traffic to.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub programmed: i64,
+    /// Those of which no tunnel is known to be down.
+    #[schemars(range(min = 0, max = 4294967295_i64))]
+    pub reachable: i64,
+}
+
+/// Counts as `kubectl get` shows them; programs read the numbers instead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct Summary {
+    /// Proxies that are ready, and those that are wanted, such as `2/2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub proxies: Option<String>,
+    /// Endpoints that can be reached, and those that name it, such as `3/5`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub endpoints: Option<String>,
 }
 
 /// The EPIC end of a client node's tunnels: the node of the primary proxy, and the further EPIC nodes.
@@ -425,12 +501,18 @@ reasons! {
         TooManyClientNodes,
         #[doc = "A field is set that has no effect in this version."]
         NotSupportedYet,
+        #[doc = "A public port is out of range, or stands there twice."]
+        InvalidPort,
         #[doc = "No proxy takes traffic."]
         NoReadyProxy,
         #[doc = "Proxies have not acknowledged their configuration yet."]
         ProxiesPending,
         #[doc = "A proxy rejected its configuration; the message quotes it."]
         ProxyRejected,
+        #[doc = "A proxy takes traffic, but no operator replica has heard it lately: it serves what it knew last; the message names it."]
+        ProxyStale,
+        #[doc = "Fewer proxies than wanted are ready; the message says what keeps the others away."]
+        ProxiesMissing,
         #[doc = "EPIC nodes have not programmed it yet; the message names them."]
         NodesPending,
         #[doc = "EPIC nodes announce the address."]
@@ -439,10 +521,18 @@ reasons! {
         NotAnnounced,
         #[doc = "No EPIC node is there to announce the address."]
         NoNodeToAnnounce,
+        #[doc = "No EPIC node says yet that it answers for the address."]
+        AnnouncementPending,
+        #[doc = "The EPIC node that answered for the address is silent; the message names it."]
+        AnnouncerSilent,
+        #[doc = "Another machine answers for the address; the message names its MAC."]
+        AddressConflict,
         #[doc = "Endpoints can take traffic."]
         EndpointsReady,
         #[doc = "No Endpoint can take traffic."]
         NoneReady,
+        #[doc = "Endpoints are programmed, but the tunnels to all of them are down."]
+        NoneReachable,
         #[doc = "An object of ours for it could not be written."]
         ApplyFailed,
         #[doc = "An ID or address was handed out."]

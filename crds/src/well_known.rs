@@ -78,6 +78,16 @@ pub const ROLE_CLIENT: &str = "epic-client";
 /// Lease with which operator replicas agree on who writes.
 pub const LEASE_OPERATOR: &str = "epic-operator";
 
+/// Label of the Leases in which operator replicas name the proxies that are connected to them.
+pub const LABEL_STREAMS: &str = "epic.acnodal.io/streams";
+/// Annotation on such a Lease: the IDs of the proxies, as in `1-4,9`.
+pub const ANNOTATION_STREAMS: &str = "epic.acnodal.io/streams";
+
+/// Name of the Lease in which an operator replica (its pod) names the proxies that are connected to it.
+pub fn streams_lease_name(replica: &str) -> String {
+    format!("epic-streams-{replica}")
+}
+
 /// Name of the Lease by which a node's agent shows that it lives (in [`EPIC_NAMESPACE`]).
 pub fn node_lease_name(node: &str) -> String {
     format!("epic-node-{node}")
