@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | [`id`] | the types of numbers and names, and their ranges |
 //! | [`address`] | what an address is, whatever its spelling |
-//! | [`name`] | names of namespaces, children, claims, listeners |
+//! | [`name`] | names of namespaces, children, claims |
 //! | [`allocation`] | numeric IDs out of a parent's status |
 //! | [`claim`] | public addresses out of pools |
 //! | [`account`] | accounts, their namespaces and limits |

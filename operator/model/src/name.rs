@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use sha2::{Digest, Sha256};
 
 use crate::id::{Namespace, ObjectName};
-use crate::port::Protocol;
 
 /// The namespace of the system.
 pub const SYSTEM_NAMESPACE: &str = "epic";
@@ -64,16 +63,6 @@ pub fn claim_address(name: &ObjectName) -> Option<IpAddr> {
         text.parse().ok()?
     };
     (claim(address) == *name).then_some(address)
-}
-
-/// The Envoy listener of a public port. It does not name the slot, so statistics keep their name.
-pub fn listener(protocol: Protocol, port: u16) -> String {
-    format!("{}-{port}", protocol.lower_case())
-}
-
-/// The Envoy cluster, and its assignment, of a public port.
-pub fn cluster(protocol: Protocol, port: u16) -> String {
-    format!("{}-{port}", protocol.lower_case())
 }
 
 #[cfg(test)]

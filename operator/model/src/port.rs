@@ -34,15 +34,6 @@ impl Protocol {
             Protocol::Sctp => 132,
         }
     }
-
-    /// For names of listeners and clusters.
-    pub const fn lower_case(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        }
-    }
 }
 
 impl fmt::Display for Protocol {

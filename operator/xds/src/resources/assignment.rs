@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, SocketAddress};
 use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
-use epic_lb::{Backend, Frontend, Role, Selected};
+use epic_lb::{Backend, Frontend, Protocol, Role, Selected};
 use prost::Message;
 
 use super::{uint, wire};
@@ -26,13 +26,23 @@ pub(super) fn socket_address(address: IpAddr, port: u16) -> Address {
     }
 }
 
-/// The endpoints selected for `frontend`, by key. Nothing selected gives an empty assignment, which ends new
+/// The endpoints selected for `frontend`, by key. Nothing to send gives an empty assignment, which ends new
 /// connections at once; an absent one would leave Envoy with what it had.
+///
+/// A TCP endpoint that only keeps its flows is left out, since established connections survive its removal. As a
+/// draining host it would count as one: of one that serves and one that drains Envoy may eject one, and in panic it
+/// would send new connections to the one that drains. It is held all the same: that it takes nothing new is in force.
 pub(super) fn resource(name: &str, frontend: &Frontend) -> Resource {
     let mut selected: Vec<&Selected> = frontend.backends.iter().collect();
     selected.sort_by(|a, b| a.backend.key.cmp(&b.backend.key));
     let endpoints: Vec<EndpointRef> = selected.iter().filter_map(|s| object(&s.backend)).collect();
-    let lb_endpoints: Vec<wire::LbEndpoint> = selected.iter().map(|s| lb_endpoint(s)).collect();
+    let is_sent = |s: &&&Selected| match frontend.params.key.protocol {
+        Protocol::Tcp => s.role == Role::Serving,
+        // A UDP session moves as soon as its host is gone, and stays with one that drains while no other is there.
+        _ => true,
+    };
+    let lb_endpoints: Vec<wire::LbEndpoint> =
+        selected.iter().filter(is_sent).map(|s| lb_endpoint(s)).collect();
     let localities =
         if lb_endpoints.is_empty() { Vec::new() } else { vec![wire::LocalityLbEndpoints { lb_endpoints }] };
     let assignment = wire::ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: localities };

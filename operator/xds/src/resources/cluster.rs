@@ -12,7 +12,6 @@ use envoy_types::pb::envoy::config::core::v3::{
     AggregatedConfigSource, ApiVersion, ConfigSource, TcpKeepalive,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use envoy_types::pb::google::protobuf::BoolValue;
 use epic_lb::{LbPolicy, Service};
 use prost::Message;
 
@@ -21,6 +20,9 @@ use crate::engine::{Kind, Resource};
 
 /// Envoy's defaults of 1,024 would refuse connections; how many a proxy takes is limited once, in its bootstrap.
 const NO_LIMIT: u32 = 1_000_000;
+
+/// Percent of healthy endpoints below which all are tried.
+const PANIC_THRESHOLD: f64 = 30.0;
 
 /// The same on both sides of a proxy: a peer that is gone is noticed after 90 s of silence.
 pub(super) fn keepalive() -> TcpKeepalive {
@@ -52,9 +54,9 @@ pub(super) fn resource(name: &str, service: &Service) -> Resource {
         lb_policy: lb_policy(service.lb_policy).into(),
         // With health checks, an endpoint that passes them would otherwise stay after its removal.
         ignore_health_on_host_removal: true,
-        // Without this, traffic goes to draining endpoints when no other is left.
+        // Fewer healthy endpoints than that, and Envoy tries them all: a verdict of its own then refuses nobody.
         common_lb_config: Some(CommonLbConfig {
-            healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            healthy_panic_threshold: Some(Percent { value: PANIC_THRESHOLD }),
             ..CommonLbConfig::default()
         }),
         circuit_breakers: Some(CircuitBreakers {
@@ -83,9 +85,9 @@ fn outlier_detection() -> OutlierDetection {
         interval: seconds(2),
         base_ejection_time: seconds(5),
         max_ejection_time: seconds(30),
-        // The default of 10 % ejects nobody of two.
+        // The default of 10 % ejects nobody of two; half ejects one of two and never the only one. Who has one endpoint
+        // is as far away as that endpoint, and back with it: so no `always_eject_one_host`.
         max_ejection_percent: uint(50),
-        always_eject_one_host: Some(BoolValue { value: true }),
         ..OutlierDetection::default()
     }
 }

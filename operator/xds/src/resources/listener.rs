@@ -1,7 +1,8 @@
 //! The listener of a public port: a TCP proxy on port 10000 + slot, in front of the cluster of the same name.
 //!
 //! Its bytes must not change without need: a changed listener cuts the connections of its old form after the drain
-//! time.
+//! time. So it depends on nothing that does not concern it (policy, limits of clusters, endpoints), a feature appears
+//! only in the listeners that use it, and a test guards the bytes of the plain one from release to release.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,7 +19,7 @@ use epic_lb::Service;
 use prost::Message;
 
 use super::cluster::keepalive;
-use super::{BUFFER_LIMIT, assignment, duration, is_hashing, seconds, uint, wire};
+use super::{BUFFER_LIMIT, assignment, duration, seconds, uint, wire};
 use crate::engine::{Kind, Resource};
 
 /// What is logged of every connection, one JSON object a line. `alias` is what Envoy dialled, `endpoint` what stands
@@ -43,18 +44,14 @@ const STDOUT_ACCESS_LOG: &str =
     "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 
 pub(super) fn resource(name: &str, service: &Service, port: u16) -> Resource {
-    let hash_policy = if is_hashing(service.lb_policy) {
-        vec![HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) }]
-    } else {
-        Vec::new()
-    };
     let proxy = TcpProxy {
         stat_prefix: name.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(name.to_owned())),
         idle_timeout: service.timeouts.idle.map_or(seconds(3_600), duration),
         // The default of 1 fails a client as soon as it meets one endpoint that refuses.
         max_connect_attempts: uint(3),
-        hash_policy,
+        // Set for every policy: those that do not hash ignore it, and the listener does not change with the policy.
+        hash_policy: vec![HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) }],
         access_log: vec![access_log()],
         ..TcpProxy::default()
     };

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::{self, UInt32Value};
-use epic_lb::{Frontend, LbPolicy, Protocol, Service};
+use epic_lb::{Frontend, Protocol, Service};
 
 use crate::engine::View;
 use crate::identity::Identity;
@@ -58,11 +58,6 @@ pub fn build<'a>(service: &Service, frontends: impl IntoIterator<Item = &'a Fron
 /// alone: a renamed port or another slot keeps it.
 fn port_name(service: &Service, port: u16) -> String {
     format!("{}-tcp-{port}", service.name.name)
-}
-
-/// Whether the policy needs something to hash: then it is the client's address.
-fn is_hashing(policy: LbPolicy) -> bool {
-    matches!(policy, LbPolicy::RingHash | LbPolicy::Maglev)
 }
 
 fn uint(value: u32) -> Option<UInt32Value> {

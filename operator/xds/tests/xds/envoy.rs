@@ -18,7 +18,7 @@ use crate::harness::{DEADLINE, Running, Site, credentials};
 use crate::rows::{Ep, World, identity, service};
 
 /// The pinned Envoy, or a failure that says how to get it.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("EPIC_ENVOY") {
         return existing(PathBuf::from(path), "EPIC_ENVOY names it");
     }
@@ -41,7 +41,7 @@ fn existing(path: PathBuf, why: &str) -> PathBuf {
 }
 
 /// A port below the ephemeral range that nothing uses now. Each call in this process gives another.
-fn free_port(from: u16) -> u16 {
+pub(crate) fn free_port(from: u16) -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     // Processes that run at the same time start at different places.
     let start = u16::try_from(std::process::id() % 40).unwrap() * 10;
@@ -55,14 +55,14 @@ fn free_port(from: u16) -> u16 {
 }
 
 /// A running Envoy with its files.
-struct Proxy {
-    folder: TempDir,
+pub(crate) struct Proxy {
+    pub(crate) folder: TempDir,
     child: Child,
-    ops: SocketAddr,
+    pub(crate) ops: SocketAddr,
 }
 
 impl Proxy {
-    fn start(site: &Site, server: SocketAddr, load_balancer: &str) -> Self {
+    pub(crate) fn start(site: &Site, server: SocketAddr, load_balancer: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ops_port = free_port(9_300);
         let bootstrap = bootstrap(folder.path(), server, load_balancer, ops_port);
@@ -77,12 +77,12 @@ impl Proxy {
         Self { folder, child, ops: (Ipv4Addr::LOCALHOST, ops_port).into() }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("envoy.log")).unwrap_or_default()
     }
 
     /// GET over the admin socket.
-    async fn admin(&self, path: &str) -> String {
+    pub(crate) async fn admin(&self, path: &str) -> String {
         let mut socket = UnixStream::connect(self.folder.path().join("run/admin.sock")).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -91,13 +91,13 @@ impl Proxy {
         text
     }
 
-    async fn stat(&self, name: &str) -> u64 {
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
         let text = self.admin(&format!("/stats?filter=^{name}$")).await;
         let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
         value.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         eventually("the proxy is ready", || async {
             let mut socket = TcpStream::connect(self.ops).await.ok()?;
             socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
@@ -121,7 +121,7 @@ impl Drop for Proxy {
     }
 }
 
-fn bootstrap(folder: &Path, server: SocketAddr, load_balancer: &str, ops_port: u16) -> Bootstrap {
+pub(crate) fn bootstrap(folder: &Path, server: SocketAddr, load_balancer: &str, ops_port: u16) -> Bootstrap {
     let within = |name: &str| folder.join(name).display().to_string();
     Bootstrap {
         xds_port: server.port(),
@@ -132,7 +132,7 @@ fn bootstrap(folder: &Path, server: SocketAddr, load_balancer: &str, ops_port: u
     }
 }
 
-fn write_files(folder: &Path, site: &Site, bootstrap: &Bootstrap, load_balancer: &str) {
+pub(crate) fn write_files(folder: &Path, site: &Site, bootstrap: &Bootstrap, load_balancer: &str) {
     for name in ["config", "tls", "run"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
     }
@@ -149,7 +149,7 @@ fn write_files(folder: &Path, site: &Site, bootstrap: &Bootstrap, load_balancer:
     }
 }
 
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = check().await {
@@ -161,7 +161,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn
 }
 
 /// What a client gets through the proxy: the name of an endpoint, or nothing.
-async fn answer(port: u16) -> Option<String> {
+pub(crate) async fn answer(port: u16) -> Option<String> {
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
     let mut text = String::new();
     let read = tokio::time::timeout(Duration::from_secs(5), socket.read_to_string(&mut text)).await;
@@ -169,7 +169,7 @@ async fn answer(port: u16) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-async fn answers(port: u16, times: usize) -> Vec<String> {
+pub(crate) async fn answers(port: u16, times: usize) -> Vec<String> {
     let mut names = Vec::new();
     for _ in 0..times {
         names.push(answer(port).await.unwrap_or_default());
@@ -180,17 +180,17 @@ async fn answers(port: u16, times: usize) -> Vec<String> {
 }
 
 /// LoadBalancer `web` on a free port with a proxy in front of it.
-struct Scene {
-    site: Site,
-    world: World,
-    server: Running,
-    proxy: Proxy,
-    port: u16,
+pub(crate) struct Scene {
+    pub(crate) site: Site,
+    pub(crate) world: World,
+    pub(crate) server: Running,
+    pub(crate) proxy: Proxy,
+    pub(crate) port: u16,
 }
 
 /// Servers in a tenant's pods that say their name to whoever connects, and close. They share a port, because a public
 /// port selects by it, and differ in their loopback address.
-async fn endpoints(names: &[&str]) -> Vec<Ep> {
+pub(crate) async fn endpoints(names: &[&str]) -> Vec<Ep> {
     let mut list: Vec<Ep> = Vec::new();
     for (octet, name) in (11..).zip(names) {
         let address = Ipv4Addr::new(127, 0, 0, octet);
@@ -209,7 +209,7 @@ async fn endpoints(names: &[&str]) -> Vec<Ep> {
     list
 }
 
-async fn scene(all: &[Ep]) -> Scene {
+pub(crate) async fn scene(all: &[Ep]) -> Scene {
     let site = Site::new();
     let world = World::new();
     let port = free_port(10_400);
@@ -319,6 +319,10 @@ async fn every_policy_carries_traffic() {
             .await;
         let names = answers(scene.port, 6).await;
         assert!(!names.contains(&String::new()), "{policy:?}: {names:?}");
+    }
+    // None of them has touched the listener, which would cut its connections after the drain time.
+    for change in ["listener_modified", "listener_in_place_updated", "total_listeners_draining"] {
+        assert_eq!(scene.proxy.stat(&format!("listener_manager.{change}")).await, 0, "{change}");
     }
 }
 
