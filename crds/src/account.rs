@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, has_conditions};
 use crate::reason::reasons;
 use crate::reservation::Reservation;
+use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
 
 /// Who the tenant is and how much it may use.
@@ -111,6 +112,10 @@ pub struct AccountSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<schema::Cidr>>", length(max = 256))]
     pub client_networks: Option<Vec<String>>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// A user, group or ServiceAccount, spelled as the subject of a RoleBinding.
@@ -143,6 +148,10 @@ pub struct Subject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub api_group: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Kind of a [`Subject`].
@@ -192,10 +201,14 @@ pub struct AccountStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// What an Account uses of its limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub struct AccountUsage {
@@ -209,9 +222,23 @@ pub struct AccountUsage {
     /// Endpoints, against endpoint-limit.
     #[schemars(range(min = 0, max = 4294967295_i64))]
     pub endpoints: i64,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 has_conditions!(Account);
+keeps_unknown!(Account);
+keeps! {
+    AccountSpec,
+    AccountStatus { status, before => {
+        carry_keyed(&mut status.reservations, &before.reservations, Reservation::key);
+        carry_option(status.usage.as_mut(), before.usage.as_ref());
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
+    AccountUsage,
+}
 
 impl AccountSpec {
     /// Most proxies, 20 where nothing is said.

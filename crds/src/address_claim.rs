@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::reason::reasons;
+use crate::rest::{Rest, carry, keeps, keeps_unknown};
 use crate::schema;
 
 /// Which address, from where, for whom.
@@ -89,6 +90,10 @@ pub struct AddressClaimSpec {
     pub pool: String,
     /// The object that has it.
     pub owner: ClaimOwner,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// The object that a claim was made for, at the version for which it is good.
@@ -111,6 +116,10 @@ pub struct ClaimOwner {
     /// The one version of the owner at which the address may be written to its status.
     #[schemars(with = "schema::ResourceVersion")]
     pub resource_version: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Whether the address is on its way back.
@@ -126,6 +135,10 @@ pub struct AddressClaimStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ResourceVersion>")]
     pub release_revision: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Phase of a claim; absent means bound, because a status is dropped on create.
@@ -134,6 +147,13 @@ pub struct AddressClaimStatus {
 pub enum ClaimPhase {
     /// The owner does not have the address any more; nodes may still have it in their maps.
     Releasing,
+}
+
+keeps_unknown!(AddressClaim);
+keeps! {
+    AddressClaimSpec { spec, before => carry(&mut spec.owner, &before.owner) },
+    AddressClaimStatus,
+    ClaimOwner,
 }
 
 impl AddressClaim {

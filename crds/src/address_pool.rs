@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, has_conditions};
 use crate::reason::reasons;
+use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
 
 /// Which addresses, for whom, and how the network learns of them.
@@ -97,6 +98,10 @@ pub struct AddressPoolSpec {
     /// No new address is taken from the pool while this is true; what is in use stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// How the network learns which node has an address.
@@ -108,13 +113,22 @@ pub struct Advertise {
     /// of that interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l2: Option<AdvertiseL2>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Settings of layer 2 advertisement; none yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
-pub struct AdvertiseL2 {}
+pub struct AdvertiseL2 {
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
 
 /// How full the pool is. Written by the operator alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -131,6 +145,10 @@ pub struct AddressPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Use of the addresses of one family.
@@ -144,9 +162,23 @@ pub struct AddressUsage {
     /// Addresses of the pool that are claimed.
     #[schemars(with = "schema::CountText")]
     pub used: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 has_conditions!(AddressPool);
+keeps_unknown!(AddressPool);
+keeps! {
+    AddressPoolSpec,
+    AddressPoolStatus { status, before => {
+        carry_option(status.ipv4.as_mut(), before.ipv4.as_ref());
+        carry_option(status.ipv6.as_mut(), before.ipv6.as_ref());
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
+    AddressUsage,
+}
 
 /// No rules across fields.
 pub(crate) const RULES: &[(&str, &str)] = &[];

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::reason::Reason;
+use crate::rest::{Rest, keeps};
 use crate::schema;
 
 /// Valid, and its references resolve.
@@ -89,7 +90,13 @@ pub struct Condition {
     /// What a person should know or do. May be empty.
     #[schemars(length(max = 32768))]
     pub message: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
+
+keeps!(Condition);
 
 /// Kinds that carry conditions.
 pub trait HasConditions {
@@ -159,6 +166,7 @@ pub fn set<R: Reason>(
         last_transition_time: now.clone(),
         reason: reason.as_str().to_owned(),
         message,
+        rest: Rest::default(),
     };
     match conditions.iter_mut().find(|condition| condition.type_ == type_) {
         None => {
@@ -169,6 +177,7 @@ pub fn set<R: Reason>(
             if present.status == wanted.status {
                 wanted.last_transition_time = present.last_transition_time.clone();
             }
+            wanted.rest = present.rest.clone();
             let changed = *present != wanted;
             *present = wanted;
             changed

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, has_conditions};
 use crate::port::{EndpointPort, Protocol};
 use crate::reason::reasons;
+use crate::rest::{Rest, carry_keyed, keeps, keeps_unknown};
 use crate::schema;
 
 /// Where it is and what it serves.
@@ -128,6 +129,10 @@ pub struct EndpointSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ForeignName>")]
     pub cluster: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// What was granted. Written by the operator alone.
@@ -163,9 +168,18 @@ pub struct EndpointStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 has_conditions!(Endpoint);
+keeps_unknown!(Endpoint);
+keeps! {
+    EndpointSpec,
+    EndpointStatus { status, before => carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone()) },
+}
 
 impl EndpointSpec {
     /// Share of the traffic, 1 where nothing is said.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, has_conditions};
 use crate::reason::reasons;
 use crate::reservation::Reservation;
+use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
 
 /// Settings of the installation. All are optional: `spec: {}` works.
@@ -90,6 +91,10 @@ pub struct EPICSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::CidrOrIp>", length(max = 256))]
     pub protected_addresses: Vec<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// How GUE tunnels reach the EPIC nodes.
@@ -104,6 +109,10 @@ pub struct Gue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i64>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Names of network interfaces, the same on every EPIC node.
@@ -119,6 +128,10 @@ pub struct GueInterfaces {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::InterfaceName>")]
     pub underlay: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// One range of each address family.
@@ -134,6 +147,10 @@ pub struct AddressRanges {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::CidrV6>")]
     pub ipv6: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// What has been handed out, and the ranges in force. Written by the operator alone.
@@ -170,9 +187,24 @@ pub struct EPICStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 has_conditions!(EPIC);
+keeps_unknown!(EPIC);
+keeps! {
+    EPICSpec,
+    EPICStatus { status, before => {
+        carry_keyed(&mut status.reservations, &before.reservations, Reservation::key);
+        carry_option(status.proxy_addresses.as_mut(), before.proxy_addresses.as_ref());
+        carry_option(status.alias_addresses.as_mut(), before.alias_addresses.as_ref());
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
+    AddressRanges,
+}
 
 impl EPICSpec {
     /// UDP port of GUE where none is given.

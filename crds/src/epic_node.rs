@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, has_conditions};
 use crate::reason::reasons;
+use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
 
 /// An EPICNode has no spec: nobody asks anything of it.
@@ -84,7 +85,12 @@ use crate::schema;
     )
 )]
 #[serde(rename_all = "kebab-case")]
-pub struct EPICNodeSpec {}
+pub struct EPICNodeSpec {
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
 
 /// What the agent of the node sees and does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +128,10 @@ pub struct EPICNodeStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// A BPF program that is attached.
@@ -138,6 +148,10 @@ pub struct NodeProgram {
     /// Tag of the program, a hash of its instructions.
     #[schemars(length(max = 64))]
     pub tag: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Tunnels that end at a node.
@@ -162,6 +176,10 @@ pub struct NodeTunnels {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tunnel-id"])
     )]
     pub states: Vec<NodeTunnel>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// State of one tunnel.
@@ -179,6 +197,10 @@ pub struct NodeTunnel {
     /// Since when `up` is as it is.
     #[schemars(with = "schema::Timestamp")]
     pub since: Time,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// How full a BPF map is.
@@ -195,9 +217,27 @@ pub struct MapUsage {
     /// Entries that fit.
     #[schemars(range(min = 0, max = 4294967295_i64))]
     pub capacity: i64,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 has_conditions!(EPICNode);
+keeps_unknown!(EPICNode);
+keeps! {
+    EPICNodeSpec,
+    EPICNodeStatus { status, before => {
+        carry_keyed(&mut status.programs, &before.programs, |row| row.hook.clone());
+        carry_option(status.tunnels.as_mut(), before.tunnels.as_ref());
+        carry_keyed(&mut status.map_usage, &before.map_usage, |row| row.map.clone());
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
+    NodeProgram,
+    NodeTunnels { tunnels, before => carry_keyed(&mut tunnels.states, &before.states, |row| row.tunnel_id) },
+    NodeTunnel,
+    MapUsage,
+}
 
 /// No rules across fields: the agent is the only writer.
 pub(crate) const RULES: &[(&str, &str)] = &[];

@@ -9,6 +9,8 @@
 //!   possible.
 //! - Numbers are `i64` with a range, addresses are strings with a CEL rule, and every list, map and string has a
 //!   maximum: API servers warn about formats they do not know and refuse rules whose cost they cannot bound.
+//! - What this version does not know is kept ([`Rest`] in every spec, status and row), so that a write of it does not
+//!   erase fields of a newer one.
 //! - Defaults are documented here and applied by the reader (`AccountSpec::proxy_limit()` and its like), not by
 //!   the API server, so what a user applied is what is stored. The one exception is `protocol`, which is a list
 //!   key.
@@ -24,6 +26,7 @@ pub mod manifest;
 pub mod port;
 pub mod reason;
 pub mod reservation;
+pub mod rest;
 pub mod schema;
 pub mod well_known;
 
@@ -61,6 +64,7 @@ pub use load_balancer::{
 pub use port::{EndpointPort, Protocol, PublicPort};
 pub use reason::Reason;
 pub use reservation::{Counter, Reservation};
+pub use rest::{KeepsUnknown, Rest};
 pub use service_group::{
     Forwarding, HealthCheck, HttpHealthCheck, LbPolicy, ProxyProtocol, ProxyProtocolVersion, ServiceGroup,
     ServiceGroupReason, ServiceGroupSpec, ServiceGroupStatus, SessionAffinity, Timeouts,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, has_conditions};
 use crate::port::{EndpointPort, Protocol, PublicPort};
 use crate::reason::reasons;
+use crate::rest::{Rest, carry, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
 
 /// Most client nodes of one LoadBalancer (the keys of status.gue-tunnel-endpoints).
@@ -156,6 +157,10 @@ pub struct LoadBalancerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::Line>")]
     pub display_name: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// What was granted, and what is in force where. Written by the operator alone.
@@ -223,6 +228,10 @@ pub struct LoadBalancerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// The EPIC node that answers for an address.
@@ -240,10 +249,14 @@ pub struct AdvertisedBy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::Timestamp>")]
     pub since: Option<Time>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// How many Endpoints name a LoadBalancer, and how far they are. Each count is part of the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub struct EndpointCounts {
@@ -259,6 +272,10 @@ pub struct EndpointCounts {
     /// Those of which no tunnel is known to be down.
     #[schemars(range(min = 0, max = 4294967295_i64))]
     pub reachable: i64,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Counts as `kubectl get` shows them; programs read the numbers instead.
@@ -274,6 +291,10 @@ pub struct Summary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub endpoints: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// The EPIC end of a client node's tunnels: the node of the primary proxy, and the further EPIC nodes.
@@ -293,6 +314,10 @@ pub struct GueTunnelEndpoint {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub alternates: Vec<GueTunnelLeg>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// The EPIC end of one tunnel.
@@ -308,6 +333,10 @@ pub struct GueTunnelLeg {
     /// ID of the tunnel between the client node and this EPIC node.
     #[schemars(range(min = 1, max = 4294967295_i64))]
     pub tunnel_id: i64,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 impl GueTunnelEndpoint {
@@ -317,6 +346,7 @@ impl GueTunnelEndpoint {
             epic_address: self.epic_address.clone(),
             epic_port: self.epic_port.clone(),
             tunnel_id: self.tunnel_id,
+            ..Default::default()
         };
         std::iter::once(main).chain(self.alternates.iter().cloned())
     }
@@ -360,6 +390,10 @@ pub struct Proxy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::InterfaceName>")]
     pub ifname: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Whether a proxy takes new connections.
@@ -400,6 +434,10 @@ pub struct PortSlot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::IntOrString>")]
     pub target_port: Option<IntOrString>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 impl PortSlot {
@@ -410,6 +448,34 @@ impl PortSlot {
 }
 
 has_conditions!(LoadBalancer);
+keeps_unknown!(LoadBalancer);
+keeps! {
+    LoadBalancerSpec,
+    LoadBalancerStatus { status, before => {
+        for (client, entry) in &mut status.gue_tunnel_endpoints {
+            carry_option(Some(entry), before.gue_tunnel_endpoints.get(client));
+        }
+        carry_keyed(&mut status.proxies, &before.proxies, |row| row.pod_uid.clone());
+        carry_keyed(&mut status.ports, &before.ports, |row| (row.port, row.protocol));
+        carry_option(status.advertised_by.as_mut(), before.advertised_by.as_ref());
+        carry_option(status.endpoints.as_mut(), before.endpoints.as_ref());
+        carry_option(status.summary.as_mut(), before.summary.as_ref());
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
+    AdvertisedBy,
+    EndpointCounts,
+    Summary,
+    GueTunnelEndpoint { entry, before => {
+        carry(&mut entry.epic_port, &before.epic_port);
+        for leg in &mut entry.alternates {
+            let known = before.alternates.iter().find(|known| known.tunnel_id == leg.tunnel_id);
+            carry_option(Some(leg), known);
+        }
+    } },
+    GueTunnelLeg { leg, before => carry(&mut leg.epic_port, &before.epic_port) },
+    Proxy,
+    PortSlot,
+}
 
 impl LoadBalancerSpec {
     /// Fields that are set to something that this version does not do.

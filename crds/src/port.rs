@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rest::{Rest, keeps};
 use crate::schema;
 
 /// Transport protocol of a port.
@@ -70,6 +71,10 @@ pub struct PublicPort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::AppProtocol>")]
     pub app_protocol: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// A port at which something listens, spelled as a core EndpointPort.
@@ -91,11 +96,22 @@ pub struct EndpointPort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::AppProtocol>")]
     pub app_protocol: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
+
+keeps!(EndpointPort);
 
 impl EndpointPort {
     /// Where GUE is received: `port`/UDP with appProtocol `gue`.
     pub fn gue(port: u16) -> Self {
-        Self { name: None, port: port.into(), protocol: Protocol::Udp, app_protocol: Some("gue".to_owned()) }
+        Self {
+            port: port.into(),
+            protocol: Protocol::Udp,
+            app_protocol: Some("gue".to_owned()),
+            ..Default::default()
+        }
     }
 }

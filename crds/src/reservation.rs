@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rest::{Rest, keeps};
 use crate::schema;
 
 /// Most reservations that a parent can hold at a time.
@@ -54,4 +55,17 @@ pub struct Reservation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 320))]
     pub subkey: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
+
+keeps!(Reservation);
+
+impl Reservation {
+    /// What makes two entries the same reservation: one for another version of its object is another one.
+    pub fn key(&self) -> (Counter, i64, String, String) {
+        (self.counter, self.value, self.uid.clone(), self.resource_version.clone())
+    }
 }

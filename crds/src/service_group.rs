@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, has_conditions};
 use crate::duration::Duration;
 use crate::reason::reasons;
+use crate::rest::{Rest, carry_keyed, keeps, keeps_unknown};
 use crate::schema;
 
 /// How the LoadBalancers of the group are served. All is optional.
@@ -110,6 +111,10 @@ pub struct ServiceGroupSpec {
     /// yet).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding: Option<Forwarding>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// How requests are spread over Endpoints.
@@ -151,6 +156,10 @@ pub struct HealthCheck {
     /// Check by an HTTP request. Absent: by a TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpHealthCheck>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// An HTTP health check.
@@ -165,6 +174,10 @@ pub struct HttpHealthCheck {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ForeignName>")]
     pub host: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// How long proxies wait.
@@ -182,6 +195,10 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ShortDuration>")]
     pub drain: Option<Duration>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// The PROXY protocol towards Endpoints.
@@ -191,6 +208,10 @@ pub struct Timeouts {
 pub struct ProxyProtocol {
     /// Version of the header.
     pub version: ProxyProtocolVersion,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Version of the PROXY protocol.
@@ -212,6 +233,10 @@ pub struct SessionAffinity {
     /// For how long after its last connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// Whether traffic goes through proxies.
@@ -242,9 +267,18 @@ pub struct ServiceGroupStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 has_conditions!(ServiceGroup);
+keeps_unknown!(ServiceGroup);
+keeps! {
+    ServiceGroupSpec,
+    ServiceGroupStatus { status, before => carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone()) },
+}
 
 impl ServiceGroupSpec {
     /// Name of the pool where none is named.

@@ -132,6 +132,7 @@ mod tests {
             last_transition_time: Time(Timestamp::UNIX_EPOCH),
             reason: reason.into(),
             message: message.into(),
+            rest: Default::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epic_crds::condition::ACCEPTED;
-use epic_crds::{ConditionStatus, HasConditions};
+use epic_crds::{ConditionStatus, HasConditions, KeepsUnknown};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -185,14 +185,15 @@ fn delay(category: Category, failures: u32) -> Duration {
 }
 
 /// PUTs the status of `after` at the version of `before`, and tells which conditions changed. Says whether it wrote:
-/// nothing is written when nothing differs.
+/// nothing is written when nothing differs. Fields of a newer version stay, also in rows that were made anew.
 ///
 /// # Errors
 /// What the API server answers.
 pub async fn publish_status<K>(context: &Shared, before: &K, mut after: K) -> Result<bool, Error>
 where
-    K: Object<DynamicType = ()> + HasConditions + PartialEq,
+    K: Object<DynamicType = ()> + HasConditions + KeepsUnknown + PartialEq,
 {
+    after.carry_unknown(before);
     if after == *before {
         return Ok(false);
     }

@@ -583,6 +583,7 @@ impl Agent {
                 hook: format!("{} {name}", attachment.program),
                 mode: "tcx".to_owned(),
                 tag: inspect::object_tag().to_owned(),
+                ..Default::default()
             })
         });
         // The API takes 64 of them; the node's own come first.
@@ -599,6 +600,7 @@ impl Agent {
             map: spec.name.to_owned(),
             entries: counts.get(spec.name).map_or(0, |count| i64::try_from(*count).unwrap_or(i64::MAX)),
             capacity: i64::from(spec.max_entries),
+            ..Default::default()
         });
         Some(usage.collect())
     }

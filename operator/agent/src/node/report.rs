@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use epic_crds::condition::{self, DETACHED, READY};
+use epic_crds::rest;
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
     AddressClaim, ConditionStatus, EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus,
@@ -102,6 +103,8 @@ pub fn status(report: &Report, before: &EPICNodeStatus, now: &Time) -> EPICNodeS
             condition::set(&mut status.conditions, type_, holds, j.reason, j.message.as_str(), None, now);
         }
     }
+    // A newer agent may have served this node before a rollback.
+    rest::carry(&mut status, before);
     status
 }
 
@@ -149,7 +152,7 @@ pub fn tunnels(
             let up = lately || (!settled && heard.is_some() && earlier.is_some_and(|state| state.up));
             let nat = heard.map_or_else(|| earlier.is_some_and(|state| state.nat), |heard| heard.nat);
             let since = earlier.filter(|state| state.up == up).map_or(now, |state| &state.since);
-            NodeTunnel { tunnel_id: i64::from(*id), up, nat, since: since.clone() }
+            NodeTunnel { tunnel_id: i64::from(*id), up, nat, since: since.clone(), rest: Default::default() }
         })
         .collect();
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -159,6 +162,7 @@ pub fn tunnels(
         down: count(states.len() - up),
         total: count(states.len()),
         states: states.into_iter().take(MOST_STATES).collect(),
+        ..Default::default()
     }
 }
 
@@ -217,7 +221,7 @@ pub async fn write(
             object
         }
         (None, Some(owner)) => {
-            let mut object = EPICNode::new(node, EPICNodeSpec {});
+            let mut object = EPICNode::new(node, EPICNodeSpec::default());
             object.metadata = ObjectMeta {
                 name: Some(node.to_owned()),
                 namespace: Some(EPIC_NAMESPACE.to_owned()),

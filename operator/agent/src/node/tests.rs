@@ -192,7 +192,7 @@ fn a_report_that_says_nothing_new_leaves_the_status_as_it_is() {
     assert_eq!(report::status(&report, &first, &at(2)), first);
     let silent = report::status(&Report::default(), &first, &at(3));
     assert_eq!(silent, first, "what is not known is not taken back");
-    let mut node = epic_crds::EPICNode::new("n", epic_crds::EPICNodeSpec {});
+    let mut node = epic_crds::EPICNode::new("n", epic_crds::EPICNodeSpec::default());
     node.status = Some(first);
     assert!(node.is_condition_true(epic_crds::condition::READY));
 }

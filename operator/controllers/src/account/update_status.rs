@@ -53,7 +53,8 @@ pub(super) async fn publish(
 ) -> Result<Action, Error> {
     let before = found.account.status.clone().unwrap_or_default();
     let status = status(found, namespace, done, &now());
-    let only_usage = AccountStatus { usage: before.usage, ..status.clone() } == before && status != before;
+    let only_usage =
+        AccountStatus { usage: before.usage.clone(), ..status.clone() } == before && status != before;
     if only_usage && !before.reservations.is_empty() {
         return Ok(Action::requeue(GIVE_WAY));
     }
@@ -134,6 +135,7 @@ fn usage(found: &Found) -> AccountUsage {
         proxies: number(found.limits.proxies.used),
         load_balancers: number(found.limits.load_balancers.used),
         endpoints: number(found.limits.endpoints.used),
+        ..Default::default()
     }
 }
 

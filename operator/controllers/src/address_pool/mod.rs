@@ -38,6 +38,7 @@ pub async fn reconcile(subject: Arc<Subject<AddressPool>>, context: Shared) -> R
 fn status(snapshot: &Snapshot, around: &Surroundings, object: &AddressPool, now: &Time) -> AddressPoolStatus {
     let before = object.status.clone().unwrap_or_default();
     let (mut conditions, generation) = (before.conditions, object.metadata.generation);
+    let rest = before.rest;
     let parsed = match pool(object) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -45,7 +46,7 @@ fn status(snapshot: &Snapshot, around: &Surroundings, object: &AddressPool, now:
             for type_ in [ACCEPTED, READY] {
                 set(&mut conditions, type_, false, Reason::InvalidAddress, text.as_str(), generation, now);
             }
-            return AddressPoolStatus { conditions, ipv4: None, ipv6: None };
+            return AddressPoolStatus { conditions, rest, ..Default::default() };
         }
     };
     let claims = claims(snapshot);
@@ -53,7 +54,11 @@ fn status(snapshot: &Snapshot, around: &Surroundings, object: &AddressPool, now:
     let usage = |family| {
         let total = parsed.total(family);
         let used = parsed.used(family, &claimed);
-        (total > 0).then(|| AddressUsage { total: total.to_string(), used: used.to_string() })
+        (total > 0).then(|| AddressUsage {
+            total: total.to_string(),
+            used: used.to_string(),
+            ..Default::default()
+        })
     };
     let name = object.name_any();
     let outside =
@@ -68,7 +73,7 @@ fn status(snapshot: &Snapshot, around: &Surroundings, object: &AddressPool, now:
     overlapping(snapshot, &parsed, &mut conditions, generation, now);
     let (ready, reason, message) = readiness(&parsed, protected, &claimed, outside);
     set(&mut conditions, READY, ready, reason, message, generation, now);
-    AddressPoolStatus { ipv4: usage(Family::V4), ipv6: usage(Family::V6), conditions }
+    AddressPoolStatus { ipv4: usage(Family::V4), ipv6: usage(Family::V6), conditions, rest }
 }
 
 /// Whether its addresses are in force. A pool whose addresses are all in use is in force like any other.

@@ -189,7 +189,16 @@ fn set(object: &mut DynamicObject, field: &str, value: Value) {
 }
 
 fn grant_proxy(object: &mut DynamicObject, uid: &str, id: u32, rows: &Rows) {
-    let mut row = rows.proxies.get(&Uid::from(uid)).cloned().unwrap_or_else(|| json!({"pod": "unknown"}));
+    let wanted = rows.proxies.get(&Uid::from(uid)).cloned().unwrap_or_else(|| json!({"pod": "unknown"}));
+    // A row without ID (an import) is no grant; what it says besides stays.
+    let mut known = object.data.pointer("/status/proxies").and_then(Value::as_array).into_iter().flatten();
+    let mut row = known
+        .rfind(|known| known.get("pod-uid").and_then(Value::as_str) == Some(uid))
+        .cloned()
+        .unwrap_or_else(|| json!({}));
+    for (field, value) in wanted.as_object().into_iter().flatten() {
+        row[field] = value.clone();
+    }
     row["pod-uid"] = uid.into();
     row["proxy-id"] = id.into();
     row["state"] = "Pending".into();
@@ -201,7 +210,6 @@ fn grant_proxy(object: &mut DynamicObject, uid: &str, id: u32, rows: &Rows) {
         status["proxies"] = json!([]);
     }
     if let Some(list) = status["proxies"].as_array_mut() {
-        // A row without ID (an import) is no grant.
         list.retain(|known| known.get("pod-uid") != row.get("pod-uid"));
         list.push(row);
     }

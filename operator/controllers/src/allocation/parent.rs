@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use epic_crds::rest;
 use epic_crds::well_known::FINALIZER;
 use epic_crds::{Account, EPIC, Reservation as Written};
 use epic_model::allocation::{Counter, CounterState, Parent, ParentWrite, Reservation};
@@ -135,7 +136,9 @@ pub fn apply(object: &mut impl ParentObject, write: &ParentWrite) {
     for (counter, value) in &write.counters {
         object.set_last(*counter, i64::from(*value));
     }
-    object.set_reservations(write.reservations.iter().map(written).collect());
+    let mut reservations: Vec<Written> = write.reservations.iter().map(written).collect();
+    rest::carry_keyed(&mut reservations, object.reservations(), Written::key);
+    object.set_reservations(reservations);
 }
 
 fn reservation(written: &Written) -> Result<Reservation, Unusable> {
@@ -171,6 +174,7 @@ fn written(reservation: &Reservation) -> Written {
         uid: owner.uid.to_string(),
         resource_version: owner.resource_version.to_string(),
         subkey: Some(reservation.subkey.clone()).filter(|subkey| !subkey.is_empty()),
+        rest: Default::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
+use epic_crds::rest;
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
     Account, AddressClaim, AddressClaimSpec, ClaimOwner, ConditionStatus, HasConditions, LoadBalancer,
@@ -167,6 +168,7 @@ async fn carry_out(
                     address: address.to_string(),
                     pool: pool.to_string(),
                     owner: claim_owner(owner),
+                    ..Default::default()
                 };
                 let mut claim = AddressClaim::new(name.as_str(), spec);
                 claim.metadata.namespace = Some(EPIC_NAMESPACE.to_owned());
@@ -180,7 +182,9 @@ async fn carry_out(
                 });
                 // Never shown without: the round ends here, and the next one sees what there is.
                 let Some(mut claim) = found.cloned() else { break };
-                claim.spec.owner = claim_owner(owner);
+                let mut owner = claim_owner(owner);
+                rest::carry(&mut owner, &claim.spec.owner);
+                claim.spec.owner = owner;
                 client.update(&mut claim).await?;
             }
             Write::Touch { mark, .. } => {
@@ -209,6 +213,7 @@ fn claim_owner(owner: &ObjectVersion) -> ClaimOwner {
         name: owner.name.to_string(),
         uid: owner.uid.to_string(),
         resource_version: owner.resource_version.to_string(),
+        ..Default::default()
     }
 }
 

@@ -88,6 +88,7 @@ fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
         // Sticky until that tunnel is freed; else the main one, which stands first.
         tunnel_id: before.tunnel_id.filter(|id| legs.contains(id)).or(legs.first().copied()),
         conditions: Vec::new(),
+        rest: before.rest.clone(),
     }
 }
 

@@ -23,7 +23,9 @@ pub(super) fn in_force(epic: &EPIC) -> (Option<AddressRanges>, Option<AddressRan
     let spec = &epic.spec;
     let proxies = asked(&spec.proxy_addresses).or(proxies).unwrap_or_else(|| subnet(PROXIES));
     let aliases = asked(&spec.alias_addresses).or(aliases).unwrap_or_else(|| subnet(ALIASES));
-    let ranges = |ipv4: &str, ipv6| Some(AddressRanges { ipv4: Some(ipv4.to_owned()), ipv6: Some(ipv6) });
+    let ranges = |ipv4: &str, ipv6| {
+        Some(AddressRanges { ipv4: Some(ipv4.to_owned()), ipv6: Some(ipv6), ..Default::default() })
+    };
     (ranges(spec.proxy_ipv4(), proxies), ranges(spec.alias_ipv4(), aliases))
 }
 

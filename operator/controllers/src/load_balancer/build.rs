@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use epic_crds::condition::READY;
+use epic_crds::rest;
 use epic_crds::{
     EndpointPort, GueTunnelEndpoint, GueTunnelLeg, HasConditions, LoadBalancerStatus,
     PortSlot as WrittenSlot, Protocol, Proxy as WrittenProxy, ProxyState as WrittenState,
@@ -74,7 +75,7 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
             state: if range.is_none() { row.state } else { WrittenState::Draining },
             ..row.clone()
         });
-    let status = LoadBalancerStatus {
+    let mut status = LoadBalancerStatus {
         group_id: valid.map(|valid| i64::from(valid.group.get())).or(before.group_id),
         gue_tunnel_endpoints: tunnels(&before, primary.and_then(|proxy| proxy.epic_address), port),
         proxies: list.iter().map(written).chain(gone).collect(),
@@ -82,8 +83,10 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
         proxy_ifindex: primary.and_then(|proxy| proxy.ifindex).map(i64::from),
         proxy_ifname: primary.and_then(|proxy| proxy.ifname.clone()),
         key_generation: Some(before.key_generation.unwrap_or(i64::from(key::FIRST_GENERATION))),
-        ..before
+        ..before.clone()
     };
+    // Before anything is compared: what a newer version says of a port must not look like other content.
+    rest::carry(&mut status, &before);
     Wanted {
         valid: valid.cloned(),
         holder: holder(found),
@@ -225,6 +228,7 @@ fn written_slot(slot: &PortSlot, wanted: &[PublicPort]) -> WrittenSlot {
             Plain::Sctp => Protocol::Sctp,
         },
         slot: i64::from(slot.slot),
+        ..Default::default()
     }
 }
 
@@ -243,6 +247,7 @@ fn written(proxy: &Proxy) -> WrittenProxy {
         },
         ifindex: proxy.ifindex.map(i64::from),
         ifname: proxy.ifname.clone(),
+        ..Default::default()
     }
 }
 
@@ -270,6 +275,7 @@ fn tunnels(
         epic_address: end.epic_address.to_string(),
         epic_port: EndpointPort::gue(end.port),
         tunnel_id: i64::from(end.tunnel_id.get()),
+        ..Default::default()
     };
     tunnel::render(&granted(status), primary, port)
         .iter()
@@ -280,6 +286,7 @@ fn tunnels(
                 epic_port: main.epic_port,
                 tunnel_id: main.tunnel_id,
                 alternates: entry.alternates.iter().map(leg).collect(),
+                ..Default::default()
             };
             (client.to_string(), entry)
         })

@@ -56,7 +56,7 @@ pub async fn reconcile(subject: Arc<Subject<ServiceGroup>>, context: Shared) -> 
     let mut status = ServiceGroupStatus {
         load_balancers: Some(count),
         proxies: Some(count.saturating_mul(group.spec.envoy_replicas())),
-        conditions: group.conditions().to_vec(),
+        ..group.status.clone().unwrap_or_default()
     };
     let (generation, now) = (group.metadata.generation, now());
     let conditions = &mut status.conditions;

@@ -107,6 +107,7 @@ mod tests {
                 name: "red-team".into(),
                 namespace: None,
                 api_group: None,
+                rest: Default::default(),
             }],
             system: "epic".into(),
         }
