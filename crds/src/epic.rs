@@ -115,19 +115,47 @@ pub struct Gue {
     pub rest: Rest,
 }
 
-/// Names of network interfaces, the same on every EPIC node.
+/// Network interfaces of EPIC nodes: by a name that is the same on all of them, or by what they have in common.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub struct GueInterfaces {
-    /// Where public addresses are reached. Absent: the interface that has the node's InternalIP.
+    /// Where public addresses are reached: a name, or an alternative name (`ip link property add dev … altname …`).
+    /// Absent: what `public-match` says, else the interface that has the node's InternalIP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::InterfaceName>")]
     pub public: Option<String>,
-    /// Where tunnels leave and arrive. Absent: the interface that has the node's InternalIP.
+    /// Where tunnels leave and arrive: a name, or an alternative name. Absent: what `underlay-match` says, else the
+    /// interface that has the node's InternalIP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::InterfaceName>")]
     pub underlay: Option<String>,
+    /// Where public addresses are reached on nodes whose interfaces have different names. `public` wins over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_match: Option<InterfaceMatch>,
+    /// Where tunnels leave and arrive on nodes whose interfaces have different names. `underlay` wins over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_match: Option<InterfaceMatch>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
+
+/// What a network interface must have; of two lists both must fit. Members of a bond or a bridge never match.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct InterfaceMatch {
+    /// Patterns of names and alternative names, such as `enp*s0`: `*` stands for any characters, `?` for one. The first
+    /// pattern that fits any interface decides. Absent: any name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::InterfacePattern>", length(max = 16))]
+    pub names: Vec<String>,
+    /// Networks in one of which the interface has an address. Absent: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::Cidr>", length(max = 16))]
+    pub subnets: Vec<String>,
     /// Fields of a newer version.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -228,6 +256,16 @@ impl EPICSpec {
     /// Named interface towards the clients, if one is given.
     pub fn underlay_interface(&self) -> Option<&str> {
         self.gue.as_ref()?.interfaces.as_ref()?.underlay.as_deref()
+    }
+
+    /// What the interface towards the internet is known by where it is not named.
+    pub fn public_match(&self) -> Option<&InterfaceMatch> {
+        self.gue.as_ref()?.interfaces.as_ref()?.public_match.as_ref()
+    }
+
+    /// What the interface towards the clients is known by where it is not named.
+    pub fn underlay_match(&self) -> Option<&InterfaceMatch> {
+        self.gue.as_ref()?.interfaces.as_ref()?.underlay_match.as_ref()
     }
 
     /// IPv4 range of proxies.

@@ -117,6 +117,25 @@ pub struct EPICNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ResourceVersion>")]
     pub load_balancers_revision: Option<String>,
+    /// Hardware addresses by which the node answers for public addresses: ARP that comes from one of these is EPIC's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::MacAddress>", length(max = 8))]
+    pub hardware_addresses: Vec<String>,
+    /// Gateways of the node's default routes. No node answers for such an address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::GrantedIp>", length(max = 64))]
+    pub gateways: Vec<String>,
+    /// Public addresses that the node answers for: it owns them, and its programs and maps are in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8192))]
+    pub answers: Vec<NodeAnswer>,
+    /// Whether the node answers for more addresses than are listed. Of one that is not listed nothing is known then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub answers_truncated: bool,
+    /// Public addresses of this node that somebody else answers for, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub conflicts: Vec<NodeConflict>,
     /// Tunnels that end at this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnels: Option<NodeTunnels>,
@@ -168,14 +187,58 @@ pub struct NodeTunnels {
     /// How many there are.
     #[schemars(range(min = 0, max = 4294967295_i64))]
     pub total: i64,
-    /// State of each tunnel, written when a state changes. Where there are more than 8,192 the rest is in the
-    /// counts alone.
+    /// Tunnels that are down, written when that changes. One that is not listed is up, unless `truncated` is set. (Agents
+    /// of earlier releases list those that are up as well.)
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 8192),
-        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tunnel-id"])
-    )]
+    #[schemars(length(max = 8192))]
     pub states: Vec<NodeTunnel>,
+    /// Whether more tunnels are down than are listed, at most 1,000. Of one that is not listed nothing is known then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
+
+/// A public address that a node answers for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct NodeAnswer {
+    /// The address.
+    #[schemars(with = "schema::GrantedIp")]
+    pub address: String,
+    /// Name of the network interface on which it answers.
+    #[schemars(with = "schema::InterfaceName")]
+    pub interface: String,
+    /// Since when.
+    #[schemars(with = "schema::Timestamp")]
+    pub since: Time,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
+
+/// A public address that somebody answers for who is no EPIC node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct NodeConflict {
+    /// The address.
+    #[schemars(with = "schema::GrantedIp")]
+    pub address: String,
+    /// Hardware address of who answers. Absent: a default gateway of an EPIC node, which was not heard yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::MacAddress>")]
+    pub mac: Option<String>,
+    /// Name of the network interface on which it was heard.
+    #[schemars(with = "schema::InterfaceName")]
+    pub interface: String,
+    /// Since when.
+    #[schemars(with = "schema::Timestamp")]
+    pub since: Time,
     /// Fields of a newer version.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -229,10 +292,14 @@ keeps! {
     EPICNodeSpec,
     EPICNodeStatus { status, before => {
         carry_keyed(&mut status.programs, &before.programs, |row| row.hook.clone());
+        carry_keyed(&mut status.answers, &before.answers, |row| row.address.clone());
+        carry_keyed(&mut status.conflicts, &before.conflicts, |row| row.address.clone());
         carry_option(status.tunnels.as_mut(), before.tunnels.as_ref());
         carry_keyed(&mut status.map_usage, &before.map_usage, |row| row.map.clone());
         carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
     } },
+    NodeAnswer,
+    NodeConflict,
     NodeProgram,
     NodeTunnels { tunnels, before => carry_keyed(&mut tunnels.states, &before.states, |row| row.tunnel_id) },
     NodeTunnel,
@@ -255,6 +322,12 @@ reasons! {
         KernelNotSupported,
         #[doc = "A network interface that EPIC names does not exist on this node."]
         InterfaceNotFound,
+        #[doc = "Several network interfaces of this node match what EPIC names."]
+        InterfaceAmbiguous,
+        #[doc = "A network interface of EPIC's is administratively down or has no carrier; other nodes take its addresses."]
+        InterfaceDown,
+        #[doc = "The node has no IPv4 address for tunnels."]
+        NoTunnelAddress,
         #[doc = "A network interface that EPIC is to use carries no Ethernet frames."]
         InterfaceNotSupported,
         #[doc = "A program could not be loaded or attached."]
@@ -269,9 +342,13 @@ reasons! {
         KeysUnavailable,
         #[doc = "Objects that could not be read were skipped."]
         UnreadableObject,
+        #[doc = "Somebody who is no EPIC node answers for a public address of this node."]
+        AddressConflict,
+        #[doc = "Nobody else answers for the public address any more."]
+        AddressConflictEnded,
         #[doc = "Programs and pins are in place."]
         Attached,
-        #[doc = "Programs, links and pins were removed because EPIC is being uninstalled."]
+        #[doc = "Programs, links and pins were removed because EPIC or its agents are being uninstalled."]
         Detached,
         #[doc = "Programs, links or pins could not be removed."]
         DetachFailed,

@@ -52,9 +52,12 @@ pub use condition::{Condition, ConditionStatus, HasConditions};
 pub use definition::definitions;
 pub use duration::{Duration, DurationError};
 pub use endpoint::{Endpoint, EndpointReason, EndpointSpec, EndpointStatus};
-pub use epic::{AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces};
+pub use epic::{
+    AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces, InterfaceMatch,
+};
 pub use epic_node::{
-    EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeProgram, NodeTunnel, NodeTunnels,
+    EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeAnswer, NodeConflict, NodeProgram,
+    NodeTunnel, NodeTunnels,
 };
 pub use load_balancer::{
     AdvertisedBy, EndpointCounts, FIRST_LISTENER_PORT, GueTunnelEndpoint, GueTunnelLeg, LoadBalancer,

@@ -171,6 +171,18 @@ scalar!(
 );
 
 scalar!(
+    /// A pattern of names of network interfaces, alternative ones (which may be longer) included.
+    InterfacePattern,
+    { "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[^\\s/:]+$" }
+);
+
+scalar!(
+    /// A hardware address as EPIC writes it.
+    MacAddress,
+    { "type": "string", "maxLength": 17, "pattern": "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$" }
+);
+
+scalar!(
     /// Name of a port: an IANA service name.
     PortName,
     {
