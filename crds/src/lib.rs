@@ -69,6 +69,9 @@ pub use reason::Reason;
 pub use reservation::{Counter, Reservation};
 pub use rest::{KeepsUnknown, Rest};
 pub use service_group::{
-    Forwarding, HealthCheck, HttpHealthCheck, LbPolicy, ProxyProtocol, ProxyProtocolVersion, ServiceGroup,
-    ServiceGroupReason, ServiceGroupSpec, ServiceGroupStatus, SessionAffinity, Timeouts,
+    AccessLog, AccessLogFilter, CircuitBreaker, ClientProxyProtocol, ClientSettings, ConnectionLimit,
+    EndpointCircuitBreaker, Forwarding, GrpcHealthCheck, HealthCheck, HttpHealthCheck, LbPolicy,
+    MetricsLevel, MetricsTelemetry, PassiveHealthCheck, ProxyProtocol, ProxyProtocolVersion, RateLimit,
+    ServiceGroup, ServiceGroupReason, ServiceGroupSpec, ServiceGroupStatus, SessionAffinity, TcpHealthCheck,
+    Telemetry, Timeouts,
 };

@@ -234,6 +234,96 @@ scalar!(
 );
 
 scalar!(
+    /// How long a connection to an Endpoint may take to come about.
+    ConnectTimeout,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self) >= duration('10ms') && duration(self) <= duration('1m'))",
+            "message": "must be from 10ms to 1m"
+        }]
+    }
+);
+
+scalar!(
+    /// How long a connection may be silent; zero is for ever.
+    IdleTimeout,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self) == duration('0s') || (duration(self) >= duration('1s') && duration(self) <= duration('720h')))",
+            "message": "must be from 1s to 720h, or 0s for never"
+        }]
+    }
+);
+
+scalar!(
+    /// Time between two health checks: each proxy asks each Endpoint so often.
+    CheckInterval,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self) >= duration('1s') && duration(self) <= duration('10m'))",
+            "message": "must be from 1s to 10m"
+        }]
+    }
+);
+
+scalar!(
+    /// How long a health check may take.
+    CheckTimeout,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self) >= duration('100ms') && duration(self) <= duration('1m'))",
+            "message": "must be from 100ms to 1m"
+        }]
+    }
+);
+
+scalar!(
+    /// How long an Endpoint is taken out.
+    EjectionTime,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self) >= duration('1s') && duration(self) <= duration('1h'))",
+            "message": "must be from 1s to 1h"
+        }]
+    }
+);
+
+scalar!(
+    /// How long a refused connection is kept open, which costs memory meanwhile.
+    CloseDelay,
+    {
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$",
+        "x-kubernetes-validations": [{
+            "rule": "!self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self) <= duration('10s'))",
+            "message": "must be at most 10s"
+        }]
+    }
+);
+
+scalar!(
+    /// Status of an HTTP answer.
+    HttpStatus,
+    { "type": "integer", "minimum": 100, "maximum": 599 }
+);
+
+scalar!(
     /// One line of text for people; no control characters, because terminals obey them.
     Line,
     { "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$" }

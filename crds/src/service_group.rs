@@ -4,6 +4,14 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod edge;
+
+pub use edge::{
+    AccessLog, AccessLogFilter, CircuitBreaker, ClientProxyProtocol, ClientSettings, ConnectionLimit,
+    EndpointCircuitBreaker, GrpcHealthCheck, HealthCheck, HttpHealthCheck, MetricsLevel, MetricsTelemetry,
+    PassiveHealthCheck, RateLimit, TcpHealthCheck, Telemetry, Timeouts,
+};
+
 use crate::condition::{Condition, has_conditions};
 use crate::duration::Duration;
 use crate::reason::reasons;
@@ -95,13 +103,27 @@ pub struct ServiceGroupSpec {
     /// How requests are spread over Endpoints. Absent: RoundRobin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lb_policy: Option<LbPolicy>,
-    /// How proxies find out which Endpoints work. Not supported yet.
+    /// How proxies find out which Endpoints work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+    /// Percent of healthy Endpoints below which all of them are tried, healthy or not; 0: never. Edits cut no connection.
+    /// Absent: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub panic_threshold: Option<i64>,
+    /// How much is asked of Endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// How those who connect are treated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientSettings>,
+    /// What is logged and counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
     /// How long proxies wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-    /// Tell Endpoints the client's address by the PROXY protocol. Not supported yet.
+    /// Tell Endpoints the client's address by a PROXY header, which every Endpoint must then read. Edits cut no connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Keep a client at the Endpoint that it had. Not supported yet.
@@ -132,73 +154,6 @@ pub enum LbPolicy {
     RingHash,
     /// By consistent hash of the client's address, as a Maglev table.
     Maglev,
-}
-
-/// How proxies find out which Endpoints work.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
-pub struct HealthCheck {
-    /// Time between two checks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
-    /// How long an answer may take.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
-    /// Good answers in a row until an Endpoint counts as healthy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100))]
-    pub healthy_threshold: Option<i64>,
-    /// Failures in a row until an Endpoint counts as unhealthy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100))]
-    pub unhealthy_threshold: Option<i64>,
-    /// Check by an HTTP request. Absent: by a TCP connection.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpHealthCheck>,
-    /// Fields of a newer version.
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub rest: Rest,
-}
-
-/// An HTTP health check.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
-pub struct HttpHealthCheck {
-    /// Path that is asked for.
-    #[schemars(with = "schema::HttpPath")]
-    pub path: String,
-    /// Host header that is sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<schema::ForeignName>")]
-    pub host: Option<String>,
-    /// Fields of a newer version.
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub rest: Rest,
-}
-
-/// How long proxies wait.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[schemars(inline)]
-pub struct Timeouts {
-    /// For a connection to an Endpoint. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connect: Option<Duration>,
-    /// For a connection on which nothing happens. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idle: Option<Duration>,
-    /// For open connections when a proxy is taken away, at most 1h. Absent: 300s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<schema::ShortDuration>")]
-    pub drain: Option<Duration>,
-    /// Fields of a newer version.
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub rest: Rest,
 }
 
 /// The PROXY protocol towards Endpoints.
@@ -310,14 +265,15 @@ impl ServiceGroupSpec {
         text.and_then(|text| text.parse().ok()).unwrap_or(Self::DEFAULT_DRAIN)
     }
 
+    /// How much proxies count.
+    pub fn metrics_level(&self) -> MetricsLevel {
+        let metrics = self.telemetry.as_ref().and_then(|telemetry| telemetry.metrics.as_ref());
+        metrics.and_then(|metrics| metrics.level).unwrap_or_default()
+    }
+
     /// Fields that are set to something that this version does not do.
     pub fn not_supported_yet(&self) -> Vec<&'static str> {
-        let timeouts = self.timeouts.as_ref();
         [
-            ("spec.health-check", self.health_check.is_some()),
-            ("spec.timeouts.connect", timeouts.is_some_and(|timeouts| timeouts.connect.is_some())),
-            ("spec.timeouts.idle", timeouts.is_some_and(|timeouts| timeouts.idle.is_some())),
-            ("spec.proxy-protocol", self.proxy_protocol.is_some()),
             ("spec.session-affinity", self.session_affinity.is_some()),
             ("spec.forwarding", self.forwarding.is_some_and(|forwarding| forwarding != Forwarding::Proxy)),
         ]

@@ -77,12 +77,13 @@ pub mod selection;
 pub mod store;
 pub mod writer;
 
+pub use epic_model::edge::Edge;
 pub use epic_model::id::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
 pub use maps::{FakeMaps, Faults, FaultyMaps, LbMaps, MapError, MapId, MapKey, MapValue};
 pub use rows::{
     Alias, AliasKey, Backend, BackendKey, BackendState, DataKey, EpicNode, Frontend, FrontendKey,
     FrontendParams, FrontendType, LbPolicy, Link, Pass, PassKey, Protocol, Proxy, ProxyState, Role, Scope,
-    Selected, Service, ServiceKeys, ServiceName, Source, TargetPort, Timeouts, Tunnel, Veth,
+    Selected, Service, ServiceKeys, ServiceName, Source, TargetPort, Tunnel, Veth,
 };
 pub use store::{Change, Changes, Entry, Row, Snapshot, Status, StatusKind, Table, TableId, Tables};
 pub use writer::{Initializer, RowKey, WriteError, WriteTxn, Writer, debug_dump};

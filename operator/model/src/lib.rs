@@ -15,6 +15,7 @@
 //! | [`claim`] | public addresses out of pools |
 //! | [`account`] | accounts, their namespaces and limits |
 //! | [`port`] | listener slots, and which endpoint serves which public port |
+//! | [`edge`] | how proxies treat clients and endpoints |
 //! | [`endpoint`] | which endpoints are accepted, and their aliases |
 //! | [`proxy`] | the list of proxies of a LoadBalancer and their states |
 //! | [`programmed`] | whether what was written is in force everywhere |
@@ -26,6 +27,7 @@ pub mod account;
 pub mod address;
 pub mod allocation;
 pub mod claim;
+pub mod edge;
 pub mod endpoint;
 pub mod id;
 pub mod key;

@@ -4,10 +4,14 @@
 //! form was proved with the pinned Envoy; `bootstrap.yaml` beside this file says what each odd line is for.
 //! Node id and cluster are arguments, not file content, so that one ConfigMap serves all pods of a LoadBalancer.
 
+mod metrics;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use serde_yaml::Value;
+
+pub use metrics::Level;
 
 use crate::pki::SERVER_NAME;
 
@@ -18,10 +22,37 @@ pub const XDS_PORT: u16 = 18_000;
 pub const OPS_PORT: u16 = 9_901;
 /// Longest a replaced listener keeps its connections, in seconds. A changed listener cuts its old ones after that.
 pub const DRAIN_SECONDS: u32 = 3_600;
-/// Heap of a proxy at which it stops taking connections, in bytes, when nothing else is said.
-pub const DEFAULT_MAX_HEAP: u64 = 419_430_400;
-/// Connections of a proxy above which it refuses more, when nothing else is said.
-pub const DEFAULT_MAX_CONNECTIONS: u64 = 20_000;
+/// What the container of a proxy gets; the proxy's own limits follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Memory limit of the container, in bytes.
+    pub memory: u64,
+    /// Worker threads.
+    pub concurrency: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { memory: 256 << 20, concurrency: 2 }
+    }
+}
+
+impl Sizes {
+    /// Heap at which the proxy takes no more connections, in bytes: three quarters of its memory. The rest is for what
+    /// the kernel counts beside it, socket buffers and the pages of the program.
+    pub fn max_heap_bytes(self) -> u64 {
+        self.memory / 4 * 3
+    }
+
+    /// Most connections from clients. An idle one takes 17.5 kB of heap and two sockets of the kernel's; what connections
+    /// that stall take beyond that, the limit of the heap bounds.
+    pub fn max_connections(self) -> u64 {
+        (self.max_heap_bytes() / MEMORY_OF_A_CONNECTION).max(1)
+    }
+}
+
+/// Heap that is counted for a connection, in bytes.
+const MEMORY_OF_A_CONNECTION: u64 = 20 << 10;
 
 const TEMPLATE: &str = include_str!("bootstrap.yaml");
 
@@ -38,12 +69,10 @@ pub struct Bootstrap {
     pub xds_port: u16,
     /// Port of the listener for probes and metrics.
     pub ops_port: u16,
-    /// Worker threads.
-    pub concurrency: u32,
-    /// Heap at which the proxy takes no more connections, in bytes.
-    pub max_heap_bytes: u64,
-    /// Most connections from clients.
-    pub max_connections: u64,
+    /// What it may take.
+    pub sizes: Sizes,
+    /// What it counts.
+    pub metrics: Level,
     /// Where things lie in the container.
     pub paths: Paths,
 }
@@ -103,11 +132,20 @@ impl Bootstrap {
             xds_address,
             xds_port: XDS_PORT,
             ops_port: OPS_PORT,
-            concurrency: 2,
-            max_heap_bytes: DEFAULT_MAX_HEAP,
-            max_connections: DEFAULT_MAX_CONNECTIONS,
+            sizes: Sizes::default(),
+            metrics: Level::default(),
             paths: Paths::default(),
         }
+    }
+
+    /// The same with these sizes.
+    pub fn sized(self, sizes: Sizes) -> Self {
+        Self { sizes, ..self }
+    }
+
+    /// The same, counting so much.
+    pub fn counting(self, metrics: Level) -> Self {
+        Self { metrics, ..self }
     }
 
     /// The files in `paths.config`.
@@ -123,10 +161,10 @@ impl Bootstrap {
         let secrets = format!("{tls_context}.common_tls_context");
         for (path, value) in [
             ("admin.address.pipe.path".to_owned(), Value::from(admin.as_str())),
-            (format!("{monitors}.0.typed_config.max_heap_size_bytes"), self.max_heap_bytes.into()),
+            (format!("{monitors}.0.typed_config.max_heap_size_bytes"), self.sizes.max_heap_bytes().into()),
             (
                 format!("{monitors}.1.typed_config.max_active_downstream_connections"),
-                self.max_connections.into(),
+                self.sizes.max_connections().into(),
             ),
             (
                 "static_resources.listeners.0.address.socket_address.port_value".to_owned(),
@@ -146,6 +184,16 @@ impl Bootstrap {
             ),
         ] {
             *at(&mut bootstrap, &path) = value;
+        }
+        match self.metrics {
+            Level::Basic => {
+                *at(&mut bootstrap, "stats_config.stats_matcher.inclusion_list.patterns") =
+                    metrics::patterns();
+                let scrape = "static_resources.listeners.0.filter_chains.0.filters.1.typed_config.route_config.virtual_hosts.0.routes.0";
+                let route = at(&mut bootstrap, &format!("{scrape}.route"));
+                put(route, "prefix_rewrite", metrics::scrape_path().into());
+            }
+            Level::Full => *at(&mut bootstrap, "stats_config") = mapping(&[]),
         }
         Files {
             bootstrap: text(&bootstrap),
@@ -182,7 +230,7 @@ impl Bootstrap {
             ("-c", &format!("{}/{}", self.paths.config, Files::BOOTSTRAP)),
             ("--service-node", &self.node_id),
             ("--service-cluster", &self.cluster),
-            ("--concurrency", &self.concurrency),
+            ("--concurrency", &self.sizes.concurrency),
             ("--drain-time-s", &DRAIN_SECONDS),
             ("--file-flush-interval-msec", &1_000),
         ];
@@ -214,6 +262,15 @@ fn at<'a>(root: &'a mut Value, path: &str) -> &'a mut Value {
         .expect("the template has this path");
     }
     value
+}
+
+/// Adds an entry to a mapping of the template.
+#[expect(
+    clippy::expect_used,
+    reason = "what is added to is a mapping of a template that is part of the program"
+)]
+fn put(mapping: &mut Value, key: &str, value: Value) {
+    mapping.as_mapping_mut().expect("the template has a mapping here").insert(key.into(), value);
 }
 
 #[expect(clippy::expect_used, reason = "values of strings and numbers always serialise")]
@@ -263,7 +320,30 @@ mod tests {
     #[test]
     fn no_value_of_the_template_is_left_open() {
         let text = web().files().bootstrap;
-        assert!(!text.contains("''") && !text.contains("\"\"") && !text.contains(": 0\n"), "{text}");
+        assert!(
+            !text.contains("''") && !text.contains("\"\"") && !text.contains(": 0\n") && !text.contains("[]"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn limits_follow_from_the_memory_of_the_container() {
+        for (mebibytes, heap, connections) in [(256, 192, 9_830), (512, 384, 19_660), (4_096, 3_072, 157_286)]
+        {
+            let sizes = Sizes { memory: mebibytes << 20, concurrency: 3 };
+            assert_eq!((sizes.max_heap_bytes() >> 20, sizes.max_connections()), (heap, connections));
+            let bootstrap = web().sized(sizes);
+            let text = bootstrap.files().bootstrap;
+            assert!(text.contains(&format!("max_heap_size_bytes: {}", heap << 20)), "{text}");
+            assert!(text.contains(&format!("max_active_downstream_connections: {connections}")), "{text}");
+            assert!(bootstrap.args().join(" ").contains("--concurrency 3"));
+        }
+    }
+
+    #[test]
+    fn all_is_counted_where_that_is_asked_for() {
+        let text = web().counting(Level::Full).files().bootstrap;
+        assert!(!text.contains("stats_matcher") && !text.contains("prefix_rewrite"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use epic_crds::condition::READY;
 use epic_crds::rest;
 use epic_crds::{
-    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, HasConditions, LoadBalancerStatus,
+    EndpointPort, GueTunnelEndpoint, GueTunnelLeg, HasConditions, LoadBalancerStatus, MetricsLevel,
     PortSlot as WrittenSlot, Protocol, Proxy as WrittenProxy, ProxyState as WrittenState,
 };
 use epic_model::address;
@@ -16,6 +16,7 @@ use epic_model::programmed::{Configured, all_acknowledged};
 use epic_model::proxy::{self, Known, Pod, Proxy, ProxyState};
 use epic_model::tunnel::{self, Pair, TunnelEnd};
 use epic_model::{key, name};
+use epic_xds::bootstrap::Level;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
@@ -159,6 +160,10 @@ fn proxies(found: &Found, valid: &Valid) -> Result<Proxies, &'static str> {
         image: valid.image.clone().unwrap_or_default(),
         replicas: valid.replicas,
         drain: valid.drain,
+        metrics: match valid.metrics {
+            MetricsLevel::Basic => Level::Basic,
+            MetricsLevel::Full => Level::Full,
+        },
         namespace,
         load_balancer,
         name,

@@ -112,6 +112,7 @@ fn valid(found: &Found) -> Valid {
         image: None,
         replicas: 1,
         drain: std::time::Duration::from_secs(300),
+        metrics: epic_crds::MetricsLevel::default(),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Valid {
     pub replicas: u32,
     /// `timeouts.drain`.
     pub drain: Duration,
+    /// `telemetry.metrics.level`.
+    pub metrics: epic_crds::MetricsLevel,
 }
 
 /// Why it cannot be served.
@@ -117,6 +119,7 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         image: group.spec.envoy_image.clone().filter(|_| shared).or(epic_image),
         replicas: u32::try_from(group.spec.envoy_replicas()).unwrap_or(1),
         drain: group.spec.drain(),
+        metrics: group.spec.metrics_level(),
     })
 }
 

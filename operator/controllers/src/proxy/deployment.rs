@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT, LABEL_LOAD_BALANCER, POD_CONDITION_PROGRAMMED};
-use epic_xds::bootstrap::{Bootstrap, OPS_PORT};
+use epic_xds::bootstrap::{Bootstrap, Level, OPS_PORT};
 use serde_json::{Value, json};
 
 /// Name of the one container.
@@ -34,6 +34,8 @@ pub struct Proxies {
     pub replicas: u32,
     /// How long a pod that is to end keeps the flows it has.
     pub drain: Duration,
+    /// How much they count.
+    pub metrics: Level,
     /// ClusterIP of the xDS Service.
     pub xds_address: IpAddr,
 }
@@ -55,7 +57,8 @@ pub fn objects(proxies: &Proxies) -> Objects {
         "$(POD_NAMESPACE)/$(POD_NAME)",
         format!("{}/{}", proxies.namespace, proxies.load_balancer),
         proxies.xds_address,
-    );
+    )
+    .counting(proxies.metrics);
     let files = bootstrap.files();
     let content: serde_json::Map<String, Value> =
         files.entries().into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect();
@@ -205,6 +208,7 @@ mod tests {
             image: "epic/envoy:dev".into(),
             replicas: 2,
             drain: Duration::from_secs(300),
+            metrics: Level::Basic,
             xds_address: [10, 96, 0, 17].into(),
         }
     }

@@ -16,7 +16,7 @@ use epic_crds::{
 };
 use epic_lb::{
     Backend, BackendState, FrontendKey, FrontendParams, LbPolicy, Protocol, Service, ServiceName, Source,
-    TargetPort, Timeouts, WriteTxn, Writer,
+    TargetPort, WriteTxn, Writer,
 };
 use epic_model::address;
 use epic_model::id::{EndpointId, GroupId, ServiceId};
@@ -25,6 +25,7 @@ use kates::{Key, Update};
 use kube::ResourceExt;
 use tokio_util::sync::CancellationToken;
 
+use super::edge::edge;
 use crate::context::Shared;
 use crate::load_balancer::served;
 use crate::reconcile::is_accepted_now;
@@ -192,18 +193,18 @@ pub fn rows(
     let uid = balancer.uid()?;
     let accepted = is_accepted_now(balancer) && group.is_some_and(is_accepted_now);
     let before = before.filter(|before| !accepted && *before.uid == *uid);
-    let (lb_policy, timeouts) = match before {
-        Some(before) => (before.lb_policy, before.timeouts),
+    let (lb_policy, edge) = match before {
+        Some(before) => (before.lb_policy, Arc::clone(&before.edge)),
         None => {
             let group = group.map(|group| group.spec.clone()).unwrap_or_default();
-            (policy(group.lb_policy()), Timeouts { drain: Some(group.drain()), ..Timeouts::default() })
+            (policy(group.lb_policy()), Arc::new(edge(&group)))
         }
     };
     let service = Service {
         // The generation whose slots the status shows: what a proxy acknowledges is that, not what is being written.
         generation: balancer.condition(PROGRAMMED).and_then(|known| known.observed_generation)?,
         lb_policy,
-        timeouts,
+        edge,
         key_generation: status.key_generation.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         ..Service::new(name.clone(), uid, group_id, service_id)
     };

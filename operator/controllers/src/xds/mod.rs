@@ -6,6 +6,7 @@
 mod answers;
 mod assigned;
 mod condition;
+mod edge;
 pub mod feed;
 mod news;
 

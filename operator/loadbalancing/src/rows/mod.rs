@@ -17,5 +17,5 @@ pub use frontend::{
 pub use node::EpicNode;
 pub use pass::{Pass, PassKey};
 pub use proxy::{Proxy, ProxyState, Veth};
-pub use service::{DataKey, LbPolicy, Service, ServiceKeys, ServiceName, Source, Timeouts};
+pub use service::{DataKey, LbPolicy, Service, ServiceKeys, ServiceName, Source};
 pub use tunnel::{Link, Tunnel};

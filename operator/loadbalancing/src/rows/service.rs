@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use epic_abi::gue::Key as DataKey;
+use epic_model::edge::Edge;
 
 use crate::store::{Row, Snapshot, Table, TableId};
 use crate::{GroupId, ServiceId};
@@ -70,17 +70,6 @@ pub enum LbPolicy {
     Maglev,
 }
 
-/// Timeouts of a service; `None` leaves the default of whoever applies it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Timeouts {
-    /// To establish a connection to an endpoint.
-    pub connect: Option<Duration>,
-    /// Until a silent connection is closed.
-    pub idle: Option<Duration>,
-    /// How long a draining proxy keeps the flows it has.
-    pub drain: Option<Duration>,
-}
-
 /// Keys of one service, derived by the agent: receivers accept generations n−1, n, n+1, senders use n.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceKeys {
@@ -107,8 +96,8 @@ pub struct Service {
     pub service_id: ServiceId,
     /// Policy among endpoints.
     pub lb_policy: LbPolicy,
-    /// Timeouts.
-    pub timeouts: Timeouts,
+    /// How its proxies treat clients and endpoints.
+    pub edge: Arc<Edge>,
     /// `status.key-generation`, n.
     pub key_generation: u32,
     /// Derived keys; only agents have them.
@@ -131,7 +120,7 @@ impl Service {
             group_id,
             service_id,
             lb_policy: LbPolicy::default(),
-            timeouts: Timeouts::default(),
+            edge: Arc::default(),
             key_generation: 1,
             keys: None,
         }

@@ -8,7 +8,10 @@
 //! never touch connections of others; a row that cannot be expressed is left out, never half expressed.
 //! What it does not do: choose endpoints ([`epic_lb::selection`] did), UDP and other protocols, IPv6 listeners.
 
+mod access_log;
 mod assignment;
+mod check;
+mod client;
 mod cluster;
 mod listener;
 mod wire;

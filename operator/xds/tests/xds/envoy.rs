@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use epic_lb::LbPolicy;
-use epic_xds::bootstrap::Paths;
+use epic_xds::bootstrap::{Level, Paths, Sizes};
 use epic_xds::engine::{Kind, Resource, View};
 use epic_xds::{Bootstrap, Limits, pki, sync};
 use tempfile::TempDir;
@@ -62,10 +62,15 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    /// Tests look at more than dashboards do.
     pub(crate) fn start(site: &Site, server: SocketAddr, load_balancer: &str) -> Self {
+        Self::start_counting(site, server, load_balancer, Level::Full)
+    }
+
+    pub(crate) fn start_counting(site: &Site, server: SocketAddr, load_balancer: &str, level: Level) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ops_port = free_port(9_300);
-        let bootstrap = bootstrap(folder.path(), server, load_balancer, ops_port);
+        let bootstrap = bootstrap(folder.path(), server, load_balancer, ops_port).counting(level);
         write_files(folder.path(), site, &bootstrap, load_balancer);
         let log = std::fs::File::create(folder.path().join("envoy.log")).unwrap();
         let child = Command::new(binary())
@@ -126,7 +131,7 @@ pub(crate) fn bootstrap(folder: &Path, server: SocketAddr, load_balancer: &str, 
     Bootstrap {
         xds_port: server.port(),
         ops_port,
-        concurrency: 1,
+        sizes: Sizes { concurrency: 1, ..Sizes::default() },
         paths: Paths { config: within("config"), tls: within("tls"), run: within("run") },
         ..Bootstrap::new("epic-red/pod-1", format!("epic-red/{load_balancer}"), server.ip())
     }
@@ -210,10 +215,14 @@ pub(crate) async fn endpoints(names: &[&str]) -> Vec<Ep> {
 }
 
 pub(crate) async fn scene(all: &[Ep]) -> Scene {
+    scene_of(&service("web"), all).await
+}
+
+pub(crate) async fn scene_of(service: &epic_lb::Service, all: &[Ep]) -> Scene {
     let site = Site::new();
     let world = World::new();
     let port = free_port(10_400);
-    world.load_balancer(&service("web"), &[(80, port - 10_000, all[0].port)]);
+    world.load_balancer(service, &[(80, port - 10_000, all[0].port)]);
     world.endpoints("web", all);
     tokio::spawn(sync::run(world.tables.clone(), site.views.clone()));
     let server = site.serve(Limits::default(), 0).await;

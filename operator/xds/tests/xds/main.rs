@@ -9,8 +9,11 @@
 mod blips;
 mod delta_model;
 mod delta_rules;
+mod edge;
 mod envoy;
+mod golden;
 mod harness;
+mod ops;
 mod resources;
 mod rows;
 mod server;

@@ -19,7 +19,7 @@ fn web(endpoints: &[Ep]) -> View {
     build(&service("web"), &[(80, 0, 8080)], endpoints)
 }
 
-fn build(service: &Service, ports: &[(u16, u16, u16)], endpoints: &[Ep]) -> View {
+pub(crate) fn build(service: &Service, ports: &[(u16, u16, u16)], endpoints: &[Ep]) -> View {
     let world = World::new();
     world.load_balancer(service, ports);
     world.endpoints(&service.name.name, endpoints);
@@ -43,7 +43,7 @@ fn listener(view: &View, name: &str) -> (Listener, TcpProxy) {
 }
 
 /// The debug form of a message without what is not set, one field a line.
-fn shown(message: &impl std::fmt::Debug) -> String {
+pub(crate) fn shown(message: &impl std::fmt::Debug) -> String {
     let unset = [": None,", ": [],", ": \"\",", ": 0,", ": false,", ": {},"];
     let text = format!("{message:#?}");
     let lines =

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use epic_lb::{
-    Backend, FrontendKey, FrontendParams, GroupId, LbPolicy, Protocol, Service, ServiceId, ServiceName,
+    Backend, Edge, FrontendKey, FrontendParams, GroupId, LbPolicy, Protocol, Service, ServiceId, ServiceName,
     Source, Tables, TargetPort, Writer,
 };
 use epic_xds::Identity;
@@ -49,6 +49,11 @@ pub(crate) fn identity(load_balancer: &str) -> Identity {
 
 pub(crate) fn service(load_balancer: &str) -> Service {
     Service::new(name(load_balancer), UID, GroupId::new(1).unwrap(), ServiceId::new(1).unwrap())
+}
+
+/// LoadBalancer `web` of a group that says this.
+pub(crate) fn edged(edge: Edge) -> Service {
+    Service { edge: Arc::new(edge), ..service("web") }
 }
 
 impl World {

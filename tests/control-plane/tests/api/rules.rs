@@ -218,8 +218,95 @@ async fn durations_are_those_of_the_gateway_api() {
     let group = object("ServiceGroup", "epic", "g", json!({}));
     let good = [json!("5s"), json!("29m30s"), json!("300ms")];
     let bad = [json!("5"), json!("1.5s"), json!("5d"), json!("-1s"), json!("")];
-    for field in ["drain", "connect", "idle"] {
+    for field in ["drain", "idle"] {
         judge_field(&group, &format!("/spec/timeouts/{field}"), &good, &bad, "should match").await;
+    }
+    judge_field(&group, "/spec/timeouts/connect", &[json!("5s"), json!("300ms")], &bad, "should match").await;
+}
+
+#[tokio::test]
+async fn what_a_group_says_to_envoy_is_bounded() {
+    let group = object("ServiceGroup", "epic", "g", json!({}));
+    let texts = |list: &[&str]| list.iter().map(|text| json!(text)).collect::<Vec<_>>();
+    let numbers = |list: &[i64]| list.iter().map(|number| json!(number)).collect::<Vec<_>>();
+    let with_probe = object("ServiceGroup", "epic", "g", json!({"health-check": {"tcp": {}}}));
+    for (of, pointer, good, bad, text) in [
+        (
+            &group,
+            "timeouts/connect",
+            &["10ms", "1m", "59s1000ms"][..],
+            &["0s", "9ms", "61s"][..],
+            "10ms to 1m",
+        ),
+        (&group, "timeouts/idle", &["0s", "0h0m", "1s", "720h"], &["999ms", "720h1ms"], "0s for never"),
+        (&with_probe, "health-check/interval", &["1s", "10m"], &["0s", "999ms", "11m"], "1s to 10m"),
+        (&with_probe, "health-check/timeout", &["100ms", "1m"], &["99ms", "61s"], "100ms to 1m"),
+        (&group, "health-check/passive/base-ejection-time", &["1s", "1h"], &["0s", "61m"], "1s to 1h"),
+    ] {
+        judge_field(of, &format!("/spec/{pointer}"), &texts(good), &texts(bad), text).await;
+    }
+    let limited = object("ServiceGroup", "epic", "g", json!({"client": {"connection-limit": {"value": 1}}}));
+    let delays = (texts(&["0s", "10s"]), texts(&["10001ms"]));
+    judge_field(&limited, "/spec/client/connection-limit/close-delay", &delays.0, &delays.1, "at most 10s")
+        .await;
+    for (of, pointer, good, bad) in [
+        (&group, "panic-threshold", &[0, 100][..], &[-1, 101][..]),
+        (&with_probe, "health-check/healthy-threshold", &[1, 100], &[0, 101]),
+        (&with_probe, "health-check/unhealthy-threshold", &[1, 100], &[0, 101]),
+        (&group, "health-check/passive/consecutive-failures", &[1, 100], &[0, 101]),
+        (&group, "health-check/passive/max-ejection-percent", &[0, 100], &[-1, 101]),
+        (&group, "client/connection-limit/value", &[1, 1_000_000], &[0, 1_000_001]),
+        (&group, "client/rate-limit/connections-per-second", &[1, 1_000_000], &[0, 1_000_001]),
+        (&group, "circuit-breaker/max-connections", &[1, 1_000_000], &[0, 1_000_001]),
+        (&group, "circuit-breaker/max-pending-requests", &[1, 1_000_000], &[0, 1_000_001]),
+        (&group, "circuit-breaker/per-endpoint/max-connections", &[1, 1_000_000], &[0, 1_000_001]),
+        (&group, "telemetry/access-log/sample-percent", &[1, 100], &[0, 101]),
+    ] {
+        let field = pointer.rsplit('/').next().unwrap_or_default();
+        judge_field(of, &format!("/spec/{pointer}"), &numbers(good), &numbers(bad), field).await;
+    }
+    let http = object("ServiceGroup", "epic", "g", json!({"health-check": {"http": {"path": "/"}}}));
+    let statuses = [json!([99]), json!([600]), json!([]), json!([200, 200])];
+    judge_field(&http, "/spec/health-check/http/statuses", &[json!([100, 599])], &statuses, "statuses").await;
+    let networks = [json!([]), json!(["10.0.0.1/8"]), json!(["10.0.0.1"])];
+    let pointer = "/spec/client/proxy-protocol/trusted-networks";
+    judge_field(&group, pointer, &[json!(["10.0.0.0/8", "2001:db8::/32"])], &networks, "trusted-networks")
+        .await;
+}
+
+#[tokio::test]
+async fn fields_of_a_group_that_contradict_each_other_are_refused_at_the_door() {
+    let group = |spec| object("ServiceGroup", "epic", "g", spec);
+    for (spec, refused) in [
+        (
+            json!({"health-check": {"tcp": {}, "http": {"path": "/"}}}),
+            Some("at most one of tcp, http and grpc"),
+        ),
+        (json!({"health-check": {"interval": "5s"}}), Some("name one of tcp, http and grpc")),
+        (
+            json!({"health-check": {"unhealthy-threshold": 2, "passive": {}}}),
+            Some("name one of tcp, http and grpc"),
+        ),
+        (json!({"health-check": {"grpc": {}, "interval": "5s", "passive": {}}}), None),
+        (json!({"health-check": {"passive": {}}}), None),
+        (
+            json!({"client": {"rate-limit": {"connections-per-second": 10, "burst": 9}}}),
+            Some("burst must be at least connections-per-second"),
+        ),
+        (json!({"client": {"rate-limit": {"connections-per-second": 10, "burst": 10}}}), None),
+        (
+            json!({"telemetry": {"access-log": {"disabled": true, "filter": "All"}}}),
+            Some("neither filter nor sample-percent"),
+        ),
+        (
+            json!({"telemetry": {"access-log": {"filter": "Failures", "sample-percent": 5}}}),
+            Some("leave one of them out"),
+        ),
+        (json!({"telemetry": {"access-log": {"filter": "All", "sample-percent": 5}}}), None),
+        (json!({"telemetry": {"metrics": {"level": "Some"}}}), Some("Unsupported value")),
+        (json!({"telemetry": {"metrics": {"level": "Full"}}}), None),
+    ] {
+        judge(&group(spec), refused).await;
     }
 }
 
