@@ -20,6 +20,8 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const READY: &str = "Ready";
 /// Endpoint: its tunnel to every EPIC node with a Ready proxy is up.
 pub const TUNNEL_UP: &str = "TunnelUp";
+/// Endpoint: the proxies find it healthy; absent while none ever found otherwise.
+pub const HEALTHY: &str = "Healthy";
 /// EPICNode: the agent took its programs, links and pins away.
 pub const DETACHED: &str = "Detached";
 /// LoadBalancer: its address is announced to the network.

@@ -164,7 +164,11 @@ pub struct EndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295_i64))]
     pub tunnel_id: Option<i64>,
-    /// Ready, Accepted, Programmed and TunnelUp.
+    /// Proxies that find it unhealthy, by their connections to it or by health checks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::ObjectName>", length(max = 128), extend("x-kubernetes-list-type" = "set"))]
+    pub unhealthy_in: Vec<String>,
+    /// Ready, Accepted, Programmed, TunnelUp and, once a proxy has found it unhealthy, Healthy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -239,6 +243,10 @@ reasons! {
         NotSupportedYet,
         #[doc = "Traffic reaches it: it is accepted and programmed, and none of its tunnels is known to be down."]
         Ready,
+        #[doc = "Every proxy that found it unhealthy finds it healthy again."]
+        Healthy,
+        #[doc = "Proxies find it unhealthy: connections to it or health checks fail; the message names them."]
+        Unhealthy,
         #[doc = "Its weight is 0: it keeps the connections it has and gets no new ones."]
         Draining,
         #[doc = "It has no alias yet."]

@@ -52,9 +52,7 @@ pub use condition::{Condition, ConditionStatus, HasConditions};
 pub use definition::definitions;
 pub use duration::{Duration, DurationError};
 pub use endpoint::{Endpoint, EndpointReason, EndpointSpec, EndpointStatus};
-pub use epic::{
-    AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces, InterfaceMatch,
-};
+pub use epic::{AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces, InterfaceMatch};
 pub use epic_node::{
     EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeAnswer, NodeConflict, NodeProgram,
     NodeTunnel, NodeTunnels,

@@ -17,7 +17,7 @@
 //!
 //! ```no_run
 //! use std::{net::Ipv4Addr, sync::Arc, time::SystemTime};
-//! use epic_xds::{Bootstrap, Credentials, Identity, Limits, Metrics, Reports, Server, Tls, Views, pki, sync};
+//! use epic_xds::{Bootstrap, Credentials, Findings, Identity, Limits, Metrics, Reports, Server, Tls, Views, pki, sync};
 //!
 //! # async fn run(
 //! #     tables: Arc<epic_lb::Tables>,
@@ -34,11 +34,11 @@
 //! };
 //! let tls = Tls::new(&credentials)?; // later: tls.replace(&renewed)?
 //!
-//! let (views, reports) = (Views::new(), Reports::new());
+//! let (views, reports, findings) = (Views::new(), Reports::new(), Findings::new());
 //! tokio::spawn(sync::run(tables, views.clone())); // waits until the tables are initialized
 //! let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, epic_xds::bootstrap::XDS_PORT)).await?;
 //! let metrics = Metrics::register(registry);
-//! let server = Server { views, reports: reports.clone(), metrics, tls, limits: Limits::default() };
+//! let server = Server { views, reports: reports.clone(), findings, metrics, tls, limits: Limits::default() };
 //! tokio::spawn(server.serve(listener, shutdown));
 //!
 //! // Per LoadBalancer: a Secret (ca.crt, tls.crt, tls.key) and a ConfigMap for its proxies.
@@ -63,6 +63,7 @@
 
 pub mod bootstrap;
 pub mod engine;
+pub mod health;
 pub mod identity;
 pub mod metrics;
 pub mod pki;
@@ -74,6 +75,7 @@ pub mod views;
 
 pub use bootstrap::{Bootstrap, Files};
 pub use engine::{EndpointRef, Kind, Revision, View};
+pub use health::{Finding, Findings};
 pub use identity::{Identity, NodeName};
 pub use metrics::Metrics;
 pub use report::{Report, Reports};

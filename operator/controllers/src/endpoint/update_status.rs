@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Found, Refused};
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
+use crate::xds::health;
 
 /// Writes the status.
 ///
@@ -56,6 +57,7 @@ pub(super) fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) ->
     };
     let (value, reason, message) = tunnel(found);
     set(conditions, TUNNEL_UP, value, reason, message, generation, now);
+    health::forget_gone(&mut status, found.balancer.as_deref(), generation, now);
     status
 }
 
@@ -87,6 +89,7 @@ fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
         proxy_ifindex: balancer.proxy_ifindex,
         // Sticky until that tunnel is freed; else the main one, which stands first.
         tunnel_id: before.tunnel_id.filter(|id| legs.contains(id)).or(legs.first().copied()),
+        unhealthy_in: before.unhealthy_in.clone(),
         conditions: Vec::new(),
         rest: before.rest.clone(),
     }

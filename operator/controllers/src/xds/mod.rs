@@ -8,6 +8,7 @@ mod assigned;
 mod condition;
 mod edge;
 pub mod feed;
+pub(crate) mod health;
 mod news;
 
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use epic_lb::{Tables, Writer};
 use epic_ops::{Metrics, Readiness};
 use epic_xds::pki;
-use epic_xds::{Credentials, Limits, Reports, Server, Tls, Views};
+use epic_xds::{Credentials, Findings, Limits, Reports, Server, Tls, Views};
 use k8s_openapi::api::core::v1::Service;
 use kates::{Key, Snapshot};
 use tokio::net::TcpListener;
@@ -77,7 +78,7 @@ pub async fn run(
     };
     let tls = Tls::new(&credentials)?;
     let tables = Tables::new();
-    let (views, reports) = (Views::new(), Reports::new());
+    let (views, reports, findings) = (Views::new(), Reports::new(), Findings::new());
     let address = context.settings.xds_address;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
     let writer = Writer::new(Arc::clone(&tables));
@@ -85,6 +86,7 @@ pub async fn run(
         tokio::spawn(feed::run(Arc::clone(&context), writer, shutdown.clone())),
         tokio::spawn(epic_xds::sync::run(Arc::clone(&tables), Arc::clone(&views))),
         tokio::spawn(answers::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
+        tokio::spawn(health::run(Arc::clone(&context), Arc::clone(&findings), shutdown.clone())),
         tokio::spawn(renew(Arc::clone(&context), Arc::clone(&tls), credentials, shutdown.clone())),
     ];
     // A stream that is open before the tables are filled waits; one that is refused would try elsewhere. So the port
@@ -92,7 +94,7 @@ pub async fn run(
     context.watches.synced().await;
     let metrics = metrics.register(epic_xds::Metrics::register);
     drop(pending);
-    let server = Server { views, reports, metrics, tls, limits: Limits::default() };
+    let server = Server { views, reports, findings, metrics, tls, limits: Limits::default() };
     let served = server.serve(listener, shutdown).await.map_err(Error::Serve);
     for task in tasks {
         task.abort();

@@ -4,7 +4,9 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     self, ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, TrackClusterStats, UpstreamConnectionOptions,
+};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_types::pb::envoy::config::core::v3::{
@@ -74,6 +76,11 @@ pub(super) fn resource(name: &str, service: &Service) -> Resource {
             ..UpstreamConnectionOptions::default()
         }),
         outlier_detection: Some(check::passive(reach.passive)),
+        // The gauges that the operator is told the health of endpoints by.
+        track_cluster_stats: Some(TrackClusterStats {
+            per_endpoint_stats: true,
+            ..TrackClusterStats::default()
+        }),
         ..Cluster::default()
     };
     Resource::new(Kind::Cluster, name, cluster.encode_to_vec()).needing(name)

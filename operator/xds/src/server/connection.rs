@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use futures::FutureExt;
+use futures::future::Either;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::Server;
 use super::share::{Counted, Held, Share, Shares};
 use super::stream::{Ending, Streams};
+use crate::health;
 use crate::identity::Identity;
 use crate::metrics::Ended;
 use crate::pki;
@@ -101,6 +104,7 @@ async fn serve(
     let gone = CancellationToken::new();
     let _end_streams = gone.clone().drop_guard();
     let ending = Ending { aged: aged.clone(), gone, shutdown: shutdown.clone() };
+    let finder = server.findings.open(identity.clone());
     let streams = Arc::new(Streams { server, identity, ending });
     let service = AggregatedDiscoveryServiceServer::from_arc(streams)
         .max_decoding_message_size(limits.max_request_bytes);
@@ -108,7 +112,13 @@ async fn serve(
     let service = service_fn(move |mut request: Request<Incoming>| {
         let held = Held::new(&share);
         request.extensions_mut().insert(Arc::clone(&held));
-        service.call(request.map(|body| Counted::new(body, held)))
+        request.extensions_mut().insert(Arc::clone(&finder));
+        let request = request.map(|body| Counted::new(body, held));
+        if request.uri().path() == health::PATH {
+            Either::Left(Arc::clone(&finder).serve(request).map(Ok))
+        } else {
+            Either::Right(service.call(request))
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

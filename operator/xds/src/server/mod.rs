@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use share::Shares;
 pub use tls::{Credentials, Tls, TlsError};
 
+use crate::health::Findings;
 use crate::metrics::{Ended, Metrics};
 use crate::report::Reports;
 use crate::views::Views;
@@ -44,7 +45,7 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// A connection that does not answer a ping for this long is dead.
     pub keepalive_timeout: Duration,
-    /// Streams of one connection. A proxy has one, and for a moment the one before.
+    /// Streams of one connection. A proxy has one, for a moment the one before, and the calls of its health sink.
     pub max_streams: u32,
     /// Longest request, in bytes. A reconnecting client lists all it has: 100,000 names are about 7 MB.
     pub max_request_bytes: usize,
@@ -64,7 +65,7 @@ impl Default for Limits {
             max_handshakes: 256,
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
-            max_streams: 2,
+            max_streams: 4,
             max_request_bytes: 8 << 20,
             max_identity_connections: 512,
             max_identity_bytes: 128 << 20,
@@ -79,6 +80,8 @@ pub struct Server {
     pub views: Arc<Views>,
     /// Where acknowledgements go.
     pub reports: Arc<Reports>,
+    /// Where the health of endpoints goes.
+    pub findings: Arc<Findings>,
     /// Counters.
     pub metrics: Metrics,
     /// Certificates, exchangeable while serving.

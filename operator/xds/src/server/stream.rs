@@ -18,6 +18,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::Server;
 use super::share::Held;
 use crate::engine::{DeltaRequest, DeltaResponse, DeltaSession, Event, Revision, Verdict};
+use crate::health::Finder;
 use crate::identity::{Identity, NodeName};
 use crate::metrics::Ended;
 use crate::report::OpenReport;
@@ -77,8 +78,10 @@ impl AggregatedDiscoveryService for Streams {
         let (sender, receiver) = mpsc::channel(1);
         let held = request.extensions().get::<Arc<Held>>().map(Arc::clone);
         let held = held.ok_or_else(|| Status::internal("a request came by a way that is not counted"))?;
+        let finder = request.extensions().get::<Arc<Finder>>().map(Arc::clone);
         let stream = DeltaStream {
             held,
+            finder,
             server: self.server.clone(),
             identity: self.identity.clone(),
             ending: self.ending.clone(),
@@ -92,6 +95,8 @@ impl AggregatedDiscoveryService for Streams {
 
 struct DeltaStream {
     held: Arc<Held>,
+    /// Where the connection's proxy says what it finds of endpoints.
+    finder: Option<Arc<Finder>>,
     server: Server,
     identity: Identity,
     ending: Ending,
@@ -134,6 +139,9 @@ impl DeltaStream {
         let first = first.map_err(|_| protocol("the first request took too long"))?;
         let first = received(first)?;
         let node = self.admit(&first)?;
+        if let Some(finder) = &self.finder {
+            finder.is_of(&node);
+        }
         let mut views = self.server.views.follow(&self.identity);
         let report = self.server.reports.open(self.identity.clone(), node.clone());
         tracing::info!(identity = %self.identity, pod = %node.pod, "opened a stream");

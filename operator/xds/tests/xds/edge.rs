@@ -405,3 +405,26 @@ async fn passive_checks_eject_after_as_many_failures_as_the_group_says_and_none_
         assert!(if expected == 1 { failed == 1 } else { failed >= 5 }, "{failed} failed connects");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_is_told_which_endpoints_envoy_finds_unhealthy_and_when_they_are_well_again() {
+    let all = endpoints(&["one"]).await;
+    let address: SocketAddr = (Ipv4Addr::new(127, 0, 0, 12), all[0].port).into();
+    let edge = reach(Reach { check: check(Probe::Tcp), ..Reach::default() });
+    let scene = scene_of(&edged(edge), &[&all[..], &[ep("two", 12, address.port())]].concat()).await;
+    let found = |wanted: Vec<SocketAddr>| {
+        let findings = &scene.site.findings;
+        eventually("the finding", move || {
+            let row = findings.rows().into_iter().next();
+            let wanted = wanted.clone();
+            async move {
+                let row = row?;
+                assert_eq!((&*row.node.pod, &*row.identity.load_balancer), ("pod-1", "web"));
+                row.unhealthy.iter().copied().eq(wanted).then_some(())
+            }
+        })
+    };
+    found(vec![address]).await;
+    let _well = TcpListener::bind(address).await.unwrap();
+    found(vec![]).await;
+}

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use epic_xds::engine::Kind;
 use epic_xds::pki::{self, KeyedCertificate};
-use epic_xds::{Credentials, Identity, Limits, Metrics, Report, Reports, Server, Tls, Views};
+use epic_xds::{Credentials, Findings, Identity, Limits, Metrics, Report, Reports, Server, Tls, Views};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,6 +26,7 @@ pub(crate) struct Site {
     pub(crate) authority: KeyedCertificate,
     pub(crate) views: Arc<Views>,
     pub(crate) reports: Arc<Reports>,
+    pub(crate) findings: Arc<Findings>,
     pub(crate) tls: Arc<Tls>,
     pub(crate) metrics: Metrics,
 }
@@ -46,7 +47,14 @@ impl Site {
     pub(crate) fn new() -> Self {
         let authority = pki::create_authority(SystemTime::now()).unwrap();
         let tls = Tls::new(&credentials(&authority, &authority.certificate)).unwrap();
-        Self { tls, authority, views: Views::new(), reports: Reports::new(), metrics: Metrics::default() }
+        Self {
+            tls,
+            authority,
+            views: Views::new(),
+            reports: Reports::new(),
+            findings: Findings::new(),
+            metrics: Metrics::default(),
+        }
     }
 
     pub(crate) async fn serve(&self, limits: Limits, port: u16) -> Running {
@@ -56,6 +64,7 @@ impl Site {
         let server = Server {
             views: Arc::clone(&self.views),
             reports: Arc::clone(&self.reports),
+            findings: Arc::clone(&self.findings),
             metrics: self.metrics.clone(),
             tls: Arc::clone(&self.tls),
             limits,
