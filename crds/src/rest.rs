@@ -187,7 +187,7 @@ mod tests {
     fn a_row_written_anew_keeps_what_stood_there() {
         let before: EndpointPort = serde_json::from_value(json!({"port": 80, "newer": 1})).unwrap();
         let mut rows = [EndpointPort { port: 81, ..Default::default() }, EndpointPort::gue(80)];
-        carry_keyed(&mut rows, &[before.clone()], |row| row.port);
+        carry_keyed(&mut rows, std::slice::from_ref(&before), |row| row.port);
         assert!(rows[0].rest.is_empty());
         assert_eq!(rows[1].rest, before.rest);
     }
