@@ -194,6 +194,10 @@ pub struct AccountStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::NamespaceName>")]
     pub namespace: Option<String>,
+    /// Uid of that namespace: it stays the tenant's though somebody takes EPIC's label off it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Uid>")]
+    pub namespace_uid: Option<String>,
     /// What is used of the limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<AccountUsage>,

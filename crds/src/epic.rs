@@ -37,6 +37,12 @@ use crate::schema;
         description = "Why it is or is not ready."
     ),
     printcolumn(
+        name = "Accounts",
+        type_ = "integer",
+        json_path = ".status.accounts",
+        description = "Accounts that have their IDs from it."
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -205,6 +211,10 @@ pub struct EPICStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["counter", "value"])
     )]
     pub reservations: Vec<Reservation>,
+    /// Accounts that have a group ID, those that are being deleted included. EPIC is deleted after them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub accounts: Option<i64>,
     /// Ranges in force for proxies. The IPv6 range is generated once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_addresses: Option<AddressRanges>,

@@ -39,6 +39,9 @@ pub const ANNOTATION_IFINDEX: &str = "epic.acnodal.io/ifindex";
 pub const ANNOTATION_IFNAME: &str = "epic.acnodal.io/ifname";
 /// Annotation on the EPIC singleton that tells agents to detach and the operator to drop finalizers.
 pub const ANNOTATION_UNINSTALL: &str = "epic.acnodal.io/uninstall";
+/// Annotation that lets an AddressPool, a ServiceGroup or an Account be deleted although it is in use, see
+/// [`policy::IN_USE`]: whoever sets it knows what becomes of those that use it.
+pub const ANNOTATION_DELETE_IN_USE: &str = "epic.acnodal.io/delete-in-use";
 /// Annotation that asks [`policy::TENANT_WORKLOADS`] to refuse a write even of the operator. The operator sends a
 /// dry run with it into a tenant namespace and knows by the refusal that the policies act there.
 pub const ANNOTATION_POLICY_PROBE: &str = "epic.acnodal.io/policy-probe";
@@ -62,6 +65,10 @@ pub const SERVICE_ACCOUNT_NODE: &str = "epic-node";
 /// ServiceAccount of a tenant's client agents, one per tenant namespace.
 pub const SERVICE_ACCOUNT_CLIENT: &str = "epic-client";
 
+/// ClusterRole that reads everything of the group, aggregated to `view`.
+pub const ROLE_VIEWER: &str = "epic-viewer";
+/// ClusterRole that writes what a tenant writes, aggregated to `edit` and `admin`.
+pub const ROLE_EDITOR: &str = "epic-editor";
 /// ClusterRole of administrators: everything of the group, and tokens for tenants' client agents.
 pub const ROLE_ADMIN: &str = "epic-admin";
 /// ClusterRole of the operator.
@@ -114,6 +121,8 @@ pub mod policy {
     pub const FINALIZERS: &str = "epic-finalizers";
     /// A LoadBalancer goes together with what was made for it.
     pub const NO_ORPHANS: &str = "epic-no-orphans";
+    /// What others live off is deleted after them.
+    pub const IN_USE: &str = "epic-in-use";
     /// The operator writes into its own and into tenant namespaces only.
     pub const OPERATOR_SCOPE: &str = "epic-operator-scope";
 }

@@ -7,9 +7,9 @@
 use serde_json::{Value, json};
 
 use crate::well_known::{
-    ANNOTATION_IFINDEX, ANNOTATION_IFNAME, ANNOTATION_POLICY_PROBE, EPIC_NAMESPACE, GROUP, LABEL_ACCOUNT,
-    POD_CONDITION_PROGRAMMED, SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR, TENANT_NAMESPACE_PREFIX,
-    policy,
+    ANNOTATION_DELETE_IN_USE, ANNOTATION_IFINDEX, ANNOTATION_IFNAME, ANNOTATION_POLICY_PROBE,
+    ANNOTATION_UNINSTALL, EPIC_NAMESPACE, GROUP, LABEL_ACCOUNT, POD_CONDITION_PROGRAMMED,
+    SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR, TENANT_NAMESPACE_PREFIX, policy,
 };
 
 const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
@@ -24,6 +24,7 @@ pub(super) fn objects() -> Vec<(&'static str, Vec<Value>)> {
         private_groups(),
         finalizers(),
         no_orphans(),
+        in_use(),
         operator_scope(),
     ]
     .into_iter()
@@ -398,6 +399,58 @@ fn no_orphans() -> Policy {
             "!variables.orphans".to_owned(),
             "a LoadBalancer goes together with its proxies; delete it without --cascade=orphan (propagationPolicy Orphan, orphanDependents)",
         )],
+    }
+}
+
+/// What a policy can know of others is what the operator counts in the status of the object itself, some seconds late.
+/// A deletion that slips through does what it did before: it waits (EPIC, Account), or is said in conditions.
+fn in_use() -> Policy {
+    let is = |resource: &str| format!("request.resource.resource == '{resource}'");
+    let annotated = |annotation: &str| {
+        format!("(has(oldObject.metadata.annotations) && '{annotation}' in oldObject.metadata.annotations)")
+    };
+    let count = |within: &str, field: &str| format!("({within}[?'{field}'].orValue(0) > 0)");
+    let family = |family: &str| {
+        format!(
+            "(variables.status[?'{family}'].optMap(usage, dyn(usage)[?'used'].orValue('0')).orValue('0') != '0')"
+        )
+    };
+    Policy {
+        name: policy::IN_USE,
+        description: "EPIC, an AddressPool, a ServiceGroup or an Account is deleted after what uses it, by the counts in its status. Kubernetes' namespace controller and garbage collector may delete it at any time; so may whoever takes EPIC off the cluster, or says by an annotation that it is meant.",
+        namespace_selector: None,
+        rules: vec![rule(GROUP, &["accounts", "addresspools", "epics", "servicegroups"], &["DELETE"])],
+        conditions: vec![
+            (
+                "not-by-a-built-in-controller",
+                "!(request.userInfo.username in ['system:kube-controller-manager', 'system:serviceaccount:kube-system:namespace-controller', 'system:serviceaccount:kube-system:generic-garbage-collector'])".to_owned(),
+            ),
+            ("not-deleted-already", "!has(oldObject.metadata.deletionTimestamp)".to_owned()),
+        ],
+        variables: vec![
+            ("status", "has(oldObject.status) ? dyn(oldObject.status) : dyn({})".to_owned()),
+            ("meant", annotated(ANNOTATION_DELETE_IN_USE)),
+            ("uninstalling", annotated(ANNOTATION_UNINSTALL)),
+            ("usage", "variables.status[?'usage'].orValue(dyn({}))".to_owned()),
+        ],
+        validations: vec![
+            (
+                format!("!({}) || variables.uninstalling || !{}", is("epics"), count("variables.status", "accounts")),
+                "Accounts have their IDs from EPIC, and a deletion of it cannot be taken back. To take EPIC off the cluster: helm uninstall, or epic-operator uninstall, which keep addresses and IDs for an installation to come. To delete everything: first the LoadBalancers, then the Accounts, then EPIC",
+            ),
+            (
+                format!("!({}) || variables.meant || !({} || {})", is("addresspools"), family("ipv4"), family("ipv6")),
+                "addresses of this AddressPool are in use. Set spec.disabled to give out no more of them, delete the LoadBalancers that have them, and try again. Where another AddressPool holds them too, annotate this one with epic.acnodal.io/delete-in-use=true first",
+            ),
+            (
+                format!("!({}) || variables.meant || !{}", is("servicegroups"), count("variables.status", "load-balancers")),
+                "LoadBalancers are in this ServiceGroup. Name another one in their spec.service-group or delete them, and try again; or annotate it with epic.acnodal.io/delete-in-use=true first: they are served on as they are, and nothing of them can be changed",
+            ),
+            (
+                format!("!({}) || variables.meant || !{}", is("accounts"), count("variables.usage", "load-balancers")),
+                "this Account has LoadBalancers. Delete them, wait a few seconds, and try again; or annotate it with epic.acnodal.io/delete-in-use=true first: it is deleted once they are gone, and gets nothing new until then",
+            ),
+        ],
     }
 }
 

@@ -8,9 +8,9 @@
 use serde_json::{Value, json};
 
 use crate::well_known::{
-    CONFIG_MAP_CLIENT, EPIC_NAMESPACE, GROUP, ROLE_ADMIN, ROLE_CLIENT, ROLE_NODE, ROLE_OPERATOR,
-    ROLE_OPERATOR_TENANT, ROLE_TENANT, SECRET_GUE_KEYS, SECRET_GUE_MASTER, SERVICE_ACCOUNT_CLIENT,
-    SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR,
+    CONFIG_MAP_CLIENT, EPIC_NAMESPACE, GROUP, ROLE_ADMIN, ROLE_CLIENT, ROLE_EDITOR, ROLE_NODE, ROLE_OPERATOR,
+    ROLE_OPERATOR_TENANT, ROLE_TENANT, ROLE_VIEWER, SECRET_GUE_KEYS, SECRET_GUE_MASTER,
+    SERVICE_ACCOUNT_CLIENT, SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR,
 };
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -21,6 +21,8 @@ const WRITE: &[&str] = &["create", "update", "patch", "delete"];
 pub(super) fn objects() -> Vec<(&'static str, Vec<Value>)> {
     vec![
         (ROLE_ADMIN, vec![admin()]),
+        (ROLE_VIEWER, vec![viewer()]),
+        (ROLE_EDITOR, vec![editor()]),
         (ROLE_OPERATOR, operator()),
         (ROLE_NODE, node()),
         (ROLE_TENANT, vec![tenant()]),
@@ -38,6 +40,50 @@ fn admin() -> Value {
             rule("coordination.k8s.io", &["leases"], READ),
         ],
     )
+}
+
+/// Kinds that a tenant writes.
+const TENANTS: &[&str] = &["loadbalancers", "endpoints", "servicegroups"];
+
+/// Whoever may `view` a namespace, or all of them, sees what is there of EPIC. Nothing of it is secret.
+fn viewer() -> Value {
+    let role = cluster_role(
+        ROLE_VIEWER,
+        "Reads everything of EPIC's API group. Aggregated to Kubernetes' roles view, edit and admin, so whoever has one of these sees EPIC's objects where he has it; bind it by itself for somebody who looks after EPIC and changes nothing.",
+        &[rule(
+            GROUP,
+            &[
+                "epics",
+                "epicnodes",
+                "accounts",
+                "addresspools",
+                "addressclaims",
+                "servicegroups",
+                "loadbalancers",
+                "endpoints",
+            ],
+            READ,
+        )],
+    );
+    aggregated(role, &["view", "edit", "admin"])
+}
+
+/// No Account, pool or EPIC: with `admin` of a tenant namespace one could raise one's own limits. No status and no
+/// finalizers: they are the operator's.
+fn editor() -> Value {
+    let role = cluster_role(
+        ROLE_EDITOR,
+        "Writes LoadBalancers, Endpoints and ServiceGroups: what a tenant writes. Aggregated to Kubernetes' roles edit and admin. In namespace epic it writes shared ServiceGroups, and whoever may edit there may run anything as the operator anyway.",
+        &[rule(GROUP, TENANTS, &["create", "update", "patch", "delete", "deletecollection"])],
+    );
+    aggregated(role, &["edit", "admin"])
+}
+
+fn aggregated(mut role: Value, to: &[&str]) -> Value {
+    for role_of_kubernetes in to {
+        role["metadata"]["labels"][format!("{RBAC}/aggregate-to-{role_of_kubernetes}")] = "true".into();
+    }
+    role
 }
 
 fn operator() -> Vec<Value> {
@@ -154,12 +200,8 @@ fn tenant() -> Value {
         ROLE_TENANT,
         "What a tenant does in its own namespace. Bound there to Account.spec.subjects. No status, Account, workload, Secret or exec.",
         &[
-            rule(GROUP, &["loadbalancers", "endpoints", "servicegroups"], READ),
-            rule(
-                GROUP,
-                &["loadbalancers", "endpoints", "servicegroups"],
-                &["create", "update", "patch", "delete", "deletecollection"],
-            ),
+            rule(GROUP, TENANTS, READ),
+            rule(GROUP, TENANTS, &["create", "update", "patch", "delete", "deletecollection"]),
             rule("", &["events"], READ),
             rule("events.k8s.io", &["events"], READ),
         ],

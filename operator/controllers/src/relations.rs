@@ -140,9 +140,15 @@ fn surroundings<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
 
 /// EPIC's controller.
 pub fn epic(context: &Shared) -> Controller<Subject<EPIC>> {
+    let accounts = on::<Account, EPIC, _>(
+        context,
+        |account| account.status.as_ref().and_then(|status| status.group_id),
+        |_, _| vec![epic_key()],
+    );
     context
         .watches
         .controller::<EPIC>()
+        .reconcile_on(accounts)
         .reconcile_on(surroundings(context))
         .reconcile_on(told(context.verdicts.changes()))
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{Context, Shared};
 use crate::leader::Leadership;
 use crate::settings::{Settings, UninstallArguments};
+use crate::uninstall::Asks;
 use crate::{
     account, address_pool, allocation, claim, endpoint, epic, load_balancer, poison, reconcile, relations,
     service_group, uninstall, xds,
@@ -134,6 +135,12 @@ pub async fn operator(settings: Settings) -> Result<(), Error> {
 /// [`Error`]: nothing more could be done.
 pub async fn uninstall(settings: Settings, arguments: UninstallArguments) -> Result<(), Error> {
     let client = client(settings.kubeconfig.as_deref()).await?;
+    let asks = if arguments.undo { Asks::ForEpic } else { Asks::ForUninstallation };
+    if let Some(release) = &arguments.release
+        && !asks.release(&client, &settings.namespace, release).await?
+    {
+        return Ok(());
+    }
     if arguments.undo {
         uninstall::undo(&client, &settings.namespace).await?;
     } else {

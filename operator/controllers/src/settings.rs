@@ -72,6 +72,12 @@ pub struct UninstallArguments {
     /// Takes EPIC up again on the objects that an uninstallation kept: removes its annotation, and does nothing else.
     #[arg(long)]
     pub undo: bool,
+
+    /// Does what it is told only while Helm uninstalls the release of this name (with --undo: installs it, or rolls it
+    /// back), by Helm's own record in the namespace. The chart's hooks say this: a tool that knows no hooks applies
+    /// them like anything else. Absent: whoever gives the command means it.
+    #[arg(long)]
+    pub release: Option<String>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

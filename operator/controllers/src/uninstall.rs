@@ -6,7 +6,12 @@
 //! that it may not delete. Labels are anybody's: what carries ours outside of tenant namespaces is left alone. Objects of
 //! EPIC's kinds stay, so an installation can be taken up again by removing the annotation, which `--undo` does.
 //!
-//! An upgrade does none of this: pins and links survive it.
+//! An upgrade does none of this: pins and links survive it. Neither does a rendered chart: its hooks are ordinary Jobs to
+//! every tool that applies objects and does not know hooks, so they name their release, and do nothing unless Helm's own
+//! record of it says that it is being uninstalled (see [`Asks`]).
+//!
+//! A kind that is not served any more has no objects: somebody deleted the definitions first. What is left of them then
+//! hangs at our finalizers, and goes with these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +23,7 @@ use epic_crds::well_known::{
 use epic_crds::{Account, EPIC, EPICNode, HasConditions};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use kates::Snapshot;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PropagationPolicy};
 use kube::{Client, Resource, ResourceExt};
@@ -60,6 +65,59 @@ pub fn is_asked_for(epic: &EPIC) -> bool {
 /// Whether a snapshot shows that EPIC is to be taken off the cluster.
 pub fn is_under_way(snapshot: &Snapshot) -> bool {
     snapshot.get::<EPIC>(&epic_key()).is_some_and(|epic| is_asked_for(epic))
+}
+
+/// What somebody asks of this command through Helm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// EPIC is to go.
+    ForUninstallation,
+    /// EPIC is to be there.
+    ForEpic,
+}
+
+impl Asks {
+    /// States of a release, as the labels of Helm's records have them, that ask for it. Helm writes them before it
+    /// creates a hook.
+    const fn states(self) -> &'static [&'static str] {
+        match self {
+            Self::ForUninstallation => &["uninstalling"],
+            Self::ForEpic => &["pending-install", "pending-rollback", "pending-upgrade"],
+        }
+    }
+
+    /// Whether Helm's record of a release asks for it; says so where it does not. Records are Secrets, or ConfigMaps
+    /// with Helm's other driver.
+    ///
+    /// # Errors
+    /// [`Error`]: the records cannot be read, so nothing is concluded.
+    pub async fn release(self, client: &Client, namespace: &str, release: &str) -> Result<bool, Error> {
+        let records = ListParams::default().labels(&format!("owner=helm,name={release}"));
+        let failed = |error| Error::Api("read Helm's records of the release", error);
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let mut states: BTreeSet<String> = BTreeSet::new();
+        states.extend(secrets.list(&records).await.map_err(failed)?.iter().filter_map(state));
+        states.extend(maps.list(&records).await.map_err(failed)?.iter().filter_map(state));
+        let is_asked = states.iter().any(|state| self.states().contains(&state.as_str()));
+        if !is_asked {
+            let command = match self {
+                Self::ForUninstallation => "epic-operator uninstall",
+                Self::ForEpic => "epic-operator uninstall --undo",
+            };
+            tracing::info!(
+                release,
+                ?states,
+                "nothing is changed: Helm's record does not say that this release is {}. Without Helm, run {command} in a pod of the operator",
+                self.states().join(" or ")
+            );
+        }
+        Ok(is_asked)
+    }
+}
+
+fn state<K: ResourceExt>(record: &K) -> Option<String> {
+    record.labels().get("status").cloned()
 }
 
 /// Takes EPIC off the cluster, waiting at most `wait` for others. Can be repeated.
@@ -207,9 +265,19 @@ where
 /// The EPIC nodes that have not said that they are clean.
 async fn attached(client: &Client, namespace: &str) -> Result<BTreeSet<String>, Error> {
     let nodes: Api<EPICNode> = Api::namespaced(client.clone(), namespace);
-    let listed = nodes.list(&ListParams::default()).await;
-    let listed = listed.map_err(|error| Error::Api("list the EPIC nodes", error))?;
+    let Some(listed) = served(nodes.list(&ListParams::default()).await, "list the EPIC nodes")? else {
+        return Ok(BTreeSet::new());
+    };
     Ok(listed.iter().filter(|node| !node.is_condition_true(DETACHED)).map(ResourceExt::name_any).collect())
+}
+
+/// What a list answered; `None` where the kind is not served. By the code: such an answer gives no reason.
+fn served<T>(listed: kube::Result<T>, what: &'static str) -> Result<Option<T>, Error> {
+    match listed {
+        Ok(listed) => Ok(Some(listed)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(Error::Api(what, error)),
+    }
 }
 
 /// Takes our finalizer off every object of a kind, at the version that was read.
@@ -221,11 +289,12 @@ where
         + serde::Serialize
         + std::fmt::Debug,
 {
-    let failed = |error| Error::Api("take off a finalizer", error);
+    const WHAT: &str = "take off a finalizer";
     let all: Api<K> = Api::all(client.clone());
     loop {
         let mut again = false;
-        for object in all.list(&ListParams::default()).await.map_err(failed)? {
+        let Some(listed) = served(all.list(&ListParams::default()).await, WHAT)? else { return Ok(()) };
+        for object in listed {
             let kept: Vec<&String> = object.finalizers().iter().filter(|name| *name != FINALIZER).collect();
             if kept.len() == object.finalizers().len() {
                 continue;
@@ -235,9 +304,9 @@ where
             let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
             match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(kube::Error::Api(status)) if status.is_conflict() => again = true,
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(Error::Api(WHAT, error)),
             }
         }
         if !again {

@@ -62,6 +62,9 @@ pub fn resolve(account: &Account, all: &[Account]) -> Result<AccountName, Refusa
 pub struct NamespaceSeen {
     /// The value of its label `epic.acnodal.io/account`.
     pub account_label: Option<String>,
+    /// Whether it is known to be this account's whatever its label says: it was created for the account, or taken
+    /// before. Labels are anybody's, and get lost.
+    pub ours: bool,
     /// Whether it has a deletionTimestamp.
     pub terminating: bool,
     /// Workloads, Secrets and RoleBindings in it that are not EPIC's and not Kubernetes' own, as `Kind name`.
@@ -73,7 +76,7 @@ pub struct NamespaceSeen {
 pub enum NamespaceStep {
     /// It does not exist: create it with the label, and remember that we did.
     Create,
-    /// It is this account's.
+    /// It is this account's. Its label is put back if it got lost.
     Ready,
     /// It exists and holds nothing of others: label it. It is not deleted with the account.
     Adopt,
@@ -107,6 +110,9 @@ pub fn namespace_step(account: &AccountName, seen: Option<&NamespaceSeen>) -> Na
     let Some(seen) = seen else { return NamespaceStep::Create };
     if seen.terminating {
         return NamespaceStep::Wait;
+    }
+    if seen.ours {
+        return NamespaceStep::Ready;
     }
     match &seen.account_label {
         Some(label) if label == account.as_str() => NamespaceStep::Ready,
@@ -285,11 +291,24 @@ mod tests {
         let labelled = |label: &str| NamespaceSeen {
             account_label: Some(label.into()),
             foreign: foreign.clone(),
-            terminating: false,
+            ..NamespaceSeen::default()
         };
         assert_eq!(step(labelled("sample")), NamespaceStep::Ready);
         assert!(matches!(step(labelled("other")), NamespaceStep::Refuse(_)));
         assert_eq!(step(NamespaceSeen { terminating: true, ..labelled("sample") }), NamespaceStep::Wait);
+    }
+
+    #[test]
+    fn a_namespace_that_was_taken_stays_the_accounts_though_its_label_is_lost_or_wrong() {
+        let sample = AccountName::parse("sample").unwrap();
+        for account_label in [None, Some("other".to_owned())] {
+            // What others have put into it since changes nothing.
+            let foreign = vec!["Secret theirs".to_owned()];
+            let seen = NamespaceSeen { account_label, ours: true, foreign, terminating: false };
+            assert_eq!(namespace_step(&sample, Some(&seen)), NamespaceStep::Ready);
+            let going = NamespaceSeen { terminating: true, ..seen };
+            assert_eq!(namespace_step(&sample, Some(&going)), NamespaceStep::Wait);
+        }
     }
 
     #[test]

@@ -88,6 +88,16 @@ impl Request {
         .with("fieldValidation=Strict")
     }
 
+    /// Applies an object server-side as this field manager, and takes nothing from another one.
+    pub fn apply_as(manager: &str, object: &Value) -> Self {
+        Self {
+            content_type: "application/apply-patch+yaml",
+            ..Self::new(http::Method::PATCH, &path_of(object), Some(object.clone()))
+        }
+        .with(&format!("fieldManager={manager}"))
+        .with("fieldValidation=Strict")
+    }
+
     /// Merges a patch into what lies at the path (RFC 7386).
     pub fn merge(path: &str, patch: &Value) -> Self {
         Self {

@@ -182,6 +182,15 @@ impl Lab {
         assert!(answer.is_ok() || answer.code == 404, "cannot delete {path}: {}", answer.message());
     }
 
+    /// Deletes what was in use until a moment ago: it is refused until the operator has counted again.
+    #[track_caller]
+    pub fn delete_after_use(&self, path: &str) {
+        self.until(&format!("{path} can be deleted"), || {
+            let answer = self.send(Request::delete(path));
+            if answer.is_ok() || answer.code == 404 { Ok(()) } else { Err(answer.message().to_owned()) }
+        });
+    }
+
     /// Waits until there is an answer; what `ask` says meanwhile is in the failure.
     #[track_caller]
     pub fn until<T, E: Debug>(&self, what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {

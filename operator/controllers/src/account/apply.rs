@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use epic_crds::condition::READY;
 use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, EPIC_NAMESPACE, ROLE_OPERATOR_TENANT, policy};
-use epic_crds::{Account, AccountReason as Reason, EPIC, HasConditions};
+use epic_crds::{Account, AccountReason as Reason, EPIC, HasConditions, LoadBalancer};
 use epic_model::account::{NamespaceStep, namespace_step};
 use epic_model::id::AccountName;
 use epic_model::name::short_hash;
@@ -87,7 +87,7 @@ async fn house(
     tenant: &Tenant,
 ) -> Result<Result<(), Waiting>, Error> {
     let uid = found.account.uid().unwrap_or_default();
-    let mut seen = found.namespace.as_ref().map(|namespace| seen(namespace));
+    let mut seen = found.namespace.as_ref().map(|namespace| seen(&found.account, namespace));
     if namespace_step(name, seen.as_ref()) == NamespaceStep::Adopt
         && let (Some(live), Some(seen)) = (&found.namespace, &mut seen)
     {
@@ -136,7 +136,9 @@ async fn look(
     }
     let key = Key::namespaced(tenant.namespace.as_str(), ROLE_OPERATOR_TENANT);
     let bound = snapshot.get::<RoleBinding>(&key);
-    let mut objects = foreign::objects(&context.client, tenant).await?;
+    let balancers = snapshot.in_namespace::<LoadBalancer>(&tenant.namespace);
+    let balancers = balancers.filter_map(|balancer| balancer.uid()).collect();
+    let mut objects = foreign::objects(&context.client, tenant, &balancers).await?;
     let is_bound = bound.is_some() || objects.is_empty();
     if objects.is_empty() {
         let operators = rights(tenant).into_iter().next().unwrap_or_default();
@@ -239,7 +241,11 @@ where
     apply::<K>(context, wanted).await
 }
 
-async fn apply<K: Object<DynamicType = ()>>(context: &Shared, wanted: Value) -> Result<(), Error> {
+/// Applies an object of the tenant.
+///
+/// # Errors
+/// What the API server answers.
+pub(super) async fn apply<K: Object<DynamicType = ()>>(context: &Shared, wanted: Value) -> Result<(), Error> {
     let mut object = parse::<K>(wanted)?;
     context.counters.wrote("Tenant");
     Ok(context.client.apply(&mut object).await?)

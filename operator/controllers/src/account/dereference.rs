@@ -17,6 +17,7 @@ use crate::allocation::verdict::Verdict;
 use crate::context::Shared;
 use crate::relations::epic_key;
 use crate::tenant::keys::LoadBalancerKeys;
+use crate::tenant::namespace::ANNOTATION_CREATED_FOR;
 
 /// What is there.
 pub struct Found {
@@ -58,10 +59,17 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
 }
 
 /// What is seen of the namespace without looking into it.
-pub(super) fn seen(namespace: &Namespace) -> model::NamespaceSeen {
+///
+/// That it is ours stands in two places, of which tools that take off what they do not know reach one at most: the
+/// namespace says for which Account it was created, the Account's status which namespace it has, created or adopted.
+pub(super) fn seen(account: &Account, namespace: &Namespace) -> model::NamespaceSeen {
     let labels: Option<&BTreeMap<String, String>> = namespace.metadata.labels.as_ref();
+    let created_for = namespace.annotations().get(ANNOTATION_CREATED_FOR);
+    let taken = account.status.as_ref().and_then(|status| status.namespace_uid.as_ref());
+    let is = |known: Option<&String>, uid: Option<&String>| known.is_some() && known == uid;
     model::NamespaceSeen {
         account_label: labels.and_then(|labels| labels.get(LABEL_ACCOUNT)).cloned(),
+        ours: is(created_for, account.metadata.uid.as_ref()) || is(taken, namespace.metadata.uid.as_ref()),
         terminating: namespace.metadata.deletion_timestamp.is_some(),
         foreign: Vec::new(),
     }
@@ -75,4 +83,30 @@ fn keys(balancer: &LoadBalancer) -> Option<LoadBalancerKeys> {
         uid: balancer.uid()?,
         generation: u32::try_from(generation).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_namespace_is_known_by_what_it_was_created_for_or_by_the_accounts_own_record() {
+        let account: Account = serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "Account",
+            "metadata": {"name": "red", "namespace": "epic", "uid": "red-uid"},
+            "spec": {}, "status": {"namespace-uid": "taken"},
+        }))
+        .unwrap();
+        let is_ours = |uid: &str, annotations: Value| {
+            let metadata = json!({"name": "epic-red", "uid": uid, "annotations": annotations});
+            seen(&account, &serde_json::from_value(json!({"metadata": metadata})).unwrap()).ours
+        };
+        assert!(is_ours("taken", json!({})));
+        assert!(is_ours("other", json!({ANNOTATION_CREATED_FOR: "red-uid"})));
+        assert!(!is_ours("other", json!({ANNOTATION_CREATED_FOR: "a predecessor of that name"})));
+        assert!(!is_ours("recreated by somebody", json!({})));
+        let fresh = Account::new("red", Default::default());
+        assert!(!seen(&fresh, &Namespace::default()).ours, "nothing is equal to nothing");
+    }
 }

@@ -4,17 +4,20 @@
 //! is remembered: a namespace that is somebody else's is looked into once a full pass, however many bells ring, those
 //! of the binding that comes and goes included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use epic_crds::well_known::LABEL_ACCOUNT;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kates::{Client, Error, Object, Query};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 
+use crate::proxy::owned_by;
 use crate::tenant::namespace::{Tenant, rights};
 
 /// What was found in namespaces that were refused, by uid of the namespace.
@@ -45,46 +48,69 @@ impl Refused {
     }
 }
 
-/// Secrets of others, as `Kind name`.
+/// Secrets of others, as `Kind name`. Ours bear the Account's label; whoever puts it on his own gives his namespace away,
+/// and nobody else's.
 ///
 /// # Errors
 /// What the API server answers; `Forbidden` while a binding made just now is not in force.
 pub(super) async fn secrets(client: &Client, tenant: &Tenant) -> Result<Vec<String>, Error> {
-    names::<Secret>(client, &tenant.namespace).await
+    let labelled = |meta: &ObjectMeta| {
+        meta.labels.as_ref().and_then(|labels| labels.get(LABEL_ACCOUNT)) == Some(&tenant.account)
+    };
+    Ok(others::<Secret>(client, &tenant.namespace, labelled).await?.names)
 }
 
-/// Workloads and RoleBindings of others, as `Kind name`: what the operator may list anywhere.
+/// Workloads and RoleBindings of others, as `Kind name`: what the operator may list anywhere. Ours are what begins at
+/// one of the LoadBalancers with these uids: a namespace may have lost its label while it served.
 ///
 /// # Errors
 /// What the API server answers.
-pub(super) async fn objects(client: &Client, tenant: &Tenant) -> Result<Vec<String>, Error> {
-    let ours: Vec<String> = rights(tenant)
+pub(super) async fn objects(
+    client: &Client,
+    tenant: &Tenant,
+    balancers: &BTreeSet<String>,
+) -> Result<Vec<String>, Error> {
+    let bindings: Vec<String> = rights(tenant)
         .iter()
         .filter(|object| object["kind"] == "RoleBinding")
         .filter_map(|object| object["metadata"]["name"].as_str().map(str::to_owned))
         .collect();
     let namespace = tenant.namespace.as_str();
-    let mut found = names::<Deployment>(client, namespace).await?;
-    found.extend(names::<StatefulSet>(client, namespace).await?);
-    found.extend(names::<DaemonSet>(client, namespace).await?);
-    found.extend(names::<ReplicaSet>(client, namespace).await?);
-    found.extend(names::<Job>(client, namespace).await?);
-    found.extend(names::<CronJob>(client, namespace).await?);
-    found.extend(names::<Pod>(client, namespace).await?);
-    let bindings = names::<RoleBinding>(client, namespace).await?;
-    found.extend(
-        bindings
-            .into_iter()
-            .filter(|name| !ours.iter().any(|ours| name.strip_prefix("RoleBinding ") == Some(ours.as_str()))),
-    );
+    let below =
+        |owners: BTreeSet<String>| move |meta: &ObjectMeta| owners.iter().any(|uid| owned_by(meta, uid));
+    let nobody = |_: &ObjectMeta| false;
+    let deployments = others::<Deployment>(client, namespace, below(balancers.clone())).await?;
+    let sets = others::<ReplicaSet>(client, namespace, below(deployments.ours)).await?;
+    let pods = others::<Pod>(client, namespace, below(sets.ours)).await?;
+    let mut found = [deployments.names, sets.names, pods.names].concat();
+    found.extend(others::<StatefulSet>(client, namespace, nobody).await?.names);
+    found.extend(others::<DaemonSet>(client, namespace, nobody).await?.names);
+    found.extend(others::<Job>(client, namespace, nobody).await?.names);
+    found.extend(others::<CronJob>(client, namespace, nobody).await?.names);
+    let named = |meta: &ObjectMeta| meta.name.as_ref().is_some_and(|name| bindings.contains(name));
+    found.extend(others::<RoleBinding>(client, namespace, named).await?.names);
     Ok(found)
 }
 
-async fn names<K: Object<DynamicType = ()>>(client: &Client, namespace: &str) -> Result<Vec<String>, Error> {
+/// A kind in a namespace: names of what is others', uids of what is ours.
+struct Sorted {
+    names: Vec<String>,
+    ours: BTreeSet<String>,
+}
+
+async fn others<K: Object<DynamicType = ()>>(
+    client: &Client,
+    namespace: &str,
+    is_ours: impl Fn(&ObjectMeta) -> bool,
+) -> Result<Sorted, Error> {
     let listed = client.list::<K>(&Query::namespace(namespace)).await?;
+    let (ours, others): (Vec<&K>, Vec<&K>) = listed.items.iter().partition(|object| is_ours(object.meta()));
     let unreadable = listed.poisoned.iter().map(|poison| format!("{} {}", K::kind(&()), poison.key.name()));
-    let readable = listed.items.iter().map(|object| format!("{} {}", K::kind(&()), object.name_any()));
-    Ok(readable.chain(unreadable).collect())
+    let readable = others.iter().map(|object| format!("{} {}", K::kind(&()), object.name_any()));
+    Ok(Sorted {
+        names: readable.chain(unreadable).collect(),
+        ours: ours.into_iter().filter_map(ResourceExt::uid).collect(),
+    })
 }
 
 #[cfg(test)]

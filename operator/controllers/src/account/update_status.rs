@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use epic_crds::condition::{ACCEPTED, READY, set};
+use epic_crds::well_known::LABEL_ACCOUNT;
 use epic_crds::{Account, AccountReason as Reason, AccountStatus, AccountUsage};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::apply::{Waiting, complete_spec};
@@ -79,6 +81,7 @@ fn status(found: &Found, namespace: &str, done: &Result<(), Waiting>, now: &Time
         Err(Waiting { reason: Reason::NamespaceNotAdopted | Reason::NamespaceTerminating, .. })
     );
     status.namespace = housed.then(|| namespace.to_owned());
+    status.namespace_uid = taken(found).filter(|_| housed);
     let (ready, reason, message) = match (&found.verdict, done) {
         (Some(verdict), _) => {
             let reason = match (verdict.duplicate, verdict.exhausted) {
@@ -97,6 +100,14 @@ fn status(found: &Found, namespace: &str, done: &Result<(), Waiting>, now: &Time
     set(&mut status.conditions, READY, ready, reason, message, found.account.metadata.generation, now);
     status.usage = Some(usage(found));
     status
+}
+
+/// Uid of the namespace once it has been taken: its label shows that, and so does what was written down then.
+fn taken(found: &Found) -> Option<String> {
+    let live = found.namespace.as_ref()?;
+    let known = found.account.status.as_ref().and_then(|status| status.namespace_uid.clone());
+    let is_labelled = live.labels().get(LABEL_ACCOUNT) == Some(&found.account.name_any());
+    live.uid().filter(|uid| is_labelled || known.as_ref() == Some(uid))
 }
 
 /// Writes what a departing Account waits for.
@@ -202,5 +213,29 @@ mod tests {
             assert_eq!(condition(&after, ACCEPTED), before);
             assert_eq!(condition(&after, READY).reason, reason.to_string());
         }
+    }
+
+    #[test]
+    fn a_namespace_is_written_down_once_it_bears_the_label_and_stays_so_without_it() {
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let recorded = |label: Option<&str>, known: Option<&str>, done: &Result<(), Waiting>| {
+            let mut found = found(None);
+            let labels = label.map(|label| json!({LABEL_ACCOUNT: label}));
+            let metadata = json!({"name": "epic-red", "uid": "n", "labels": labels});
+            found.namespace = Some(Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap()));
+            let account = Arc::make_mut(&mut found.account);
+            account.status.get_or_insert_default().namespace_uid = known.map(str::to_owned);
+            status(&found, "epic-red", done, &now).namespace_uid
+        };
+        let (fine, looking) =
+            (Ok(()), Err(Waiting { reason: Reason::Pending, message: String::new(), ask_again: true }));
+        assert_eq!(recorded(Some("red"), None, &fine).as_deref(), Some("n"));
+        assert_eq!(recorded(None, Some("n"), &fine).as_deref(), Some("n"));
+        assert_eq!(recorded(None, Some("of a predecessor"), &fine), None);
+        // While nobody knows yet what it holds of others, it is not ours.
+        assert_eq!(recorded(None, None, &looking), None);
+        let refused =
+            Waiting { reason: Reason::NamespaceNotAdopted, message: String::new(), ask_again: true };
+        assert_eq!(recorded(None, Some("n"), &Err(refused)), None);
     }
 }

@@ -6,16 +6,20 @@ mod ranges;
 mod validate;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use epic_crds::condition::{ACCEPTED, READY, set};
-use epic_crds::{EPIC, EpicReason as Reason};
-use kates::Subject;
+use epic_crds::{Account, EPIC, EPICStatus, EpicReason as Reason};
+use kates::{Snapshot, Subject};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
 use crate::uninstall;
+
+/// How long a mere figure gives way to an allocation that is under way on the same object.
+const GIVE_WAY: Duration = Duration::from_millis(500);
 
 /// One pass over the EPIC object.
 ///
@@ -41,7 +45,7 @@ pub async fn reconcile(subject: Arc<Subject<EPIC>>, context: Shared) -> Result<A
             "EPIC is being taken off the cluster; remove the annotation epic.acnodal.io/uninstall to keep it";
         (false, Reason::Uninstalling, text.to_owned())
     } else if epic.metadata.deletion_timestamp.is_some() {
-        let text = "it is to be deleted and waits for its Accounts and LoadBalancers to go";
+        let text = "it is to be deleted: it hands out nothing new, and goes once its Accounts and LoadBalancers are gone. To keep EPIC, see docs/recovery.md";
         (false, Reason::Uninstalling, text.to_owned())
     } else if let Err((reason, text)) = &judged {
         (false, *reason, text.clone())
@@ -52,7 +56,19 @@ pub async fn reconcile(subject: Arc<Subject<EPIC>>, context: Shared) -> Result<A
         (true, Reason::Ready, String::new())
     };
     set(conditions, READY, ready, reason, message, generation, &now);
+    let before = epic.status.clone().unwrap_or_default();
+    status.accounts = Some(accounts(&snapshot));
+    let is_mere_figure = EPICStatus { accounts: before.accounts, ..status.clone() } == before;
+    if is_mere_figure && status != before && !before.reservations.is_empty() {
+        return Ok(Action::requeue(GIVE_WAY));
+    }
     let after = EPIC { status: Some(status), ..epic.as_ref().clone() };
     publish_status(&context, epic.as_ref(), after).await?;
     Ok(Action::requeue(context.settings.full_pass))
+}
+
+/// Accounts that have a group ID.
+fn accounts(snapshot: &Snapshot) -> i64 {
+    let granted = |account: &&Arc<Account>| account.status.as_ref().is_some_and(|of| of.group_id.is_some());
+    i64::try_from(snapshot.list::<Account>().filter(granted).count()).unwrap_or(i64::MAX)
 }

@@ -88,12 +88,29 @@ pub fn namespace(context: &Shared) -> Controller<Subject<Namespace>> {
         |_, balancer| balancer.metadata.namespace.as_deref().map(Key::cluster).into_iter().collect(),
     );
     let epic = on::<EPIC, Namespace, _>(context, settings, |snapshot, _| all::<Namespace>(snapshot));
+    // What was made for an Account that is gone: a pass over it may have been under way.
+    let lying_in = |namespace: Option<&str>| namespace.map(Key::cluster).into_iter().collect();
     context
         .watches
         .controller::<Namespace>()
         .reconcile_on(accounts)
         .reconcile_on(balancers)
         .reconcile_on(epic)
+        .reconcile_on(on::<ServiceAccount, Namespace, _>(
+            context,
+            |_| (),
+            move |_, o| lying_in(o.metadata.namespace.as_deref()),
+        ))
+        .reconcile_on(on::<RoleBinding, Namespace, _>(
+            context,
+            |_| (),
+            move |_, o| lying_in(o.metadata.namespace.as_deref()),
+        ))
+        .reconcile_on(on::<ConfigMap, Namespace, _>(
+            context,
+            |_| (),
+            move |_, o| lying_in(o.metadata.namespace.as_deref()),
+        ))
 }
 
 /// The Accounts that may have this namespace.

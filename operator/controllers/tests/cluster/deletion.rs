@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use epic_control_plane::{Request, eventually};
+use epic_control_plane::{Identity, Request, eventually, token};
+use epic_crds::well_known::ANNOTATION_DELETE_IN_USE;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use super::history::History;
 use super::operator::Operator;
 use super::tenants::{load_balancer, object, remains, unconverged, until_nothing_is_left};
 
-async fn platform(cluster: &Cluster, account: &str) {
+pub(crate) async fn platform(cluster: &Cluster, account: &str) {
     for object in [
         object("EPIC", "epic", "epic", json!({})),
         object("AddressPool", "epic", "default", json!({"addresses": ["192.0.2.0/28"]})),
@@ -23,7 +24,7 @@ async fn platform(cluster: &Cluster, account: &str) {
     }
 }
 
-async fn reason_of(cluster: &Cluster, path: &str, type_: &str) -> Option<String> {
+pub(crate) async fn reason_of(cluster: &Cluster, path: &str, type_: &str) -> Option<String> {
     let found = Request::get(path).send(&cluster.admin).await;
     let conditions = found.body["status"]["conditions"].as_array()?.clone();
     let condition = conditions.iter().find(|known| known["type"] == type_)?;
@@ -43,6 +44,10 @@ async fn an_account_waits_for_its_load_balancers_and_takes_its_namespace_along()
     until_nothing_is_left("the load balancer being ready", || unconverged(&cluster.admin)).await;
 
     let account = "/apis/epic.acnodal.io/v1/namespaces/epic/accounts/red";
+    let refused = Request::delete(account).send(&cluster.admin).await;
+    refused.expect_refused("this Account has LoadBalancers");
+    let meant = json!({"metadata": {"annotations": {ANNOTATION_DELETE_IN_USE: "true"}}});
+    Request::merge(account, &meant).send(&cluster.admin).await.expect_ok();
     Request::delete(account).send(&cluster.admin).await.expect_ok();
     eventually("the account saying that it waits", || async {
         (reason_of(&cluster, account, "Ready").await.as_deref() == Some("LoadBalancersRemain")).then_some(())
@@ -52,7 +57,10 @@ async fn an_account_waits_for_its_load_balancers_and_takes_its_namespace_along()
     Request::delete(&Request::path_of(&balancer)).send(&cluster.admin).await.expect_ok();
     for plural in ["servicegroups/shared", "addresspools/default", "epics/epic"] {
         let path = format!("/apis/epic.acnodal.io/v1/namespaces/epic/{plural}");
-        Request::delete(&path).send(&cluster.admin).await.expect_ok();
+        eventually("what uses it being gone", || async {
+            Request::delete(&path).send(&cluster.admin).await.is_ok().then_some(())
+        })
+        .await;
     }
     until_nothing_is_left("everything being gone", || remains(&cluster.admin)).await;
 }
@@ -117,6 +125,13 @@ async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_accou
     assert_eq!(looks, 1, "its Secrets were looked at once, however many bells rang");
     let first = said.iter().position(|reason| reason == "NamespaceNotAdopted").expect("it was refused");
     assert!(said[first..].iter().all(|reason| reason == "NamespaceNotAdopted"), "{said:?}");
+    let stolen = token(&cluster.admin, "epic-blue", "epic-client", None).await.expect("a token");
+    let stolen = cluster.control_plane.client(&Identity::Token(stolen)).await.expect("a client");
+    let keys = "/api/v1/namespaces/epic-blue/secrets/epic-gue-keys";
+    eventually("a client agent reading its keys", || async {
+        Request::get(keys).send(&stolen).await.is_ok().then_some(())
+    })
+    .await;
     for name in ["red", "blue"] {
         Request::delete(&path(name)).send(&cluster.admin).await.expect_ok();
         eventually("the account being gone", || async {
@@ -127,6 +142,45 @@ async fn a_namespace_of_others_is_left_alone_and_an_empty_one_outlives_its_accou
         let namespace = Request::get(&namespace).send(&cluster.admin).await.expect_ok();
         assert!(namespace["metadata"]["deletionTimestamp"].is_null(), "epic-{name} stays");
     }
+    until_nothing_is_left("nothing of the account being left", || left_in(&cluster, "epic-blue")).await;
+    // Made anew for another customer, whose keys the former one does not read.
+    Request::create(&object("Account", "epic", "blue", json!({}))).send(&cluster.admin).await.expect_ok();
+    eventually("its successor being ready", || async {
+        (reason_of(&cluster, &path("blue"), "Ready").await.as_deref() == Some("Ready")).then_some(())
+    })
+    .await;
+    // The API server remembers for some seconds whose token it is.
+    eventually("the former customer's token being refused", || async {
+        (Request::get(keys).send(&stolen).await.code == 401).then_some(())
+    })
+    .await;
+    Request::get(keys).send(&cluster.admin).await.expect_ok();
+    let theirs = Request::get("/api/v1/namespaces/epic-red/secrets/theirs").send(&cluster.admin).await;
+    assert!(theirs.is_ok(), "what is somebody else's stays");
+}
+
+/// What a namespace holds of rights, keys and marks of EPIC.
+async fn left_in(cluster: &Cluster, namespace: &str) -> Vec<String> {
+    let mut left = Vec::new();
+    for kind in [
+        "api/v1/namespaces/NAMESPACE/serviceaccounts",
+        "api/v1/namespaces/NAMESPACE/configmaps",
+        "api/v1/namespaces/NAMESPACE/secrets",
+        "apis/rbac.authorization.k8s.io/v1/namespaces/NAMESPACE/rolebindings",
+    ] {
+        let path = format!("/{}", kind.replace("NAMESPACE", namespace));
+        let list = Request::get(&path).send(&cluster.admin).await.expect_ok();
+        let names = list["items"].as_array().into_iter().flatten().map(|item| &item["metadata"]["name"]);
+        // What Kubernetes itself puts into every namespace.
+        let ours = names.filter(|name| *name != "default" && *name != "kube-root-ca.crt");
+        left.extend(ours.map(|name| format!("{path}: {name}")));
+    }
+    let found =
+        Request::get(&format!("/api/v1/namespaces/{namespace}")).send(&cluster.admin).await.expect_ok();
+    let labels = found["metadata"]["labels"].as_object().into_iter().flatten();
+    let marks = labels.filter(|(label, _)| *label != "kubernetes.io/metadata.name");
+    left.extend(marks.map(|(label, value)| format!("label {label}: {value}")));
+    left
 }
 
 /// What others have made with EPIC's labels, in namespaces that are not EPIC's.
@@ -181,8 +235,20 @@ async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_is_taken_up_
     let note = json!({"metadata": {"annotations": {"note": "theirs"}}});
     Request::merge(epic, &note).send(&cluster.admin).await.expect_ok();
 
+    let served = metadata().await;
+    for state in [None, Some("deployed"), Some("failed"), Some("pending-upgrade")] {
+        if let Some(state) = state {
+            helm_says(&cluster, state).await;
+        }
+        operator.uninstall(&["--release", "epic", "--wait", "60"]).await;
+        assert_eq!(metadata().await, served, "nobody uninstalls the release: {state:?}");
+    }
+    helm_says(&cluster, "uninstalling").await;
+    operator.uninstall(&["--release", "another", "--wait", "60"]).await;
+    assert_eq!(metadata().await, served, "another release is being uninstalled");
+
     let strangers = strangers(&cluster).await;
-    operator.uninstall(&["--wait", "60"]).await;
+    operator.uninstall(&["--release", "epic", "--wait", "60"]).await;
     for path in &strangers {
         let found = Request::get(path).send(&cluster.admin).await.expect_ok();
         assert!(found["metadata"]["deletionTimestamp"].is_null(), "{path} is somebody else's");
@@ -195,7 +261,11 @@ async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_is_taken_up_
     assert!(pods["items"].as_array().is_some_and(Vec::is_empty), "no proxy is left");
     Request::get(&Request::path_of(&balancer)).send(&cluster.admin).await.expect_ok();
 
-    operator.uninstall(&["--undo"]).await;
+    let uninstalled = metadata().await;
+    operator.uninstall(&["--undo", "--release", "epic"]).await;
+    assert_eq!(metadata().await, uninstalled, "nobody installs the release");
+    helm_says(&cluster, "pending-install").await;
+    operator.uninstall(&["--undo", "--release", "epic"]).await;
     assert_eq!(metadata().await["annotations"], json!({"note": "theirs"}), "only its own annotation goes");
     eventually("proxies and finalizers being back", || async {
         let pods = Request::get("/api/v1/namespaces/epic-red/pods").send(&cluster.admin).await.expect_ok();
@@ -204,4 +274,40 @@ async fn an_uninstalled_epic_has_neither_proxies_nor_finalizers_and_is_taken_up_
     })
     .await;
     until_nothing_is_left("the load balancer being served again", || unconverged(&cluster.admin)).await;
+    definitions_that_are_deleted_first_hang_at_nothing_after_an_uninstallation(&cluster, &operator).await;
+}
+
+/// The record of release `epic` that Helm keeps.
+async fn helm_says(cluster: &Cluster, state: &str) {
+    let record = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1",
+        "metadata": {"name": "sh.helm.release.v1.epic.v1", "namespace": "epic", "labels": {
+            "owner": "helm", "name": "epic", "version": "1", "status": state,
+        }},
+    });
+    Request::apply(&record).send(&cluster.admin).await.expect_ok();
+}
+
+async fn definitions_that_are_deleted_first_hang_at_nothing_after_an_uninstallation(
+    cluster: &Cluster,
+    operator: &Operator,
+) {
+    let all = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let ours = || async {
+        let list = Request::get(all).send(&cluster.admin).await.expect_ok();
+        let names = list["items"].as_array().into_iter().flatten();
+        let names = names.filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned));
+        names.filter(|name| name.ends_with(".epic.acnodal.io")).collect::<Vec<_>>()
+    };
+    for name in ours().await {
+        Request::delete(&format!("{all}/{name}")).send(&cluster.admin).await.expect_ok();
+    }
+    eventually("only what has finalizers hanging", || async {
+        let left = ours().await;
+        (left.len() <= 2 && left.iter().any(|name| name.starts_with("epics."))).then_some(())
+    })
+    .await;
+    operator.uninstall(&["--wait", "60"]).await;
+    until_nothing_is_left("the definitions being gone", ours).await;
+    operator.uninstall(&["--wait", "60"]).await;
 }

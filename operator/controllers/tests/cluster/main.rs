@@ -4,6 +4,7 @@
 //! What is proved is judged from the watch history of the API server, not from the state in the end alone. Each test
 //! has a control plane of its own; they take turns, since together they would measure each other.
 
+mod accidents;
 mod deletion;
 mod harness;
 mod history;

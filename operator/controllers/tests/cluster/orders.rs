@@ -6,25 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epic_control_plane::Request;
+use epic_crds::well_known::policy;
 use epic_crds::{Account, Endpoint, LoadBalancer};
 use kube::ResourceExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Cluster;
 use super::harness::Harness;
 use super::history::{History, assert_unique};
 use super::operator::Operator;
-use super::tenants::{all, apply_until_taken, remains, unconverged, until_nothing_is_left};
+use super::tenants::{PATIENCE, all, apply_until_taken, remains, unconverged, until_nothing_is_left};
 
 /// Orders tried.
 const ORDERS: u64 = 20;
 
 /// All objects of `config/samples`.
-fn samples() -> Vec<Value> {
+pub(crate) fn samples() -> Vec<Value> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/samples");
     let mut found = Vec::new();
     let mut folders = vec![root];
@@ -68,7 +69,7 @@ async fn end_state(cluster: &Cluster) -> BTreeMap<String, Value> {
 
 /// Replaces what differs from run to run by whether it is there.
 fn blank(value: &mut Value) {
-    const ALLOCATED: [&str; 26] = [
+    const ALLOCATED: [&str; 27] = [
         "group-id",
         "service-id",
         "endpoint-id",
@@ -83,6 +84,7 @@ fn blank(value: &mut Value) {
         "ifname",
         "pod",
         "pod-uid",
+        "namespace-uid",
         "node",
         "epic-address",
         "current-group-id",
@@ -154,6 +156,28 @@ async fn assert_values_in_range(cluster: &Cluster) {
     assert_eq!(status.public_address.as_deref(), Some("192.168.77.2"));
 }
 
+/// Deletes everything in this order, and what is refused because it is in use once more, as whoever gave the command
+/// would; says how much was refused.
+async fn delete_all(cluster: &Cluster, order: &[Value], random: &mut StdRng) -> usize {
+    let (mut left, mut refused) = (order.to_vec(), 0);
+    let deadline = Instant::now() + PATIENCE;
+    while !left.is_empty() {
+        let mut again = Vec::new();
+        for object in left {
+            let answer = Request::delete(&Request::path_of(&object)).send(&cluster.admin).await;
+            if answer.code == 403 {
+                assert!(answer.message().contains(policy::IN_USE), "{}", answer.message());
+                again.push(object);
+            }
+            sleep(Duration::from_millis(random.random_range(0..100))).await;
+        }
+        assert!(Instant::now() < deadline, "these stay in use: {again:#?}");
+        refused += again.len();
+        left = again;
+    }
+    refused
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn samples_in_any_order_end_alike_and_deleted_in_any_order_leave_nothing() {
     let cluster = Cluster::start().await;
@@ -162,6 +186,7 @@ async fn samples_in_any_order_end_alike_and_deleted_in_any_order_leave_nothing()
     let operator = Operator::start(&cluster).await;
     operator.ready().await;
     let mut expected: Option<BTreeMap<String, Value>> = None;
+    let mut refused = 0;
     for seed in 0..ORDERS {
         let mut random = StdRng::seed_from_u64(seed);
         let mut order = samples();
@@ -192,13 +217,11 @@ async fn samples_in_any_order_end_alike_and_deleted_in_any_order_leave_nothing()
             }
         }
         order.shuffle(&mut random);
-        for object in &order {
-            Request::delete(&Request::path_of(object)).send(&cluster.admin).await;
-            sleep(Duration::from_millis(random.random_range(0..100))).await;
-        }
+        refused += delete_all(&cluster, &order, &mut random).await;
         let what = format!("order {seed}: everything being gone");
         until_nothing_is_left(&what, || remains(&cluster.admin)).await;
     }
+    assert!(refused > 0, "something in use was to be deleted first");
     let grants = assert_unique(&history.events());
     assert!(grants >= 20 * 10, "{grants} grants were seen");
 }

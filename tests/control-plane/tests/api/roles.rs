@@ -144,6 +144,73 @@ async fn an_administrator_of_epic_has_its_group_and_what_epicctl_needs_and_nothi
     }
 }
 
+/// What a role of Kubernetes, bound in a namespace, says about EPIC's group.
+async fn of_epic(role: &str, namespace: &str) -> BTreeSet<String> {
+    let user = format!("{role}-of-{namespace}");
+    let subject = json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user });
+    bind(namespace, role, &subject).await;
+    let identity = Identity::user(&user);
+    eventually("the role acting, with what is aggregated to it", || async {
+        let may = allowed(&identity, namespace).await;
+        may.iter().any(|entry| entry.ends_with(".epic.acnodal.io")).then_some(())
+    })
+    .await;
+    allowed(&identity, namespace)
+        .await
+        .into_iter()
+        .filter(|entry| entry.contains("epic.acnodal.io"))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_roles_of_kubernetes_read_everything_of_epic_and_write_what_a_tenant_writes() {
+    namespace("epic-aggregated", true).await;
+    let group = |kinds: &[&str]| -> Vec<String> {
+        kinds.iter().map(|kind| format!("{kind}.epic.acnodal.io")).collect()
+    };
+    let tenants = group(&["endpoints", "loadbalancers", "servicegroups"]);
+    let others = group(&["accounts", "addressclaims", "addresspools", "epicnodes", "epics"]);
+    let of =
+        |verbs: &[&str], kinds: &[String]| all(verbs, &kinds.iter().map(String::as_str).collect::<Vec<_>>());
+    let read = ["get", "list", "watch"];
+    let reading = union([of(&read, &tenants), of(&read, &others)]);
+    let writing = of(&["create", "update", "patch", "delete", "deletecollection"], &tenants);
+    assert_eq!(of_epic("view", "epic-aggregated").await, reading);
+    for role in ["edit", "admin"] {
+        assert_eq!(
+            of_epic(role, "epic-aggregated").await,
+            union([reading.clone(), writing.clone()]),
+            "{role}"
+        );
+    }
+    assert_eq!(of_epic("epic-viewer", "epic-aggregated").await, reading);
+
+    // With `admin` of his own namespace a tenant raises no limit of his, grants himself nothing and frees no ID.
+    let tenant = client(Identity::user("admin-of-epic-aggregated")).await;
+    let account = object("Account", "epic-aggregated", "aggregated", json!({ "load-balancer-limit": 65535 }));
+    let balancer = load_balancer("epic-aggregated", "l");
+    Request::create(&balancer).send(&tenant).await.expect_ok();
+    let status = json!({ "status": { "public-address": "192.0.2.1" } });
+    let path = Request::path_of(&balancer);
+    let finalizer = json!({ "metadata": { "finalizers": ["epic.acnodal.io/finalizer"] } });
+    for refused in [
+        Request::create(&account),
+        Request::merge(&format!("{path}/status"), &status),
+        Request::merge(&path, &finalizer),
+    ] {
+        let answer = refused.send(&tenant).await;
+        assert_eq!(answer.code, 403, "{}", answer.message());
+    }
+    // And binds nobody to a role that he does not have: RBAC refuses what would be more than his own.
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": { "name": "epic-admin", "namespace": "epic-aggregated" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "epic-admin" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "mallory" }],
+    });
+    assert_eq!(Request::create(&binding).send(&tenant).await.code, 403);
+}
+
 #[tokio::test]
 async fn a_client_agent_reads_what_it_needs_by_name() {
     namespace("epic-client-matrix", true).await;

@@ -39,6 +39,45 @@ pub(crate) fn an_upgrade_costs_no_connection(lab: &Lab) {
     lab.stage(&["ready"]);
 }
 
+/// What shows that somebody was cut off: pods by uid, and what EPIC and the Accounts say of themselves.
+fn running(lab: &Lab) -> Vec<String> {
+    let pods =
+        ["epic", "epic-sample", "epic-other"].map(|namespace| format!("/api/v1/namespaces/{namespace}/pods"));
+    let uids = pods.iter().flat_map(|path| lab.list(path)).filter(|pod| {
+        // Those of the Jobs come and go.
+        pod["metadata"]["ownerReferences"][0]["kind"] != "Job"
+    });
+    let mut all: Vec<String> = uids.map(|pod| pod["metadata"]["uid"].to_string()).collect();
+    let epic = lab.get("/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic");
+    all.push(epic["metadata"]["annotations"]["epic.acnodal.io/uninstall"].to_string());
+    all.extend(finalizers(lab));
+    all.sort();
+    all
+}
+
+/// Its hooks are ordinary Jobs then. They stay, for the uninstallation that follows to find.
+pub(crate) fn the_rendered_chart_applied_while_it_serves_changes_nothing(lab: &Lab) {
+    let before = running(lab);
+    let streams = vips(lab).map(|(tenant, vip)| (tenant, Stream::start(lab, vip)));
+    lab.stage(&["rendered"]);
+    for job in ["epic-uninstall", "epic-uninstall-undo"] {
+        let job = lab.until(&format!("{job} has ended"), || {
+            let job = lab.get(&format!("/apis/batch/v1/namespaces/epic/jobs/{job}"));
+            if job["status"]["completionTime"].is_string() { Ok(job) } else { Err(job["status"].to_string()) }
+        });
+        assert_eq!(job["status"]["succeeded"], 1, "{}", job["status"]);
+        let name = job["metadata"]["name"].as_str().unwrap_or_default();
+        let said = lab.stage(&["kubectl", "logs", "--namespace", "epic", &format!("job/{name}")]);
+        assert!(said.contains("nothing is changed: Helm's record does not say"), "{said}");
+    }
+    for (tenant, stream) in streams {
+        let tally = stream.finish(200);
+        assert!(tally.is_right(tenant), "tenant {tenant}: {tally}");
+    }
+    assert_eq!(running(lab), before);
+    lab.stage(&["ready"]);
+}
+
 fn finalizers(lab: &Lab) -> Vec<String> {
     let of = |kind: &str| {
         let objects = lab.list(&format!("/apis/epic.acnodal.io/v1/{kind}"));

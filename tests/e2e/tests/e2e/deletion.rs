@@ -1,6 +1,5 @@
 //! What is deleted leaves nothing behind: in the API, in the maps, in the pool.
 
-use epic_control_plane::Request;
 use epic_e2e::lab::{Lab, load_balancer};
 use serde_json::Value;
 
@@ -72,7 +71,7 @@ pub(crate) fn deleted_objects_leave_nothing_behind(lab: &Lab) {
     });
 
     for account in ["sample", "other"] {
-        lab.delete(&format!("{GROUP}/namespaces/epic/accounts/{account}"));
+        lab.delete_after_use(&format!("{GROUP}/namespaces/epic/accounts/{account}"));
     }
     until_none(lab, "Account", || names(lab, &format!("{GROUP}/accounts")));
     until_none(lab, "tenant namespace", || {
@@ -80,8 +79,7 @@ pub(crate) fn deleted_objects_leave_nothing_behind(lab: &Lab) {
     });
 
     for kind in ["addresspools", "servicegroups", "epics"] {
-        let answer = lab.send(Request::delete(&format!("{GROUP}/namespaces/epic/{kind}")));
-        assert!(answer.is_ok(), "{kind} can be deleted: {}", answer.message());
+        lab.delete_after_use(&format!("{GROUP}/namespaces/epic/{kind}"));
     }
     for kind in
         ["accounts", "addressclaims", "addresspools", "endpoints", "epics", "loadbalancers", "servicegroups"]

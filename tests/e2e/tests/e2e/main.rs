@@ -43,6 +43,7 @@ scenarios! {
     faults::no_connection_fails_while_agents_are_killed,
     faults::no_connection_fails_while_the_api_server_is_gone,
     chart::an_upgrade_costs_no_connection,
+    chart::the_rendered_chart_applied_while_it_serves_changes_nothing,
     chart::uninstallation_leaves_no_trace_and_an_installation_takes_up_what_it_kept,
     deletion::deleted_objects_leave_nothing_behind,
 }

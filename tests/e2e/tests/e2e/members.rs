@@ -40,7 +40,7 @@ pub(crate) fn remove_load_balancer(lab: &Lab, name: &str) {
         }
     }
     lab.delete(&load_balancer(NAMESPACE, name));
-    lab.delete(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/servicegroups/{name}"));
+    lab.delete_after_use(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/servicegroups/{name}"));
     lab.until(&format!("{name} and its proxies are gone"), || {
         let pods = lab.list(&format!("/api/v1/namespaces/{NAMESPACE}/pods"));
         let prefix = format!("epic-{name}-");

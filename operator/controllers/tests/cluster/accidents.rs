@@ -1,0 +1,102 @@
+//! What administrators and their tools do by mistake, on one installation that serves meanwhile.
+
+use epic_control_plane::{Identity, Request, eventually};
+use serde_json::{Value, json};
+
+use super::Cluster;
+use super::deletion::{platform, reason_of};
+use super::harness::Harness;
+use super::history::History;
+use super::operator::Operator;
+use super::tenants::{load_balancer, unconverged, until_nothing_is_left};
+
+const NAMESPACE: &str = "/api/v1/namespaces/epic-red";
+const EPIC: &str = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_label_that_is_lost_and_an_epic_that_is_deleted_take_nothing_from_who_is_served() {
+    let cluster = Cluster::start().await;
+    let _harness = Harness::start(&cluster, 1).await;
+    let operator = Operator::start(&cluster).await;
+    operator.ready().await;
+    platform(&cluster, "red").await;
+    until_nothing_is_left("the account being ready", || unconverged(&cluster.admin)).await;
+    let balancer = load_balancer("epic-red", "web", "shared");
+    Request::create(&balancer).send(&cluster.admin).await.expect_ok();
+    until_nothing_is_left("the load balancer being ready", || unconverged(&cluster.admin)).await;
+
+    a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(&cluster).await;
+    a_deleted_epic_is_recreated_and_everybody_keeps_ids_and_addresses(&cluster, &balancer).await;
+}
+
+async fn a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(cluster: &Cluster) {
+    let history = History::record(&cluster.admin).await;
+    let label = |value: Value| json!({"labels": {"epic.acnodal.io/account": value}});
+    let mut everything = label(Value::Null);
+    everything["annotations"] = json!({"epic.acnodal.io/created-for": null});
+    for lost in [label(Value::Null), label(json!("blue")), everything] {
+        Request::merge(NAMESPACE, &json!({"metadata": lost})).send(&cluster.admin).await.expect_ok();
+        eventually("the label being back", || async {
+            let found = Request::get(NAMESPACE).send(&cluster.admin).await.expect_ok();
+            (found["metadata"]["labels"]["epic.acnodal.io/account"] == "red").then_some(())
+        })
+        .await;
+    }
+    until_nothing_is_left("everything being served", || unconverged(&cluster.admin)).await;
+    for event in history.events() {
+        let taken = matches!(event.kind, "RoleBinding" | "ServiceAccount" | "Secret" | "Deployment");
+        assert!(!(taken && event.deleted), "{} {:?} was deleted", event.kind, event.object.metadata.name);
+        if event.kind == "Account" {
+            let conditions = event.object.data["status"]["conditions"].as_array().into_iter().flatten();
+            let reasons: Vec<&Value> = conditions.map(|known| &known["reason"]).collect();
+            assert!(!reasons.iter().any(|reason| **reason == "NamespaceNotAdopted"), "{reasons:?}");
+        }
+    }
+}
+
+/// As docs/recovery.md says.
+async fn a_deleted_epic_is_recreated_and_everybody_keeps_ids_and_addresses(
+    cluster: &Cluster,
+    balancer: &Value,
+) {
+    let status = || async {
+        let found = Request::get(&Request::path_of(balancer)).send(&cluster.admin).await.expect_ok();
+        let status = found["status"].clone();
+        let proxies: Vec<Value> = status["proxies"].as_array().cloned().unwrap_or_default();
+        let ids: Vec<Value> = proxies.iter().map(|proxy| proxy["proxy-id"].clone()).collect();
+        json!([status["group-id"], status["service-id"], status["public-address"], ids])
+    };
+    let before = status().await;
+    // Refused to people, so as somebody who is let through.
+    let someone = Identity::service_account("kube-system", "namespace-controller");
+    let someone = cluster.control_plane.client(&someone).await.expect("a client");
+    let refused = Request::delete(EPIC).send(&cluster.admin).await;
+    refused.expect_refused("Accounts have their IDs from EPIC");
+    Request::delete(EPIC).send(&someone).await.expect_ok();
+    eventually("EPIC saying what becomes of it", || async {
+        (reason_of(cluster, EPIC, "Ready").await.as_deref() == Some("Uninstalling")).then_some(())
+    })
+    .await;
+
+    let found = Request::get(EPIC).send(&cluster.admin).await.expect_ok();
+    let mut spec = found["spec"].clone();
+    for ranges in ["proxy-addresses", "alias-addresses"] {
+        spec[ranges] = found["status"][ranges].clone();
+    }
+    let saved = json!({
+        "apiVersion": "epic.acnodal.io/v1", "kind": "EPIC",
+        "metadata": {"name": "epic", "namespace": "epic"}, "spec": spec,
+    });
+    let none = json!({"metadata": {"finalizers": null}});
+    Request::merge(EPIC, &none).send(&cluster.admin).await.expect_ok();
+    Request::create(&saved).send(&cluster.admin).await.expect_ok();
+    let late = load_balancer("epic-red", "late", "shared");
+    Request::create(&late).send(&cluster.admin).await.expect_ok();
+    until_nothing_is_left("everything being served again", || unconverged(&cluster.admin)).await;
+    eventually("EPIC having its finalizer", || async {
+        let found = Request::get(EPIC).send(&cluster.admin).await.expect_ok();
+        (found["metadata"]["finalizers"].is_array() && found["status"]["accounts"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(status().await, before);
+}
