@@ -21,8 +21,8 @@ async fn columns(plural: &str) -> Vec<(String, i64)> {
 #[tokio::test]
 async fn columns_answer_first_and_ids_are_wide() {
     let expected = [
-        ("epics", "Name Ready Reason Age", "Group-ID Tunnel-ID Proxy-ID"),
-        ("epicnodes", "Name Address Ready Tunnels-Up Tunnels Age", "Kernel Revision Reason"),
+        ("epics", "Name Ready Reason Accounts Age", "Group-ID Tunnel-ID Proxy-ID"),
+        ("epicnodes", "Name Address Ready In-Service Tunnels-Up Tunnels Age", "Kernel Revision Reason"),
         (
             "accounts",
             "Name Ready Tenant-Namespace Load-Balancers Endpoints Age",
@@ -33,13 +33,13 @@ async fn columns_answer_first_and_ids_are_wide() {
         ("servicegroups", "Name Ready Pools Replicas Load-Balancers Age", "Policy Reason"),
         (
             "loadbalancers",
-            "Name Address Ready Endpoints Group Age",
-            "Ports Programmed Group-ID Service-ID Reason",
+            "Name Address Ports Ready Reason Proxies Endpoints Group Age",
+            "Programmed Group-ID Service-ID Node",
         ),
         (
             "endpoints",
-            "Name Load-Balancer Address Port Programmed Tunnel Age",
-            "Node Accepted Service-ID Tunnel-ID Alias",
+            "Name Ready Reason Load-Balancer Address Port Age",
+            "Node Programmed Tunnel Accepted Service-ID Tunnel-ID Alias",
         ),
     ];
     for (plural, narrow, wide) in expected {
@@ -81,9 +81,9 @@ async fn a_row_shows_what_was_granted() {
         .await;
     let table = table.expect_ok();
     let cells = table["rows"][0]["cells"].as_array().unwrap();
-    assert_eq!(cells[..3], [json!("l"), json!("192.0.2.7"), json!("True")]);
-    assert_eq!(cells[4], json!("shared"));
-    assert_eq!(cells[9], json!(5));
+    assert_eq!(cells[..5], [json!("l"), json!("192.0.2.7"), json!("80"), json!("True"), json!("Ready")]);
+    assert_eq!(cells[7], json!("shared"));
+    assert_eq!(cells[11], json!(5));
 }
 
 #[tokio::test]
