@@ -9,6 +9,7 @@
 //! the exact answer.
 
 mod access;
+pub mod bad_input;
 mod process;
 mod request;
 

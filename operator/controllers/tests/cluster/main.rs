@@ -5,7 +5,9 @@
 //! has a control plane of its own; they take turns, since together they would measure each other.
 
 mod accidents;
+mod bad_input;
 mod deletion;
+mod gitops;
 mod harness;
 mod history;
 mod limits;

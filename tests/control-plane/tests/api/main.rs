@@ -2,6 +2,7 @@
 //!
 //! One control plane serves all tests of this binary; each test uses namespaces and names of its own.
 
+mod bad_input;
 mod in_use;
 mod policies;
 mod roles;
