@@ -180,10 +180,11 @@ fn node() -> Vec<Value> {
         cluster_role_binding(ROLE_NODE, SERVICE_ACCOUNT_NODE),
         role(
             ROLE_NODE,
-            "What a node agent does in EPIC's own namespace: its EPICNode, its Lease (the policy epic-node-objects says which), the master key, the address of the xDS Service.",
+            "What a node agent does in EPIC's own namespace: its EPICNode, its Lease (the policy epic-node-objects says which), the master key, the address of the xDS Service, and whether its DaemonSet is deleted.",
             &[
                 rule(GROUP, &["epicnodes"], &["create", "update", "patch"]),
                 rule(GROUP, &["epicnodes/status"], &["get", "update", "patch"]),
+                rule("apps", &["daemonsets"], READ),
                 rule("coordination.k8s.io", &["leases"], READ),
                 rule("coordination.k8s.io", &["leases"], &["create", "update", "patch"]),
                 named_rule("", &["secrets"], &[SECRET_GUE_MASTER], READ),

@@ -112,7 +112,8 @@ fn passes(criterion: &mut Criterion) {
     let (objects, veths) = (objects(), veths());
     let place = Place { name: "n1".into(), link: Link { ifindex: 2, mtu: 1_500, local: GUE.into() } };
     let none = BTreeSet::new();
-    let decide = |keyring: &mut Keyring| -> Desired { desired(&objects, &place, keyring, &veths, &none) };
+    let decide =
+        |keyring: &mut Keyring| -> Desired { desired(&objects, &place, keyring, &veths, &none, |_, _| true) };
     let mut group = criterion.benchmark_group("pass_1000_load_balancers");
     group.bench_function("decide_keys_derived_anew", |bencher| bencher.iter(|| decide(&mut keyring())));
     let mut kept = keyring();
@@ -144,7 +145,8 @@ fn hellos(criterion: &mut Criterion) {
                         "status": {"namespace": format!("epic-{i}")}}))
         })
         .collect();
-    let directory = desired(&objects, &place, &mut keyring(), &veths(), &BTreeSet::new()).directory;
+    let directory =
+        desired(&objects, &place, &mut keyring(), &veths(), &BTreeSet::new(), |_, _| true).directory;
     let mut responder = Responder::new(CookieSecret::new([9; 32]));
     responder.set_directory(directory.clone());
     let mut now = 1_000 * SECOND;

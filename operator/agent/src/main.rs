@@ -60,13 +60,20 @@ enum MapsCommand {
 #[derive(Debug, Args)]
 struct NodeArgs {
     /// Name of this Node.
-    #[arg(long, env = "NODE_NAME")]
-    node_name: String,
+    #[arg(long, env = "NODE_NAME", required_unless_present = "remove")]
+    node_name: Option<String>,
+    /// Name of the pod that the agent runs in, in namespace epic. With it an agent detaches when it ends because its
+    /// DaemonSet was deleted.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
     /// Kubeconfig. Absent: the ServiceAccount of the pod.
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     host: HostArgs,
+    /// Takes away what an agent left on this node (programs, links, maps), and ends.
+    #[arg(long)]
+    remove: bool,
 }
 
 #[derive(Debug, Args)]
@@ -169,8 +176,14 @@ fn serve(agent: impl Future<Output = Result<(), String>>) -> Result<(), String> 
 }
 
 async fn run_node(args: NodeArgs) -> Result<(), String> {
-    let settings =
-        node::Settings { node: args.node_name, kubeconfig: args.kubeconfig, host: args.host.or(&NODE) };
+    let host = args.host.or(&NODE);
+    if args.remove {
+        node::remove(&host.bpffs_dir).map_err(|error| error.to_string())?;
+        println!("nothing of an agent is left on this node in {}", host.bpffs_dir.display());
+        return Ok(());
+    }
+    let Some(node) = args.node_name else { return Err("--node-name is needed".to_owned()) };
+    let settings = node::Settings { node, pod: args.pod_name, kubeconfig: args.kubeconfig, host };
     node::run(settings).await.map_err(|error| error.to_string())
 }
 

@@ -1,9 +1,11 @@
 //! Which node answers for a public address (ARP, gratuitous ARP).
 //!
 //! Rendezvous hashing over the eligible nodes: every node computes the same owner without talking, and when a node
-//! comes or goes only the addresses move that have to. A node is eligible while its Node is Ready and its EPICNode was
-//! last Ready, so a dead agent on a live node keeps its addresses: its BPF programs still answer. When no node is
-//! eligible, nothing is known rather than everything lost, and the owners stay (design §8, issue: API server gone).
+//! comes or goes only the addresses move that have to. A node is eligible while its Node is Ready, its EPICNode was last
+//! Ready, in the boot that the Node is in now, and the operator has not taken it out of service. So a dead agent on a live
+//! node keeps its addresses, for its BPF programs still answer, and one that has not come back from a reboot has none. When
+//! no node is eligible, nothing is known rather than everything lost, and the owners stay (design §8, issue: API server
+//! gone). All of it is read from objects, so all nodes decide alike.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,22 +23,60 @@ pub struct Candidate {
     pub node_ready: bool,
     /// Whether its EPICNode was last Ready, however long ago.
     pub agent_ready: bool,
+    /// Whether the node has been booted since: its programs and maps are lost.
+    pub rebooted: bool,
+    /// Whether the operator has taken it out of service (condition `InService` is False).
+    pub out_of_service: bool,
+}
+
+impl Candidate {
+    fn is_ready(&self) -> bool {
+        self.node_ready && self.agent_ready && !self.rebooted
+    }
 }
 
 /// The nodes that own addresses now.
 ///
-/// `previous` is what this function answered before (empty at start). When no candidate is eligible the previous
-/// nodes that still exist stay; when there are none of those either, all candidates are taken.
+/// `previous` is what this function answered before (empty at start). A node out of service is one only while no other
+/// is Ready. When none is, the previous nodes that still exist stay; when there are none of those either, all candidates
+/// are taken. A node that was rebooted and has not reported since is never one: nothing on it could answer.
 pub fn eligible(candidates: &[Candidate], previous: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
-    let nodes = |filter: &dyn Fn(&&Candidate) -> bool| -> BTreeSet<NodeName> {
-        candidates.iter().filter(filter).map(|candidate| candidate.node.clone()).collect()
+    let nodes = |filter: &dyn Fn(&Candidate) -> bool| -> BTreeSet<NodeName> {
+        let found = candidates.iter().filter(|candidate| !candidate.rebooted && filter(candidate));
+        found.map(|candidate| candidate.node.clone()).collect()
     };
-    let ready = nodes(&|candidate| candidate.node_ready && candidate.agent_ready);
+    let in_service = nodes(&|candidate| candidate.is_ready() && !candidate.out_of_service);
+    if !in_service.is_empty() {
+        return in_service;
+    }
+    let ready = nodes(&Candidate::is_ready);
     if !ready.is_empty() {
         return ready;
     }
     let stayed = nodes(&|candidate| previous.contains(&candidate.node));
     if stayed.is_empty() { nodes(&|_| true) } else { stayed }
+}
+
+/// Whether the proxies of a node may take new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// They may.
+    InService,
+    /// They keep the flows they have.
+    OutOfService,
+    /// They have lost everything: their gates were opened in an earlier boot.
+    Rebooted,
+}
+
+impl Candidate {
+    /// Whether its proxies may take new flows.
+    pub fn service(&self) -> Service {
+        match (self.rebooted, self.out_of_service) {
+            (true, _) => Service::Rebooted,
+            (false, true) => Service::OutOfService,
+            (false, false) => Service::InService,
+        }
+    }
 }
 
 /// The owner of an address among nodes: the one with the highest hash of (address, node). `None` without nodes.
@@ -68,6 +108,16 @@ mod tests {
 
     fn nodes(count: usize) -> Vec<NodeName> {
         (1..=count).map(|number| NodeName::new(format!("node{number}"))).collect()
+    }
+
+    fn candidate(node: &str) -> Candidate {
+        Candidate {
+            node: node.into(),
+            node_ready: true,
+            agent_ready: true,
+            rebooted: false,
+            out_of_service: false,
+        }
     }
 
     fn address(number: u32) -> IpAddr {
@@ -107,17 +157,38 @@ mod tests {
 
     #[test]
     fn a_dead_agent_on_a_live_node_keeps_its_addresses_and_a_dead_node_does_not() {
-        let candidate =
-            |node: &str, node_ready, agent_ready| Candidate { node: node.into(), node_ready, agent_ready };
-        let none = BTreeSet::new();
-        let some = [candidate("a", true, true), candidate("b", false, true), candidate("c", true, false)];
-        assert_eq!(eligible(&some, &none), ["a".into()].into());
+        let some = [
+            candidate("a"),
+            Candidate { node_ready: false, ..candidate("b") },
+            Candidate { agent_ready: false, ..candidate("c") },
+        ];
+        assert_eq!(eligible(&some, &BTreeSet::new()), ["a".into()].into());
+    }
+
+    #[test]
+    fn a_node_that_was_booted_since_it_was_ready_owns_nothing_even_if_nobody_else_is_there() {
+        let rebooted = || Candidate { rebooted: true, ..candidate("a") };
+        let previous: BTreeSet<NodeName> = ["a".into()].into();
+        assert_eq!(eligible(&[rebooted(), candidate("b")], &previous), ["b".into()].into());
+        let lost = Candidate { node_ready: false, ..candidate("b") };
+        assert_eq!(eligible(&[rebooted(), lost], &previous), ["b".into()].into());
+        assert_eq!(eligible(&[rebooted()], &previous), BTreeSet::new());
+        assert_eq!(rebooted().service(), Service::Rebooted);
+    }
+
+    #[test]
+    fn a_node_out_of_service_owns_nothing_while_another_one_is_ready() {
+        let out = || Candidate { out_of_service: true, ..candidate("a") };
+        let previous: BTreeSet<NodeName> = ["a".into(), "b".into()].into();
+        assert_eq!(eligible(&[out(), candidate("b")], &previous), ["b".into()].into());
+        let lost = Candidate { agent_ready: false, ..candidate("b") };
+        assert_eq!(eligible(&[out(), lost], &previous), ["a".into()].into(), "better it than none");
+        assert_eq!(out().service(), Service::OutOfService);
     }
 
     #[test]
     fn the_owners_stay_when_no_node_is_ready() {
-        let candidate = |node: &str| Candidate { node: node.into(), node_ready: false, agent_ready: true };
-        let lost = [candidate("a"), candidate("b"), candidate("c")];
+        let lost = ["a", "b", "c"].map(|node| Candidate { node_ready: false, ..candidate(node) });
         let previous = ["a".into(), "b".into(), "gone".into()].into();
         assert_eq!(eligible(&lost, &previous), ["a".into(), "b".into()].into());
         assert_eq!(eligible(&lost, &BTreeSet::new()).len(), 3, "at start all are taken");

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use epic_crds::well_known::TENANT_NAMESPACE_PREFIX;
 use epic_crds::{
-    Account, AddressClaim, AddressPool, ConditionStatus, EPIC, EPICNode, Endpoint, HasConditions as _,
-    LoadBalancer, ProxyState as CrdState,
+    Account, AddressClaim, AddressPool, ConditionStatus, EPIC, EPICNode, EPICNodeReason, Endpoint,
+    HasConditions as _, LoadBalancer, ProxyState as CrdState,
 };
 use epic_lb::{
     Alias, AliasKey, Backend, BackendState, EpicNode, FrontendKey, FrontendParams, Link, Pass, PassKey,
@@ -23,13 +23,16 @@ use epic_lb::{
 };
 use epic_model::address as text;
 use epic_model::id::NodeName;
-use epic_model::owner::{self, Candidate};
+use epic_model::owner::{self, Candidate, Service as NodeService};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
 
 use super::keys::Keyring;
 use super::{Identity, Rows, ServiceRows, address, is_refused, port, protocol};
 use crate::hello::responder::{self, Protected};
+
+/// What stands for the boot id of a kernel that gives none.
+pub const UNKNOWN_BOOT: &str = "unknown";
 
 /// The objects one decision is made on.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +83,15 @@ pub struct Local {
     pub clients: BTreeMap<IpAddr, Option<u32>>,
 }
 
+/// For whom an address is owned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// uid of the LoadBalancer that it is claimed for.
+    pub uid: Arc<str>,
+    /// It is the gateway of a default route of an EPIC node.
+    pub gateway: bool,
+}
+
 /// What follows from the objects.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
@@ -95,23 +107,29 @@ pub struct Desired {
     pub fences: BTreeMap<u32, Arc<str>>,
     /// Host sides of the veths of pods that certainly are no tenant's: no fence may stay around them.
     pub others: BTreeSet<u32>,
-    /// Public addresses that this node answers for.
-    pub owned: BTreeSet<IpAddr>,
+    /// Public addresses that this node is to answer for, those that it may not answer for yet included.
+    pub owned: BTreeMap<IpAddr, Claim>,
+    /// Those of them that it answers for.
+    pub answering: BTreeSet<IpAddr>,
     /// What was left out, and why.
     pub left_out: Vec<String>,
 }
 
 /// Decides. `veths` are those found for [`local_addresses`], `previous` is the last decision's `eligible`. Of one
-/// `keyring` to the next call keys need not be derived again.
+/// `keyring` to the next call keys need not be derived again. `may_answer` says of an address that is owned for the
+/// LoadBalancer of a claim whether it is known that nobody else has it.
 pub fn desired(
     objects: &Objects,
     place: &Place,
     keyring: &mut Keyring,
     veths: &BTreeMap<IpAddr, Vec<Veth>>,
     previous: &BTreeSet<NodeName>,
+    mut may_answer: impl FnMut(IpAddr, &Claim) -> bool,
 ) -> Desired {
-    let mut found =
-        Desired { eligible: owner::eligible(&candidates(objects), previous), ..Desired::default() };
+    let candidates = candidates(objects);
+    let mut found = Desired { eligible: owner::eligible(&candidates, previous), ..Desired::default() };
+    let serving = service_of_nodes(objects, &candidates);
+    let gateways = gateways(objects);
     let me = NodeName::new(&*place.name);
     let pods: BTreeMap<&str, &Pod> =
         objects.pods.iter().filter_map(|pod| Some((pod.metadata.uid.as_deref()?, &**pod))).collect();
@@ -142,9 +160,15 @@ pub fn desired(
             announced.get(&*epic_crds::claim_name(vip)) == Some(&&*identity.uid)
                 && owner::owner(vip, &found.eligible) == Some(&me)
         });
-        found.owned.extend(vip.filter(|_| owned));
-        let frontends = vip.map(|vip| frontends(object, &identity.name, vip, owned)).unwrap_or_default();
-        let backends = proxies.iter().filter_map(backend).collect();
+        let mut answers = false;
+        if let Some(vip) = vip.filter(|_| owned) {
+            let claim = Claim { uid: Arc::clone(&identity.uid), gateway: gateways.contains(&vip) };
+            answers = may_answer(vip, &claim);
+            found.owned.insert(vip, claim);
+            found.answering.extend(answers.then_some(vip));
+        }
+        let frontends = vip.map(|vip| frontends(object, &identity.name, vip, answers)).unwrap_or_default();
+        let backends = proxies.iter().filter_map(|proxy| backend(proxy, serving.get(&*proxy.node))).collect();
         let tunnels = tunnels(object, &identity, place);
         let mine = endpoints.get(&identity.name).map(Vec::as_slice).unwrap_or_default();
         reach(mine, &identity.name, &tunnels, &mut found.rows);
@@ -247,18 +271,59 @@ fn pod_address(pod: &Pod) -> Option<IpAddr> {
 
 /// What a claim of Readiness rests on for every Node that has an EPICNode.
 fn candidates(objects: &Objects) -> Vec<Candidate> {
-    let ready: BTreeMap<&str, bool> = objects
-        .nodes
-        .iter()
-        .filter_map(|node| Some((node.metadata.name.as_deref()?, node_is_ready(node))))
-        .collect();
+    let nodes: BTreeMap<&str, &Node> =
+        objects.nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, &**node))).collect();
     let candidate = |object: &Arc<EPICNode>| {
         let name = object.metadata.name.as_deref()?;
-        let node_ready = *ready.get(name)?;
-        let agent_ready = object.is_condition_true(epic_crds::condition::READY);
-        Some(Candidate { node: NodeName::new(name), node_ready, agent_ready })
+        let node = *nodes.get(name)?;
+        let in_service = object.condition(epic_crds::condition::IN_SERVICE);
+        Some(Candidate {
+            node: NodeName::new(name),
+            node_ready: node_is_ready(node),
+            agent_ready: object.is_condition_true(epic_crds::condition::READY),
+            rebooted: is_rebooted(node, object),
+            out_of_service: in_service.is_some_and(|condition| condition.status == ConditionStatus::False),
+        })
     };
     objects.epic_nodes.iter().filter_map(candidate).collect()
+}
+
+/// Whether the node runs in another boot than the one its EPICNode speaks of. Where one of the two is not known it does not.
+fn is_rebooted(node: &Node, object: &EPICNode) -> bool {
+    let known = |id: &&str| !id.is_empty() && *id != UNKNOWN_BOOT;
+    let now = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    let now = now.map(|info| info.boot_id.as_str()).filter(known);
+    let then = object.status.as_ref().and_then(|status| status.boot_id.as_deref()).filter(known);
+    now.zip(then).is_some_and(|(now, then)| now != then)
+}
+
+/// Whether the proxies of each node may take new flows. Where nothing is known of a node they may.
+fn service_of_nodes<'o>(objects: &'o Objects, candidates: &[Candidate]) -> BTreeMap<&'o str, NodeService> {
+    let judged: BTreeMap<&str, NodeService> =
+        candidates.iter().map(|candidate| (candidate.node.as_str(), candidate.service())).collect();
+    let service = |object: &'o Arc<EPICNode>| {
+        let name = object.metadata.name.as_deref()?;
+        let judged = *judged.get(name)?;
+        let ready = object.condition(epic_crds::condition::READY);
+        let reason = ready.filter(|c| c.status == ConditionStatus::False).map(|c| c.reason.as_str());
+        // An agent that is starting after a reboot has not closed the gates of the earlier boot yet.
+        let service = match reason {
+            Some(reason) if reason == EPICNodeReason::Starting.as_str() => NodeService::Rebooted,
+            Some(reason) if reason == EPICNodeReason::InterfaceDown.as_str() => match judged {
+                NodeService::InService => NodeService::OutOfService,
+                worse => worse,
+            },
+            _ => judged,
+        };
+        Some((name, service))
+    };
+    objects.epic_nodes.iter().filter_map(service).collect()
+}
+
+/// Gateways of default routes of any EPIC node: whoever answered for one would take the network from all.
+fn gateways(objects: &Objects) -> BTreeSet<IpAddr> {
+    let statuses = objects.epic_nodes.iter().filter_map(|object| object.status.as_ref());
+    statuses.flat_map(|status| &status.gateways).filter_map(|text| address(text)).collect()
 }
 
 fn node_is_ready(node: &Node) -> bool {
@@ -361,12 +426,14 @@ fn proxies(
     rows
 }
 
-/// A proxy as a backend of its VIP. One that is pending is none yet.
-fn backend(proxy: &Proxy) -> Option<Backend> {
-    let state = match proxy.state {
-        ProxyState::Pending => return None,
-        ProxyState::Ready => BackendState::Active,
-        ProxyState::Draining => BackendState::Draining,
+/// A proxy as a backend of its VIP. One that is pending is none yet, and one whose node has lost its maps is none any
+/// more. One whose node is out of service takes flows only if no other proxy does.
+fn backend(proxy: &Proxy, node: Option<&NodeService>) -> Option<Backend> {
+    let state = match (proxy.state, node.copied().unwrap_or(NodeService::InService)) {
+        (ProxyState::Pending, _) | (_, NodeService::Rebooted) => return None,
+        (ProxyState::Draining, _) => BackendState::Draining,
+        (ProxyState::Ready, NodeService::InService) => BackendState::Active,
+        (ProxyState::Ready, NodeService::OutOfService) => BackendState::Terminating,
     };
     let mut backend = Backend::proxy(proxy.service.clone(), proxy.address, proxy.id);
     backend.state = state;

@@ -157,7 +157,8 @@ fn keyring() -> Keyring {
 
 fn decide(objects: &Objects) -> Desired {
     let veths = BTreeMap::from([(ip("10.244.1.5"), vec![veth(4), veth(9)])]);
-    node::desired(objects, &place("n1", "198.51.100.1"), &mut keyring(), &veths, &BTreeSet::new())
+    let place = place("n1", "198.51.100.1");
+    node::desired(objects, &place, &mut keyring(), &veths, &BTreeSet::new(), |_, _| true)
 }
 
 /// What the maps hold after the rows were written, as text.
@@ -352,19 +353,136 @@ fn without_its_account_nobody_may_call_for_a_tenant() {
     assert_eq!(networks(vec![]), Some(0));
 }
 
+/// Whether the address is owned by n1 and by n2, as each decides.
+fn owned(objects: &Objects) -> [bool; 2] {
+    ["1", "2"].map(|n| {
+        let place = place(&format!("n{n}"), &format!("198.51.100.{n}"));
+        let none = (BTreeMap::new(), BTreeSet::new());
+        let desired = node::desired(objects, &place, &mut keyring(), &none.0, &none.1, |_, _| true);
+        assert_eq!(desired.owned.is_empty(), desired.answering.is_empty());
+        !desired.owned.is_empty()
+    })
+}
+
+/// These objects, with the EPICNode of n1 and the Node of n1 as given.
+fn with_n1(epic_node: &str, node: &str) -> Objects {
+    let mut objects = objects();
+    objects.epic_nodes[0] = read(epic_node);
+    objects.nodes[0] = read(node);
+    objects
+}
+
+fn reported(boot: &str, conditions: &str) -> String {
+    format!(
+        "
+metadata: {{name: n1, namespace: epic}}
+status:
+  addresses: [198.51.100.1]
+  boot-id: '{boot}'
+  conditions: [{conditions}]
+"
+    )
+}
+
+fn condition(type_: &str, status: &str, reason: &str) -> String {
+    format!(
+        "{{type: {type_}, status: '{status}', reason: {reason}, message: '', \
+         lastTransitionTime: '2026-01-01T00:00:00Z'}}"
+    )
+}
+
+fn booted(boot: &str) -> String {
+    format!(
+        "
+metadata: {{name: n1}}
+status:
+  conditions: [{{type: Ready, status: 'True'}}]
+  nodeInfo: {{bootID: '{boot}', architecture: '', containerRuntimeVersion: '', kernelVersion: '', kubeProxyVersion: '',
+    kubeletVersion: '', machineID: '', operatingSystem: '', osImage: '', systemUUID: ''}}
+"
+    )
+}
+
+/// The proxies that new flows of the LoadBalancer go to, as n1 decides.
+fn takes_flows(objects: &Objects) -> Vec<u32> {
+    let writer = Writer::new(Tables::new());
+    let (_, refused) = decide(objects).rows.write(&writer, None);
+    assert_eq!(refused, []);
+    let tables = writer.snapshot();
+    let frontend = tables.frontends.iter().next().unwrap();
+    let mut ids: Vec<u32> = frontend.serving().filter_map(|backend| Some(backend.proxy?.get())).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn a_node_that_was_booted_since_its_agent_was_ready_owns_nothing_and_its_proxies_take_no_flows() {
+    let ready = reported("first", &condition("Ready", "True", "Ready"));
+    assert_eq!(owned(&with_n1(&ready, &booted("first"))), owned(&objects()));
+    let rebooted = with_n1(&ready, &booted("second"));
+    assert_eq!(owned(&rebooted), [false, true]);
+    assert_eq!(takes_flows(&rebooted), [2]);
+    let starting = reported("second", &condition("Ready", "False", "Starting"));
+    let starting = with_n1(&starting, &booted("second"));
+    assert_eq!(
+        (owned(&starting), takes_flows(&starting)),
+        ([false, true], vec![2]),
+        "its gates are not closed yet"
+    );
+    let back = with_n1(&reported("second", &condition("Ready", "True", "Ready")), &booted("second"));
+    assert_eq!(takes_flows(&back), [1, 2]);
+    for (then, now) in [("", "second"), ("first", ""), ("unknown", "second")] {
+        let unknown = with_n1(&reported(then, &condition("Ready", "True", "Ready")), &booted(now));
+        assert_eq!(takes_flows(&unknown), [1, 2], "{then:?} {now:?}: what is not known is no reboot");
+    }
+}
+
+#[test]
+fn a_node_out_of_service_or_cut_off_owns_nothing_and_its_proxies_take_flows_only_if_no_others_do() {
+    let out =
+        [condition("Ready", "True", "Ready"), condition("InService", "False", "AgentSilent")].join(", ");
+    let cut = condition("Ready", "False", "InterfaceDown");
+    for conditions in [out, cut] {
+        let mut objects = with_n1(&reported("first", &conditions), &booted("first"));
+        assert_eq!(owned(&objects), [false, true], "{conditions}");
+        assert_eq!(takes_flows(&objects), [2], "{conditions}");
+        let mut alone = (*load_balancer()).clone();
+        alone.status.as_mut().unwrap().proxies.truncate(1);
+        objects.load_balancers = vec![Arc::new(alone)];
+        assert_eq!(takes_flows(&objects), [1], "{conditions}");
+    }
+    let both = [condition("Ready", "True", "Ready"), condition("InService", "True", "InService")].join(", ");
+    assert_eq!(takes_flows(&with_n1(&reported("first", &both), &booted("first"))), [1, 2]);
+}
+
+#[test]
+fn an_address_that_may_not_be_answered_for_is_owned_and_not_answered_for() {
+    let mut objects = objects();
+    let gateway: EPICNode = serde_yaml::from_str(
+        "{metadata: {name: n2, namespace: epic}, status: {addresses: [198.51.100.2], gateways: [192.0.2.7]}}",
+    )
+    .unwrap();
+    objects.epic_nodes[1] = Arc::new(gateway);
+    let mut asked = Vec::new();
+    let (place, veths, none) = (place("n1", "198.51.100.1"), BTreeMap::new(), BTreeSet::new());
+    let desired = node::desired(&objects, &place, &mut keyring(), &veths, &none, |address, claim| {
+        asked.push((address, claim.clone()));
+        false
+    });
+    let claim = node::Claim { uid: UID.into(), gateway: true };
+    assert_eq!(asked, [(ip("192.0.2.7"), claim.clone())]);
+    assert_eq!((desired.owned, desired.answering), ([(ip("192.0.2.7"), claim)].into(), BTreeSet::new()));
+    assert!(desired.rows.services[0].frontends.iter().all(|frontend| !frontend.vip_owner));
+}
+
 #[test]
 fn one_node_owns_an_address_and_only_if_its_pool_is_announced() {
     let objects = objects();
-    let owned = |objects: &Objects, name: &str, address: &str| {
-        let none = (BTreeMap::new(), BTreeSet::new());
-        !node::desired(objects, &place(name, address), &mut keyring(), &none.0, &none.1).owned.is_empty()
-    };
-    let both = [owned(&objects, "n1", "198.51.100.1"), owned(&objects, "n2", "198.51.100.2")];
-    assert_eq!(both.iter().filter(|owned| **owned).count(), 1);
+    assert_eq!(owned(&objects).iter().filter(|owned| **owned).count(), 1);
     let silent = Objects { pools: vec![pool("")], ..objects.clone() };
     let unclaimed = Objects { claims: Vec::new(), ..objects };
     for quiet in [silent, unclaimed] {
-        assert!(!owned(&quiet, "n1", "198.51.100.1") && !owned(&quiet, "n2", "198.51.100.2"));
+        assert_eq!(owned(&quiet), [false, false]);
     }
 }
 

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
 
 use super::{Error, Netlink, all, one};
 
 /// An interface as far as the agent cares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Index, unique within the namespace for as long as the interface lives.
     pub ifindex: u32,
@@ -18,8 +18,16 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Largest packet in bytes, without the link-layer header.
     pub mtu: u32,
+    /// Alternative names.
+    pub altnames: Vec<String>,
     /// Administratively up.
     pub up: bool,
+    /// It has a carrier: a cable, a peer that is up, an active member.
+    pub carrier: bool,
+    /// Index of the bond or bridge that it is a member of.
+    pub controller: Option<u32>,
+    /// It is the loopback interface.
+    pub loopback: bool,
     /// Its frames begin with an Ethernet header, which the programs read. Those of tun, WireGuard or PPP do not.
     pub ethernet: bool,
 }
@@ -31,7 +39,11 @@ impl Link {
             name: String::new(),
             mac: [0; 6],
             mtu: 0,
+            altnames: Vec::new(),
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            controller: None,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
             ethernet: matches!(
                 message.header.link_layer_type,
                 // The kernel puts an Ethernet header before what it sends to itself.
@@ -42,11 +54,22 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Controller(index) => link.controller = (*index != 0).then_some(*index),
+                LinkAttribute::PropList(properties) => {
+                    link.altnames = properties.iter().filter_map(altname).collect();
+                }
                 LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or([0; 6]),
                 _ => {}
             }
         }
         (!link.name.is_empty()).then_some(link)
+    }
+}
+
+fn altname(property: &Prop) -> Option<String> {
+    match property {
+        Prop::AltIfName(name) => Some(name.clone()),
+        _ => None,
     }
 }
 
@@ -70,7 +93,7 @@ impl Netlink {
         Link::of(&message).ok_or_else(|| Error::answer(action, "the interface has no name"))
     }
 
-    /// The interface with this name.
+    /// The interface with this name, which may be an alternative one.
     ///
     /// # Errors
     /// [`Error::is_absent`] when there is none.

@@ -1,12 +1,13 @@
 //! Routes of this namespace: by which interface an address is reached, and what lies in the way of our ranges.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 
 use super::{Error, Netlink, all, one};
@@ -77,6 +78,25 @@ impl Netlink {
             return Err(Error::answer(action, "the route names no interface"));
         }
         Ok(path)
+    }
+
+    /// The gateways of the default routes in the main table.
+    ///
+    /// # Errors
+    /// The kernel refused the dump.
+    pub async fn default_gateways(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let mut found = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.header.table = RouteHeader::RT_TABLE_MAIN;
+            let messages = all("list default routes", self.handle.route().get(request).execute()).await?;
+            let default = messages.iter().filter(|message| {
+                message.header.destination_prefix_length == 0 && message.header.kind == RouteType::Unicast
+            });
+            found.extend(default.flat_map(|message| gateways(&message.attributes)));
+        }
+        Ok(found)
     }
 
     /// Routes in any table that overlap one of `ranges` and do not lead to `own` (the interface that holds ours).
@@ -185,6 +205,22 @@ fn conflict(message: &RouteMessage, range: IpNet, own: Option<u32>) -> Option<Co
         ifindex,
         table: table.unwrap_or(u32::from(message.header.table)),
     })
+}
+
+/// Next hops of a route, of which it may have several. An IPv4 route may have one with an IPv6 address.
+fn gateways(attributes: &[RouteAttribute]) -> Vec<IpAddr> {
+    attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => plain(address).into_iter().collect(),
+            RouteAttribute::Via(RouteVia::Inet(address)) => vec![(*address).into()],
+            RouteAttribute::Via(RouteVia::Inet6(address)) => vec![(*address).into()],
+            RouteAttribute::MultiPath(hops) => {
+                hops.iter().flat_map(|hop| gateways(&hop.attributes)).collect()
+            }
+            _ => Vec::new(),
+        })
+        .collect()
 }
 
 fn destination(message: &RouteMessage) -> Option<IpNet> {

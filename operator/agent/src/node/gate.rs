@@ -3,12 +3,18 @@
 //! The message of a gate that is open names what it was opened for: boot id, pod IP, ifindex. A gate from before a
 //! reboot, or of a sandbox that was made anew, names something else and is closed until the maps are right again. An
 //! open gate that names the truth is never closed because a row is being rewritten.
+//!
+//! A gate opens only when Envoy has taken its configuration, too (the pod's condition `configured`): one that refused its
+//! listeners answers its probe all the same, and a roll-out would replace the pods that serve by such as cannot. Open, it
+//! stays open while xDS is merely lost or a later edit is refused: Envoy goes on with what it has.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use epic_crds::well_known::{ANNOTATION_IFINDEX, ANNOTATION_IFNAME, POD_CONDITION_PROGRAMMED};
+use epic_crds::well_known::{
+    ANNOTATION_IFINDEX, ANNOTATION_IFNAME, POD_CONDITION_CONFIGURED, POD_CONDITION_PROGRAMMED,
+};
 use epic_lb::{ServiceName, Snapshot, TunnelId, Veth};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,6 +27,9 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long something has to be waited for before the pod's condition names it.
 pub const WORTH_SAYING: Duration = Duration::from_secs(2);
+
+/// Characters of what Envoy says that a gate repeats.
+const MOST_WORDS: usize = 1_024;
 
 /// Whether a proxy is programmed, or what is still missing.
 pub type Programmed = Result<(), String>;
@@ -41,8 +50,7 @@ pub fn patch(
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let present = conditions.into_iter().flatten().find(|c| c.type_ == POD_CONDITION_PROGRAMMED);
+    let present = condition_of(pod, POD_CONDITION_PROGRAMMED);
     let truth = veth.map(|veth| message(boot_id, veth));
     let is_open = present.is_some_and(|c| c.status == "True");
     let names_truth = |c: &PodCondition| c.message.is_some() && c.message == truth;
@@ -81,6 +89,31 @@ pub fn patch(
                 "metadata": { "uid": pod.metadata.uid },
                 "status": { "conditions": [condition("False", reason, why, since.unwrap_or(now))] },
             }))
+        }
+    }
+}
+
+fn condition_of<'p>(pod: &'p Pod, type_: &str) -> Option<&'p PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether Envoy has taken what it is to serve, which is asked before a gate opens. One that is open for the pod as it is
+/// now has been asked already.
+pub fn configured(pod: &Pod, veth: &Veth, boot_id: &str) -> Programmed {
+    let is_open = condition_of(pod, POD_CONDITION_PROGRAMMED)
+        .is_some_and(|c| c.status == "True" && c.message.as_deref() == Some(&message(boot_id, veth)));
+    if is_open {
+        return Ok(());
+    }
+    match condition_of(pod, POD_CONDITION_CONFIGURED) {
+        Some(condition) if condition.status == "True" => Ok(()),
+        Some(condition) => {
+            let said: String =
+                condition.message.iter().flat_map(|text| text.chars()).take(MOST_WORDS).collect();
+            Err(format!("Envoy does not take its configuration: {said}"))
+        }
+        None => {
+            Err("Envoy has not taken its configuration yet; does it reach the operator's xDS?".to_owned())
         }
     }
 }
@@ -158,11 +191,7 @@ impl Patience {
             *entry = (why.clone(), now, now);
         }
         entry.2 = now;
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-        let is_open = conditions
-            .into_iter()
-            .flatten()
-            .any(|c| c.type_ == POD_CONDITION_PROGRAMMED && c.status == "True");
+        let is_open = condition_of(pod, POD_CONDITION_PROGRAMMED).is_some_and(|c| c.status == "True");
         is_open || now.duration_since(entry.1) >= WORTH_SAYING
     }
 

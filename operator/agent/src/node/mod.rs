@@ -7,31 +7,37 @@
 mod agent;
 pub mod announce;
 pub mod answering;
+pub mod arp;
 pub mod gate;
+pub mod guard;
 mod host;
 pub mod interfaces;
 pub mod lease;
 pub mod owner;
+pub mod removal;
 pub mod report;
 #[cfg(test)]
 mod tests;
 mod veths;
 pub mod watched;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use epic_abi::maps::Side;
 use epic_crds::well_known::{ANNOTATION_UNINSTALL, EPIC_NAMESPACE};
 use epic_crds::{EPIC, EPICNode, EPICNodeReason};
 use epic_datapath::{Datapath, Options};
 use epic_ops::{Metrics, Readiness};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kates::{Client, Key, Settings as ClientSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::lease::Contact;
 use self::owner::Owner;
 use self::report::{Judgement, Report};
 use crate::{Host, connect, metrics, unreadable};
@@ -41,6 +47,8 @@ use crate::{Host, connect, metrics, unreadable};
 pub struct Settings {
     /// Name of the Node.
     pub node: String,
+    /// Name of the pod that this agent runs in, in namespace epic: by it the agent knows when its DaemonSet is deleted.
+    pub pod: Option<String>,
     /// Kubeconfig; without one, the ServiceAccount of the pod.
     pub kubeconfig: Option<PathBuf>,
     /// The host.
@@ -90,7 +98,7 @@ async fn work(
     registry: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let shutdown = &shutdown;
+    let (shutdown, node) = (&shutdown, settings.node.clone());
     let starting = readiness.hold("start");
     let config = connect::config(settings.kubeconfig.as_deref()).await?;
     let kube = kube::Client::try_from(config).map_err(connect::Error::from)?;
@@ -112,10 +120,14 @@ async fn work(
     }
     let (reports, receiver) = watch::channel(first.clone());
     unreadable::tell(client.poison_reports(), &registry);
-    let accumulator = watched::watch(&client, &settings.node, before.load_balancers_revision.as_deref());
+    let daemon_set = until(shutdown, || daemon_set(&client, settings.pod.as_deref())).await;
+    let Some(daemon_set) = daemon_set else { return Ok(()) };
+    let reported = before.load_balancers_revision.as_deref();
+    let accumulator = watched::watch(&client, &settings.node, daemon_set.as_deref(), reported);
     let owner =
         Owner { node: settings.node.clone(), first: first_owner.clone(), accumulator: accumulator.clone() };
-    let lease = lease::run(client.clone(), owner.clone(), shutdown.clone());
+    let contact = Arc::new(Contact::new(Instant::now()));
+    let lease = lease::run(client.clone(), owner.clone(), Arc::clone(&contact), shutdown.clone());
     let publisher = report::run(client.clone(), owner, receiver, shutdown.clone());
     starting.because("waiting for all kinds to be listed");
     let tasks = [tokio::spawn(lease), tokio::spawn(publisher)];
@@ -136,20 +148,29 @@ async fn work(
                 return fail(&client, &settings.node, &first_owner, first, error).await;
             }
         };
+        let bpffs_dir = settings.host.bpffs_dir.clone();
         let parts = agent::Parts {
             settings,
-            client,
+            client: client.clone(),
             accumulator: accumulator.clone(),
             datapath,
             before,
+            contact,
             reports: reports.clone(),
             readiness: readiness.clone(),
             registry,
             shutdown: shutdown.clone(),
         };
         let end = agent::run(parts, starting).await?;
-        if let agent::End::Uninstalled(removed) = end {
-            detached(&accumulator, &reports, removed, shutdown).await;
+        match end {
+            agent::End::Uninstalled(removed) => detached(&accumulator, &reports, removed, shutdown).await,
+            agent::End::Asked => {
+                if let Some(name) = daemon_set
+                    && removal::ask(&client, &accumulator, &name).await
+                {
+                    removed(&client, &node, &reports.borrow().clone(), &bpffs_dir).await;
+                }
+            }
         }
     }
     shutdown.cancel();
@@ -195,6 +216,51 @@ fn first_report(earlier_boot: Option<&str>) -> Report {
     Report { boot_id, kernel: host::kernel(), ready, detached, ..Report::default() }
 }
 
+/// The DaemonSet of this agent, by its pod. One that may not be read counts as none: it is not watched then, for an agent
+/// waits for all that it watches.
+async fn daemon_set(client: &Client, pod: Option<&str>) -> Result<Option<String>, kates::Error> {
+    let Some(pod) = pod else { return Ok(None) };
+    let found = match client.get_opt::<Pod>(&Key::namespaced(EPIC_NAMESPACE, pod)).await {
+        Ok(found) => found.and_then(|pod| removal::daemon_set_of(&pod)),
+        Err(error) if error.is_forbidden() => None,
+        Err(error) => return Err(error),
+    };
+    let Some(name) = found else { return Ok(None) };
+    match client.get_opt::<DaemonSet>(&Key::namespaced(EPIC_NAMESPACE, name.as_str())).await {
+        Ok(found) => Ok(found.map(|_| name)),
+        Err(error) if error.is_forbidden() => {
+            tracing::warn!("this agent may not read its DaemonSet, so it will not know when that is deleted");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes programs and pins away, and says so if anybody listens: rights may be gone already.
+async fn removed(client: &Client, node: &str, last: &Report, bpffs_dir: &Path) {
+    let removed = epic_datapath::remove(bpffs_dir);
+    match &removed {
+        Ok(()) => tracing::info!("detached: the DaemonSet of this agent is deleted"),
+        Err(error) => {
+            tracing::error!(%error, "the DaemonSet of this agent is deleted, and programs or pins stay")
+        }
+    }
+    let report = without_programs(last.clone(), removed, "the DaemonSet of the agents was deleted");
+    // Nobody owns an EPICNode of a node without an agent: it is not made again.
+    let written = tokio::time::timeout(ASK_AGAIN, report::write(client, node, None, &report)).await;
+    if !matches!(written, Ok(Ok(()))) {
+        tracing::info!("the EPICNode was not written");
+    }
+}
+
+/// Takes away what an agent left on this node: programs, links, maps.
+///
+/// # Errors
+/// An agent is running, or the kernel refused.
+pub fn remove(bpffs_dir: &Path) -> Result<(), epic_datapath::Error> {
+    epic_datapath::remove(bpffs_dir)
+}
+
 /// Says in the EPICNode why this node cannot serve, and ends.
 async fn fail(
     client: &Client,
@@ -230,6 +296,27 @@ fn is_uninstalled(epic: &EPIC) -> bool {
     epic.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ANNOTATION_UNINSTALL))
 }
 
+/// What there is to report when programs and maps were removed, or should have been.
+fn without_programs(last: Report, removed: Result<(), epic_datapath::Error>, why: &str) -> Report {
+    let (detached, why) = match removed {
+        Ok(()) => (Judgement::new(true, EPICNodeReason::Detached, ""), why),
+        Err(error) => (
+            Judgement::new(false, EPICNodeReason::DetachFailed, error.to_string()),
+            "programs or pins could not be removed",
+        ),
+    };
+    Report {
+        ready: Some(Judgement::new(false, EPICNodeReason::Detached, why)),
+        detached: Some(detached),
+        answers: Some(Default::default()),
+        conflicts: Some(Default::default()),
+        programs: Some(Vec::new()),
+        map_usage: Some(Vec::new()),
+        tunnels: None,
+        ..last
+    }
+}
+
 /// Says that everything is removed, and waits until EPIC comes back or the agent is ended.
 async fn detached(
     accumulator: &kates::Accumulator,
@@ -237,20 +324,9 @@ async fn detached(
     removed: Result<(), epic_datapath::Error>,
     shutdown: &CancellationToken,
 ) {
-    let (detached, why) = match removed {
-        Ok(()) => (Judgement::new(true, EPICNodeReason::Detached, ""), "EPIC is being uninstalled"),
-        Err(error) => (
-            Judgement::new(false, EPICNodeReason::DetachFailed, error.to_string()),
-            "programs or pins could not be removed",
-        ),
-    };
-    tracing::info!(done = detached.status, "detached for uninstallation");
+    tracing::info!(done = removed.is_ok(), "detached for uninstallation");
     reports.send_modify(|report| {
-        report.ready = Some(Judgement::new(false, EPICNodeReason::Detached, why));
-        report.detached = Some(detached);
-        report.programs = Some(Vec::new());
-        report.map_usage = Some(Vec::new());
-        report.tunnels = None;
+        *report = without_programs(std::mem::take(report), removed, "EPIC is being uninstalled");
     });
     let mut updates = accumulator.updates();
     loop {

@@ -38,6 +38,11 @@ impl Owner {
         is_astray(own.map(|own| &own.metadata), self.of(snapshot).as_ref())
     }
 
+    /// How many nodes report, as far as is known.
+    pub fn nodes(&self) -> usize {
+        self.accumulator.snapshot().map_or(1, |snapshot| snapshot.list::<EPICNode>().count())
+    }
+
     fn of(&self, snapshot: &Snapshot) -> Option<OwnerReference> {
         let node = snapshot.get::<Node>(&Key::cluster(self.node.as_str()));
         owner(watched::epic(snapshot).map(|epic| &**epic), node.map(|node| &**node))

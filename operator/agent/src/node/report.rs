@@ -1,7 +1,10 @@
 //! What an EPIC node says of itself: the EPICNode object, created and written by its agent alone.
 //!
-//! The status is a value made of facts and of the status before; it is written when it differs, at most once a
-//! [`BETWEEN`]. An agent that ends writes nothing: its programs go on, and the addresses of its node stay.
+//! The status is a value made of facts and of the status before; it is written when it differs, and so seldom that all
+//! nodes together write twenty times a second at most ([`pause`]). Whether the node is ready waits for no turn. Conditions
+//! of others stay as they are. An agent that ends writes nothing: its programs go on, and the addresses of its node stay.
+//!
+//! Lists are bounded, so that the object stays small: of tunnels the exceptions are listed ([`tunnels`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,7 +15,8 @@ use epic_crds::rest;
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
     AddressClaim, ConditionStatus, EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus,
-    HasConditions as _, LoadBalancer, MapUsage, NodeProgram, NodeTunnel, NodeTunnels,
+    HasConditions as _, LoadBalancer, MapUsage, NodeAnswer, NodeConflict, NodeProgram, NodeTunnel,
+    NodeTunnels,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -20,16 +24,31 @@ use kates::{Client, Key, Version};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::arp::{self, Mac};
+use super::guard::Conflict;
 use super::owner::{self, Owner};
 use crate::hello::Nanos;
 use crate::hello::responder::Heard;
 
 /// At least between two writes.
 pub const BETWEEN: Duration = Duration::from_millis(500);
+/// Times the number of nodes, at least between two writes of one.
+const BETWEEN_ALL: Duration = Duration::from_millis(50);
 /// Before a failed write is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Tunnels whose state is listed; the rest is in the counts alone.
-const MOST_STATES: usize = 8_192;
+/// Tunnels that are down and listed.
+const MOST_STATES: usize = 1_000;
+/// Addresses and tunnels listed together, while addresses leave room: some 80 bytes each, so that the object stays below
+/// 100 kB.
+const MOST_ROWS: usize = 1_150;
+/// Tunnels that are listed however many addresses there are.
+const FEWEST_STATES: usize = 150;
+/// Addresses that are listed.
+pub const MOST_ANSWERS: usize = 8_192;
+/// Conflicts that are listed.
+const MOST_CONFLICTS: usize = 256;
+/// Gateways that are listed.
+const MOST_GATEWAYS: usize = 64;
 
 /// A condition before it has a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +77,14 @@ pub struct Report {
     pub boot_id: String,
     /// `uname -r`.
     pub kernel: String,
+    /// Hardware addresses of the interfaces that answer for public addresses.
+    pub macs: Option<Vec<Mac>>,
+    /// Gateways of default routes.
+    pub gateways: Option<BTreeSet<IpAddr>>,
+    /// Public addresses that are answered for, and on which interface.
+    pub answers: Option<(BTreeSet<IpAddr>, String)>,
+    /// Public addresses that somebody else has too, and on which interface he was heard.
+    pub conflicts: Option<(BTreeMap<IpAddr, Conflict>, String)>,
     /// Attached programs.
     pub programs: Option<Vec<NodeProgram>>,
     /// Revision up to which the maps are complete.
@@ -80,10 +107,35 @@ pub fn status(report: &Report, before: &EPICNodeStatus, now: &Time) -> EPICNodeS
             *target = Some(value.to_owned());
         }
     };
+    if !report.boot_id.is_empty() && status.boot_id.as_deref() != Some(&report.boot_id) {
+        // What was answered for before a reboot is not any more.
+        status.answers.clear();
+        status.answers_truncated = false;
+    }
     set(&mut status.boot_id, &report.boot_id);
     set(&mut status.kernel, &report.kernel);
     if let Some(addresses) = &report.addresses {
         status.addresses = addresses.iter().map(ToString::to_string).collect();
+    }
+    if let Some(macs) = &report.macs {
+        status.hardware_addresses = macs.iter().map(|mac| arp::text(*mac)).collect();
+    }
+    if let Some(gateways) = &report.gateways {
+        status.gateways = gateways.iter().take(MOST_GATEWAYS).map(ToString::to_string).collect();
+    }
+    if let Some((addresses, interface)) = &report.answers {
+        status.answers = answers(addresses, interface, &before.answers, now);
+        status.answers_truncated = addresses.len() > MOST_ANSWERS;
+    }
+    if let Some((found, interface)) = &report.conflicts {
+        let row = |(address, conflict): (&IpAddr, &Conflict)| NodeConflict {
+            address: address.to_string(),
+            mac: conflict.mac.map(arp::text),
+            interface: interface.clone(),
+            since: conflict.since.clone(),
+            rest: Default::default(),
+        };
+        status.conflicts = found.iter().take(MOST_CONFLICTS).map(row).collect();
     }
     if let Some(programs) = &report.programs {
         status.programs.clone_from(programs);
@@ -131,39 +183,81 @@ pub fn awaited<'a>(
     unprogrammed.chain(releasing).map(Version::from).collect()
 }
 
-/// The state of every tunnel. `settled` is false shortly after a start: then a tunnel that was up counts as up until
-/// its client had the time to call.
+/// Addresses that are answered for, each since it was first reported on this interface.
+fn answers(
+    addresses: &BTreeSet<IpAddr>,
+    interface: &str,
+    before: &[NodeAnswer],
+    now: &Time,
+) -> Vec<NodeAnswer> {
+    let same = before.iter().filter(|answer| answer.interface == interface);
+    let earlier: BTreeMap<&str, &NodeAnswer> = same.map(|answer| (answer.address.as_str(), answer)).collect();
+    let row = |address: &IpAddr| {
+        let address = address.to_string();
+        let since = earlier.get(address.as_str()).map_or(now, |earlier| &earlier.since).clone();
+        NodeAnswer { address, interface: interface.to_owned(), since, rest: Default::default() }
+    };
+    addresses.iter().take(MOST_ANSWERS).map(row).collect()
+}
+
+/// How many tunnels are up, and which are down. `settled` is false shortly after a start: then a tunnel that was up counts
+/// as up until its client had the time to call. With so many `answers` in the same object fewer tunnels are listed.
 pub fn tunnels(
     ids: &BTreeSet<u32>,
     heard: &BTreeMap<u32, Heard>,
     before: Option<&NodeTunnels>,
     settled: bool,
-    clock: Nanos,
-    now: &Time,
+    answers: usize,
+    (clock, now): (Nanos, &Time),
 ) -> NodeTunnels {
-    let earlier: BTreeMap<i64, &NodeTunnel> =
+    let listed: BTreeMap<i64, &NodeTunnel> =
         before.iter().flat_map(|t| &t.states).map(|state| (state.tunnel_id, state)).collect();
-    let states: Vec<NodeTunnel> = ids
-        .iter()
-        .map(|id| {
-            let earlier = earlier.get(&i64::from(*id));
-            let heard = heard.get(id);
-            let lately = heard.is_some_and(|heard| heard.is_up(clock));
-            let up = lately || (!settled && heard.is_some() && earlier.is_some_and(|state| state.up));
-            let nat = heard.map_or_else(|| earlier.is_some_and(|state| state.nat), |heard| heard.nat);
-            let since = earlier.filter(|state| state.up == up).map_or(now, |state| &state.since);
-            NodeTunnel { tunnel_id: i64::from(*id), up, nat, since: since.clone(), rest: Default::default() }
-        })
-        .collect();
+    let was_up = |id: i64| match listed.get(&id) {
+        Some(state) => state.up,
+        None => before.is_some_and(|before| !before.truncated),
+    };
+    let mut states = Vec::new();
+    for id in ids {
+        let (number, heard) = (i64::from(*id), heard.get(id));
+        let lately = heard.is_some_and(|heard| heard.is_up(clock));
+        if lately || (!settled && heard.is_some() && was_up(number)) {
+            continue;
+        }
+        let earlier = listed.get(&number).filter(|state| !state.up);
+        states.push(NodeTunnel {
+            tunnel_id: number,
+            up: false,
+            nat: heard.map_or_else(|| earlier.is_some_and(|state| state.nat), |heard| heard.nat),
+            since: earlier.map_or(now, |state| &state.since).clone(),
+            rest: Default::default(),
+        });
+    }
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let up = states.iter().filter(|state| state.up).count();
+    let room = MOST_ROWS.saturating_sub(answers).clamp(FEWEST_STATES, MOST_STATES);
+    let (down, truncated) = (states.len(), states.len() > room);
+    states.truncate(room);
     NodeTunnels {
-        up: count(up),
-        down: count(states.len() - up),
-        total: count(states.len()),
-        states: states.into_iter().take(MOST_STATES).collect(),
+        up: count(ids.len() - down),
+        down: count(down),
+        total: count(ids.len()),
+        states,
+        truncated,
         ..Default::default()
     }
+}
+
+/// How long a node waits after a write before the next, where there are so many.
+pub fn pause(nodes: usize) -> Duration {
+    BETWEEN_ALL.saturating_mul(u32::try_from(nodes).unwrap_or(u32::MAX)).max(BETWEEN)
+}
+
+/// Whether others have to hear of it at once: the node goes out of service or comes back.
+pub fn is_urgent(written: &Report, next: &Report) -> bool {
+    let told = |report: &Report| {
+        let said = |judgement: &Judgement| (judgement.status, judgement.reason);
+        (report.ready.as_ref().map(said), report.detached.as_ref().map(said))
+    };
+    told(written) != told(next)
 }
 
 /// Writes reports until `shutdown`, the last one always, those before it as time allows. An EPICNode that somebody has
@@ -177,23 +271,31 @@ pub async fn run(
     let mut updates = owner.accumulator.updates();
     loop {
         let report = reports.borrow_and_update().clone();
-        let pause = match write(&client, &owner.node, owner.now().as_ref(), &report).await {
-            Ok(()) => BETWEEN,
+        let written = write(&client, &owner.node, owner.now().as_ref(), &report).await;
+        let (least, most) = match &written {
+            Ok(()) => (BETWEEN, pause(owner.nodes())),
             Err(error) => {
-                reports.mark_changed();
                 if !error.is_conflict() {
-                    tracing::warn!(error = crate::metrics::chain(&error), "the EPICNode was not written");
+                    tracing::warn!(error = crate::metrics::chain(error), "the EPICNode was not written");
                 }
-                if error.is_conflict() { BETWEEN } else { AGAIN }
+                let again = if error.is_conflict() { BETWEEN } else { AGAIN };
+                (again, again)
             }
         };
+        let urgent = async {
+            tokio::time::sleep(least).await;
+            // An answer means that the sender is gone, which is noticed below.
+            let _ = reports.wait_for(|next| is_urgent(&report, next)).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(most) => {}
+            () = urgent => {}
             () = shutdown.cancelled() => return,
         }
-        loop {
+        // What was looked at above may have changed without being urgent.
+        while written.is_ok() && *reports.borrow_and_update() == report {
             tokio::select! {
-                changed = reports.changed() => if changed.is_err() { return } else { break },
+                changed = reports.changed() => if changed.is_err() { return },
                 update = updates.next() => if owner.misses_epic_node(&update.snapshot) { break },
                 () = shutdown.cancelled() => return,
             }

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use epic_crds::{AddressClaim, EPIC, EPICNodeReason, EPICNodeStatus, HasConditions as _, LoadBalancer};
+use epic_crds::{
+    AddressClaim, EPIC, EPICNodeReason, EPICNodeStatus, HasConditions as _, LoadBalancer, NodeTunnels,
+};
 use epic_lb::{ProxyId, ServiceName, Veth};
 use http::{Method, Request, Response};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -16,9 +18,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::gate::{self, Patience};
-use super::owner;
 use super::report::{self, Judgement, Report};
+use super::{guard, owner};
 use crate::desired::node::Local;
+use crate::hello::responder::Responder;
 
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
@@ -79,6 +82,33 @@ fn a_gate_from_before_a_reboot_is_closed_until_the_maps_are_right_again() {
     let opened = gate::patch(&pod, Some(&veth(7)), "boot", &Ok(()), &at(5)).unwrap();
     assert_eq!(opened["status"]["conditions"][0]["message"], gate::message("boot", &veth(7)));
     assert!(gate::patch(&pod, None, "boot", &waiting, &at(5)).is_some(), "nor does a lost veth keep it open");
+}
+
+fn configured(status: &str, message: &str) -> String {
+    format!("{{type: epic.acnodal.io/configured, status: '{status}', message: '{message}'}}")
+}
+
+#[test]
+fn a_gate_whose_entries_are_in_stays_closed_until_envoy_has_taken_its_configuration() {
+    let judge = |pod: &Pod, boot| gate::configured(pod, &veth(7), boot);
+    assert!(judge(&pod("", ""), "boot").unwrap_err().contains("xDS"));
+    let refuses = pod(&configured("False", "listener 0: unknown field"), "");
+    assert_eq!(
+        judge(&refuses, "boot").unwrap_err(),
+        "Envoy does not take its configuration: listener 0: unknown field"
+    );
+    assert_eq!(judge(&pod(&configured("True", "generation 1"), ""), "boot"), Ok(()));
+    let after = pod(&[open("earlier"), configured("False", "no")].join(", "), ANNOTATIONS);
+    assert!(judge(&after, "boot").is_err(), "a gate of an earlier boot is opened anew");
+}
+
+#[test]
+fn an_open_gate_stays_open_when_xds_is_lost_or_an_edit_refused() {
+    for said in [String::new(), format!(", {}", configured("False", "no"))] {
+        let open = pod(&format!("{}{said}", open("boot")), ANNOTATIONS);
+        assert_eq!(gate::configured(&open, &veth(7), "boot"), Ok(()));
+        assert_eq!(gate::patch(&open, Some(&veth(7)), "boot", &Ok(()), &at(5)), None);
+    }
 }
 
 #[test]
@@ -172,10 +202,109 @@ status: {{{status}}}
 fn a_restarted_agent_calls_a_tunnel_down_only_after_its_client_had_time_to_call() {
     let ids = BTreeSet::from([1, 2]);
     let none = BTreeMap::new();
-    let first = report::tunnels(&ids, &none, None, true, 0, &at(1));
+    let first = report::tunnels(&ids, &none, None, true, 0, (0, &at(1)));
     assert_eq!((first.up, first.down, first.total), (0, 2, 2));
-    let again = report::tunnels(&ids, &none, Some(&first), true, 0, &at(9));
+    let again = report::tunnels(&ids, &none, Some(&first), true, 0, (0, &at(9)));
     assert_eq!(again, first, "nothing new is no write");
+    // What the agent before learned is in the maps, but has not been heard since.
+    let mut responder = Responder::new(epic_abi::keys::CookieSecret::new([9; 32]));
+    for id in [1, 2] {
+        let port = u16::try_from(id).unwrap();
+        let remote = epic_abi::maps::Remote { port, ..epic_abi::maps::Remote::default() };
+        responder.adopt(id, epic_abi::Lb::new(1, 1), &remote);
+    }
+    let (adopted, clock) = (responder.heard().clone(), (1_000 * crate::hello::SECOND, &at(9)));
+    let up = NodeTunnels { up: 2, total: 2, ..NodeTunnels::default() };
+    let starting = report::tunnels(&ids, &adopted, Some(&up), false, 0, clock);
+    assert_eq!((starting.up, starting.down), (2, 0), "those that are not listed were up");
+    let one = NodeTunnels { states: first.states[..1].to_vec(), ..up };
+    let starting = report::tunnels(&ids, &adopted, Some(&one), false, 0, clock);
+    assert_eq!((starting.up, starting.down), (1, 1));
+    let cut = NodeTunnels { truncated: true, ..one.clone() };
+    let starting = report::tunnels(&ids, &adopted, Some(&cut), false, 0, clock);
+    assert_eq!(starting.down, 2, "of those that did not fit nothing is known");
+    assert_eq!(report::tunnels(&ids, &adopted, Some(&one), true, 0, clock).down, 2, "time is up");
+}
+
+#[test]
+fn a_report_of_fifty_thousand_silent_tunnels_and_a_thousand_addresses_is_small() {
+    let ids: BTreeSet<u32> = (100_000..150_000).collect();
+    let addresses: BTreeSet<IpAddr> = (0..1_000u32).map(|n| IpAddr::V4((0xcb00_7100 + n).into())).collect();
+    let tunnels =
+        |answers| report::tunnels(&ids, &BTreeMap::new(), None, true, answers, (0, &at(1_800_000_000)));
+    let many = tunnels(0);
+    assert_eq!((many.up, many.down, many.total), (0, 50_000, 50_000));
+    assert_eq!((many.states.len(), many.truncated), (1_000, true));
+    let report = Report {
+        tunnels: Some(tunnels(addresses.len())),
+        answers: Some((addresses, "enp133s0f0np0".to_owned())),
+        ..Report::default()
+    };
+    let status = report::status(&report, &EPICNodeStatus::default(), &at(1_800_000_000));
+    assert_eq!((status.answers.len(), status.answers_truncated), (1_000, false));
+    let bytes = serde_json::to_vec(&status).unwrap().len();
+    assert!(bytes < 100_000, "{bytes} bytes");
+}
+
+#[test]
+fn all_nodes_together_report_twenty_times_a_second_at_most_and_a_node_that_goes_out_at_once() {
+    for nodes in [1, 10, 11, 100, 1_000] {
+        let writes = nodes as f64 / report::pause(nodes).as_secs_f64();
+        assert!(writes <= 20.0 + f64::EPSILON, "{nodes} nodes: {writes} a second");
+        assert!(report::pause(nodes) >= report::BETWEEN);
+    }
+    let ready =
+        |status, reason| Report { ready: Some(Judgement::new(status, reason, "")), ..Report::default() };
+    let good = ready(true, EPICNodeReason::Ready);
+    let more = Report { revision: Some("7".to_owned()), ..good.clone() };
+    assert!(!report::is_urgent(&good, &more));
+    assert!(report::is_urgent(&good, &ready(false, EPICNodeReason::InterfaceDown)));
+}
+
+#[test]
+fn an_answer_keeps_the_time_it_was_reported_first_until_the_interface_or_the_boot_changes() {
+    let of = |addresses: &[&str], interface: &str, boot: &str| Report {
+        boot_id: boot.to_owned(),
+        answers: Some((addresses.iter().map(|text| ip(text)).collect(), interface.to_owned())),
+        ..Report::default()
+    };
+    let first = report::status(&of(&["192.0.2.7"], "eth0", "b"), &EPICNodeStatus::default(), &at(1));
+    let since = |status: &EPICNodeStatus| -> Vec<(String, Time)> {
+        status.answers.iter().map(|answer| (answer.address.clone(), answer.since.clone())).collect()
+    };
+    let second = report::status(&of(&["192.0.2.7", "192.0.2.8"], "eth0", "b"), &first, &at(2));
+    assert_eq!(since(&second), [("192.0.2.7".to_owned(), at(1)), ("192.0.2.8".to_owned(), at(2))]);
+    let moved = report::status(&of(&["192.0.2.7"], "eth1", "b"), &second, &at(3));
+    assert_eq!(since(&moved), [("192.0.2.7".to_owned(), at(3))]);
+    let rebooted = Report { boot_id: "c".to_owned(), ..Report::default() };
+    assert_eq!(report::status(&rebooted, &moved, &at(4)).answers, []);
+}
+
+#[test]
+fn a_conflict_is_reported_with_who_has_the_address() {
+    let conflict = guard::Conflict { mac: Some([2, 0, 0, 0, 0, 0xab]), since: at(3) };
+    let found = BTreeMap::from([(ip("192.0.2.7"), conflict)]);
+    let report = Report { conflicts: Some((found, "eth0".to_owned())), ..Report::default() };
+    let status = report::status(&report, &EPICNodeStatus::default(), &at(9));
+    let row = &status.conflicts[0];
+    assert_eq!((row.address.as_str(), row.mac.as_deref()), ("192.0.2.7", Some("02:00:00:00:00:ab")));
+    assert_eq!((row.interface.as_str(), &row.since), ("eth0", &at(3)));
+    let over = Report { conflicts: Some((BTreeMap::new(), "eth0".to_owned())), ..Report::default() };
+    assert_eq!(report::status(&over, &status, &at(9)).conflicts, []);
+}
+
+#[test]
+fn a_report_leaves_the_operator_s_verdict_as_it_is() {
+    let verdict: EPICNodeStatus = serde_yaml::from_str(
+        "conditions: [{type: InService, status: 'False', reason: AgentSilent, message: m, \
+         lastTransitionTime: '2026-01-01T00:00:00Z'}]",
+    )
+    .unwrap();
+    let ready = Judgement::new(true, EPICNodeReason::Ready, "");
+    let report = Report { ready: Some(ready), ..Report::default() };
+    let after = report::status(&report, &verdict, &at(9));
+    assert_eq!(after.conditions[0], verdict.conditions[0]);
+    assert_eq!(after.conditions.len(), 2);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, SECRET_GUE_MASTER};
 use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer};
 use epic_lb::reconciler::{ConfirmPrune, PruneRequest};
 use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
 use kates::{Accumulator, Client, Key, Query, Snapshot, Version};
 use parking_lot::Mutex;
@@ -17,14 +18,15 @@ use crate::desired::node::Objects;
 /// Service in front of the operator's xDS.
 const XDS_SERVICE: &str = "epic-xds";
 
-/// Starts watching. LoadBalancers are never listed older than `reported`: the operator has acted on that.
-pub fn watch(client: &Client, node: &str, reported: Option<&str>) -> Accumulator {
+/// Starts watching, the DaemonSet of this name too if there is one. LoadBalancers are never listed older than `reported`:
+/// the operator has acted on that.
+pub fn watch(client: &Client, node: &str, daemon_set: Option<&str>, reported: Option<&str>) -> Accumulator {
     let balancers = match reported {
         Some(revision) => Query::all().not_older_than(Version::from(revision)),
         None => Query::all(),
     };
     let here = || Query::namespace(EPIC_NAMESPACE);
-    client
+    let watches = client
         .accumulate()
         .watch::<EPIC>(here())
         .watch::<EPICNode>(here())
@@ -36,8 +38,11 @@ pub fn watch(client: &Client, node: &str, reported: Option<&str>) -> Accumulator
         .watch::<Node>(Query::all())
         .watch::<Pod>(Query::all().field("spec.nodeName", node))
         .watch::<Secret>(here().field("metadata.name", SECRET_GUE_MASTER))
-        .watch::<Service>(here().field("metadata.name", XDS_SERVICE))
-        .start()
+        .watch::<Service>(here().field("metadata.name", XDS_SERVICE));
+    match daemon_set {
+        Some(name) => watches.watch::<DaemonSet>(here().field("metadata.name", name)).start(),
+        None => watches.start(),
+    }
 }
 
 /// The EPIC object.

@@ -110,9 +110,9 @@ fn tunnels(object: &LoadBalancer, nodes: &[EPICNode]) -> Vec<TunnelLine> {
                 id: leg.tunnel_id,
                 client: client.clone(),
                 node: node.map(kube::ResourceExt::name_any),
-                up: told.map(|told| told.up),
-                nat: told.is_some_and(|told| told.nat),
-                since: told.map(|told| told.since.0.to_string()),
+                up: told.map(|told| told.is_none_or(|told| told.up)),
+                nat: told.flatten().is_some_and(|told| told.nat),
+                since: told.flatten().map(|told| told.since.0.to_string()),
                 epic_address: leg.epic_address,
             }
         })
@@ -125,6 +125,13 @@ fn has_address(node: &EPICNode, address: &str) -> bool {
     node.status.iter().flat_map(|status| &status.addresses).any(|own| own == address)
 }
 
-fn tunnel(node: &EPICNode, id: i64) -> Option<&NodeTunnel> {
-    node.status.as_ref()?.tunnels.as_ref()?.states.iter().find(|tunnel| tunnel.tunnel_id == id)
+/// What a node says of a tunnel; `None` when it says nothing. One that is not among those that are down is up, and nothing
+/// more is said of it.
+fn tunnel(node: &EPICNode, id: i64) -> Option<Option<&NodeTunnel>> {
+    let tunnels = node.status.as_ref()?.tunnels.as_ref()?;
+    let listed = tunnels.states.iter().find(|tunnel| tunnel.tunnel_id == id);
+    // Agents of earlier releases list those that are up as well, and then nothing is known of the others.
+    let lists_down_alone = tunnels.states.iter().all(|tunnel| !tunnel.up);
+    let is_complete = !tunnels.truncated && lists_down_alone && tunnels.up > 0;
+    listed.map(Some).or_else(|| is_complete.then_some(None))
 }

@@ -1,0 +1,157 @@
+//! What the node says of itself, made of what it does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use epic_crds::{EPICNodeReason, MapUsage, NodeProgram};
+use epic_datapath::BpfMaps;
+use epic_lb::reconciler;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kates::Version;
+
+use super::{Agent, Passed, SETTLED, TICK};
+use crate::node::report::{self, Judgement};
+use crate::node::watched;
+use crate::{hello, inspect};
+
+impl Agent {
+    pub(super) fn report(
+        &mut self,
+        passed: &Passed,
+        complete: bool,
+        progress: &reconciler::Progress,
+        full: bool,
+    ) {
+        let current = self.reports.borrow().clone();
+        let reported = current.revision.clone().or_else(|| self.before.load_balancers_revision.clone());
+        let awaited = report::awaited(
+            passed.snapshot.list().map(|object| &**object),
+            passed.snapshot.list().map(|object| &**object),
+        );
+        let reached = if complete { self.reached(passed, &awaited) } else { None };
+        let ids: BTreeSet<u32> = passed.desired.directory.tunnels.keys().copied().collect();
+        let before = current.tunnels.as_ref().or(self.before.tunnels.as_ref());
+        let settled = self.started.elapsed() >= SETTLED;
+        let time = Time(Timestamp::now());
+        let answering = &passed.desired.answering;
+        let clock = (hello::now(), &time);
+        let tunnels = report::tunnels(&ids, &self.answering.heard(), before, settled, answering.len(), clock);
+        let usage = if full { self.usage() } else { None };
+        let ready = self.readiness_of_node(passed, complete, progress);
+        let public = &passed.interfaces.public;
+        // Until the maps hold the addresses and the program hangs nothing answers.
+        let answers =
+            (complete && self.refused_attachment.is_none()).then(|| (answering.clone(), public.name.clone()));
+        let conflicts = (self.guard.conflicts(), public.name.clone());
+        self.reports.send_if_modified(|report| {
+            let mut next = report.clone();
+            next.addresses = Some(vec![passed.interfaces.address]);
+            next.macs = Some(vec![public.mac]);
+            next.gateways = self.gateways.clone().or(next.gateways);
+            next.answers = answers.or(next.answers);
+            next.conflicts = Some(conflicts);
+            next.programs = Some(self.programs(passed));
+            next.revision = report::revision(reported.as_deref(), reached.as_ref(), &awaited).or(reported);
+            next.tunnels = Some(tunnels);
+            next.map_usage = usage.or(next.map_usage);
+            next.ready = ready.or(next.ready);
+            let changed = next != *report;
+            *report = next;
+            changed
+        });
+    }
+
+    /// Up to which revision of LoadBalancers the maps, which hold this pass, are complete. While nothing happens the
+    /// watch says little about that, so for somebody who waits a list of the same content proves it.
+    fn reached(&self, passed: &Passed, awaited: &[Version]) -> Option<Version> {
+        let mut reached = passed.balancers.clone()?;
+        if let Some(now) = self.accumulator.snapshot() {
+            let quiet = now.changes_since::<epic_crds::LoadBalancer>(Some(&passed.snapshot)).is_empty();
+            if let Some(later) = now.revision::<epic_crds::LoadBalancer>().filter(|_| quiet) {
+                reached = later.clone();
+            }
+        }
+        if awaited.iter().all(|awaited| reached.reaches(awaited)) {
+            return Some(reached);
+        }
+        let mut listed = self.listed.lock();
+        match listed.take() {
+            Some((versions, revision)) if versions == passed.basis.load_balancers => Some(revision),
+            _ => {
+                let (client, cell) = (self.client.clone(), Arc::clone(&self.listed));
+                if let Ok(turn) = Arc::clone(&self.listing).try_acquire_owned() {
+                    tokio::spawn(async move {
+                        if let Ok(found) = watched::list_versions(&client).await {
+                            *cell.lock() = Some(found);
+                        }
+                        tokio::time::sleep(TICK / 2).await;
+                        drop(turn);
+                    });
+                }
+                Some(reached)
+            }
+        }
+    }
+
+    fn readiness_of_node(
+        &self,
+        passed: &Passed,
+        complete: bool,
+        progress: &reconciler::Progress,
+    ) -> Option<Judgement> {
+        if let Some(why) = passed.interfaces.down() {
+            return Some(Judgement::new(false, EPICNodeReason::InterfaceDown, why));
+        }
+        if let Some(why) = &self.refused_attachment {
+            return Some(Judgement::new(false, EPICNodeReason::ProgramsNotAttached, why.as_str()));
+        }
+        let health = &progress.health;
+        if !health.errors.is_empty() {
+            let full = health.errors.iter().any(|error| error.contains("the map is full"));
+            let reason = if full { EPICNodeReason::MapFull } else { EPICNodeReason::MapsNotProgrammed };
+            return Some(Judgement::new(false, reason, health.errors.join("; ")));
+        }
+        // While rows are on their way nothing new can be said.
+        complete.then(|| Judgement::new(true, EPICNodeReason::Ready, ""))
+    }
+
+    fn programs(&self, passed: &Passed) -> Vec<NodeProgram> {
+        let names: BTreeMap<u32, &str> = passed
+            .desired
+            .fences
+            .iter()
+            .map(|(ifindex, name)| (*ifindex, &**name))
+            .chain(
+                [&passed.interfaces.public, &passed.interfaces.underlay]
+                    .map(|l| (l.ifindex, l.name.as_str())),
+            )
+            .collect();
+        let attached = self.attached.iter().filter_map(|attachment| {
+            let name = names.get(&attachment.ifindex)?;
+            Some(NodeProgram {
+                hook: format!("{} {name}", attachment.program),
+                mode: "tcx".to_owned(),
+                tag: inspect::object_tag().to_owned(),
+                ..Default::default()
+            })
+        });
+        // The API takes 64 of them; the node's own come first.
+        attached.take(64).collect()
+    }
+
+    fn usage(&self) -> Option<Vec<MapUsage>> {
+        let counts = BpfMaps::new(Arc::clone(&self.maps)).counts().ok()?;
+        let counts: BTreeMap<&'static str, usize> =
+            counts.into_iter().map(|(map, count)| (map.name(), count)).collect();
+        let node = epic_abi::maps::MAPS.iter().filter(|spec| spec.side != epic_abi::maps::Side::Client);
+        let ours = node.filter(|spec| epic_lb::MapId::ALL.iter().any(|map| map.name() == spec.name));
+        let usage = ours.map(|spec| MapUsage {
+            map: spec.name.to_owned(),
+            entries: counts.get(spec.name).map_or(0, |count| i64::try_from(*count).unwrap_or(i64::MAX)),
+            capacity: i64::from(spec.max_entries),
+            ..Default::default()
+        });
+        Some(usage.collect())
+    }
+}

@@ -1,0 +1,162 @@
+//! Everything that waits for the maps: attachments, announcements, readiness gates.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use epic_datapath::{Attachment, Program};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kates::Key;
+use kube::api::{Patch, PatchParams};
+
+use super::{Agent, Passed, TICK};
+use crate::metrics::chain;
+use crate::node::{announce, gate};
+
+impl Agent {
+    /// Everything that waits for the maps. `check` looks at every attached program again.
+    pub(super) fn settle(&mut self, full: bool, check: bool) {
+        let pending = self.accumulator.pending();
+        let gate = self.readiness.gate("watches");
+        match pending.iter().next() {
+            Some((kind, why)) => gate.close(format!("{kind}: {why}")),
+            None => gate.open(),
+        }
+        let Some(passed) = self.passed.take() else { return };
+        let tables = self.writer.snapshot();
+        let progress = self.handle.progress();
+        let complete = progress.covers(passed.tables);
+        self.answering.grow(&passed.desired.directory, &tables);
+        self.attach(&passed, check);
+        if complete {
+            self.announce(&passed);
+            if self.refused_attachment.is_none() {
+                self.starting = None;
+            }
+        } else if let Some(starting) = &self.starting {
+            starting.because(format!("maps are being written: {}", progress.health));
+        }
+        self.open_gates(&passed, &tables);
+        self.report(&passed, complete, &progress, full);
+        self.passed = Some(passed);
+    }
+
+    /// Programs on the node's interfaces, and on the veth of every tenant's pod. There it does not wait for entries in the
+    /// maps: without them it is the fence around a pod that nobody has listed yet.
+    fn attach(&mut self, passed: &Passed, check: bool) {
+        let ingress = |ifindex| Attachment { program: Program::Ingress, ifindex };
+        let fence = |ifindex| Attachment { program: Program::FromProxy, ifindex };
+        let interfaces = &passed.interfaces;
+        let mut wanted: BTreeSet<Attachment> =
+            passed.desired.fences.keys().map(|ifindex| fence(*ifindex)).collect();
+        wanted.extend([ingress(interfaces.public.ifindex), ingress(interfaces.underlay.ifindex)]);
+        let is_right = wanted.is_subset(&self.attached)
+            && self.attached.difference(&wanted).all(|surplus| {
+                surplus.program == Program::FromProxy && !passed.desired.others.contains(&surplus.ifindex)
+            });
+        if is_right && !check {
+            return;
+        }
+        match self.hang(wanted, &passed.desired.others) {
+            Ok(attached) => {
+                self.attached = attached;
+                self.refused_attachment = None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "programs are not where they should be; trying again");
+                self.attached.clear();
+                self.refused_attachment = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Attaches what is wanted and detaches the rest, but for fences: one stays for as long as its veth exists, for the pod
+    /// behind it may go on sending when the API has forgotten it. Unless the veth is known to be another pod's.
+    fn hang(
+        &self,
+        mut wanted: BTreeSet<Attachment>,
+        others: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<Attachment>, epic_datapath::Error> {
+        let alive = self.datapath.links()?.into_iter().filter(|link| link.alive).map(|link| link.attachment);
+        wanted.extend(alive.filter(|at| at.program == Program::FromProxy && !others.contains(&at.ifindex)));
+        crate::hang(&self.datapath, &wanted)
+    }
+
+    /// Tells the link about addresses that came here.
+    fn announce(&self, passed: &Passed) {
+        let link = passed.interfaces.public.clone();
+        let new = self.announced.lock().take_up(&link, &passed.desired.answering);
+        if new.is_empty() {
+            return;
+        }
+        let announced = Arc::clone(&self.announced);
+        tokio::spawn(async move {
+            match announce::announce(&link, &new).await {
+                Ok(()) => tracing::info!(addresses = ?new, interface = link.name, "announced"),
+                Err(error) => {
+                    tracing::warn!(%error, "addresses were not announced; trying again");
+                    announced.lock().put_back(&link, &new);
+                }
+            }
+        });
+    }
+
+    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot) {
+        let heard = self.answering.heard();
+        let now = Instant::now();
+        let local = &passed.desired.local;
+        self.patience
+            .retain(now, |service, id| local.values().any(|l| l.service == *service && l.id.get() == id));
+        let current = self.accumulator.snapshot().unwrap_or_else(|| passed.snapshot.clone());
+        let listed: BTreeSet<String> = current
+            .list::<epic_crds::LoadBalancer>()
+            .filter_map(|object| object.status.as_ref())
+            .flat_map(|status| status.proxies.iter().map(|proxy| proxy.pod_uid.clone()))
+            .collect();
+        for pod in current.list::<Pod>() {
+            let Some(uid) = pod.metadata.uid.as_deref().filter(|uid| listed.contains(*uid)) else { continue };
+            let local = local.get(uid);
+            let programmed = match local {
+                None => Err("the host side of the pod's veth is not found".to_owned()),
+                Some(local) => gate::entries(tables, local)
+                    .and_then(|()| {
+                        let wanted = Attachment { program: Program::FromProxy, ifindex: local.veth.ifindex };
+                        let hangs = self.attached.contains(&wanted);
+                        hangs.then_some(()).ok_or_else(|| "the program is not attached yet".to_owned())
+                    })
+                    .and_then(|()| {
+                        let unheard = gate::unheard(&local.clients, |id| heard.contains_key(&id));
+                        self.patience.judge(local, &unheard, now)
+                    })
+                    .and_then(|()| gate::configured(pod, &local.veth, &self.boot_id)),
+            };
+            let veth = local.map(|local| &local.veth);
+            let time = Time(Timestamp::now());
+            let worth_saying = self.patience.is_worth_saying(pod, &programmed, now);
+            if worth_saying && let Some(patch) = gate::patch(pod, veth, &self.boot_id, &programmed, &time) {
+                self.patch(Key::of(&**pod), patch);
+            }
+        }
+    }
+
+    /// One patch at a time for each pod; one that fails is decided again.
+    fn patch(&self, key: Key, patch: serde_json::Value) {
+        if !self.patching.lock().insert(key.clone()) {
+            return;
+        }
+        let (client, patching) = (self.client.clone(), Arc::clone(&self.patching));
+        tokio::spawn(async move {
+            let params = PatchParams::default();
+            match client.patch_status::<Pod, _>(&key, &params, &Patch::Strategic(patch)).await {
+                Ok(_) => tracing::info!(pod = %key, "wrote the readiness gate"),
+                Err(error) => {
+                    tracing::warn!(pod = %key, error = chain(&error), "the readiness gate was not written");
+                    tokio::time::sleep(TICK).await;
+                }
+            }
+            patching.lock().remove(&key);
+        });
+    }
+}
