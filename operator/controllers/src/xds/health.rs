@@ -92,8 +92,7 @@ fn differing<'s>(
     balancer: &LoadBalancer,
     rows: &[&Finding],
 ) -> Vec<(&'s Arc<Endpoint>, BTreeSet<String>)> {
-    let uid = balancer.uid().unwrap_or_default();
-    let rows: Vec<&Finding> = rows.iter().copied().filter(|row| *row.identity.uid == *uid).collect();
+    let rows = believed(balancer, rows);
     let is_anything_unhealthy = rows.iter().any(|row| !row.unhealthy.is_empty());
     let namespace = balancer.namespace().unwrap_or_default();
     let endpoints = snapshot.in_namespace::<Endpoint>(&namespace);
@@ -111,6 +110,16 @@ fn differing<'s>(
     }
     found.sort_by_key(|(endpoint, _)| endpoint.name_any());
     found
+}
+
+/// What the listed proxies of a LoadBalancer say. A pod may call itself what it likes, and one that is not listed yet or no
+/// more would be taken out again by the Endpoint's controller.
+fn believed<'f>(balancer: &LoadBalancer, rows: &[&'f Finding]) -> Vec<&'f Finding> {
+    let listed = balancer.status.iter().flat_map(|status| &status.proxies);
+    let listed: BTreeSet<&str> = listed.map(|proxy| proxy.pod.as_str()).collect();
+    let uid = balancer.uid().unwrap_or_default();
+    let is_of = |row: &&Finding| *row.identity.uid == *uid && listed.contains(&*row.node.pod);
+    rows.iter().copied().filter(is_of).collect()
 }
 
 /// Who finds what is dialled unhealthy: those that did before, but for the proxies of `rows`, which say so now or do not.
@@ -223,14 +232,35 @@ mod tests {
         assert_eq!((known.status, &known.last_transition_time), (ConditionStatus::True, &at(3)));
     }
 
-    #[test]
-    fn proxies_that_are_gone_find_nothing_any_more() {
-        let balancer: LoadBalancer = serde_json::from_value(json!({
-            "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer", "metadata": {"name": "web"},
+    /// LoadBalancer `web` with proxy `web-1`.
+    fn balancer() -> LoadBalancer {
+        serde_json::from_value(json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer", "metadata": {"name": "web", "uid": "u"},
             "spec": {"public-ports": [], "service-group": "g"},
             "status": {"proxies": [{"pod": "web-1", "pod-uid": "1", "state": "Ready"}]},
         }))
-        .unwrap();
+        .unwrap()
+    }
+
+    fn finding(pod: &str, unhealthy: &[&str]) -> Finding {
+        Finding {
+            identity: epic_xds::Identity::new("epic-red", "web", "u"),
+            node: epic_xds::NodeName { pod: pod.into() },
+            unhealthy: unhealthy.iter().map(|text| text.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_no_listed_proxy_of_the_load_balancer_is_not_believed() {
+        let (listed, stranger) = (finding("web-1", &[]), finding("api-1", &[]));
+        let successor =
+            Finding { identity: epic_xds::Identity::new("epic-red", "web", "v"), ..listed.clone() };
+        assert_eq!(believed(&balancer(), &[&listed, &stranger, &successor]), [&listed]);
+    }
+
+    #[test]
+    fn proxies_that_are_gone_find_nothing_any_more() {
+        let balancer = balancer();
         let mut status = EndpointStatus::default();
         apply(&mut status, names(&["web-1", "web-2"]), None, &at(1));
         forget_gone(&mut status, None, None, &at(2));
@@ -245,11 +275,6 @@ mod tests {
 
     #[test]
     fn replicas_of_the_operator_speak_for_their_own_proxies_alone() {
-        let finding = |pod: &str, unhealthy: &[&str]| Finding {
-            identity: epic_xds::Identity::new("epic-red", "web", "u"),
-            node: epic_xds::NodeName { pod: pod.into() },
-            unhealthy: unhealthy.iter().map(|text| text.parse().unwrap()).collect(),
-        };
         let dialled = Some("100.127.0.1:8080".parse().unwrap());
         let (ill, well) = (finding("web-1", &["100.127.0.1:8080"]), finding("web-2", &["100.127.0.2:8080"]));
         let mut known = names(&[]);

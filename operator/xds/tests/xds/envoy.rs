@@ -64,13 +64,18 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Tests look at more than dashboards do.
     pub(crate) fn start(site: &Site, server: SocketAddr, load_balancer: &str) -> Self {
-        Self::start_counting(site, server, load_balancer, Level::Full)
+        Self::start_with(site, server, load_balancer, |bootstrap| bootstrap.counting(Level::Full))
     }
 
-    pub(crate) fn start_counting(site: &Site, server: SocketAddr, load_balancer: &str, level: Level) -> Self {
+    pub(crate) fn start_with(
+        site: &Site,
+        server: SocketAddr,
+        load_balancer: &str,
+        change: impl FnOnce(Bootstrap) -> Bootstrap,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ops_port = free_port(9_300);
-        let bootstrap = bootstrap(folder.path(), server, load_balancer, ops_port).counting(level);
+        let bootstrap = change(bootstrap(folder.path(), server, load_balancer, ops_port));
         write_files(folder.path(), site, &bootstrap, load_balancer);
         let log = std::fs::File::create(folder.path().join("envoy.log")).unwrap();
         let child = Command::new(binary())

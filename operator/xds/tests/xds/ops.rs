@@ -1,12 +1,13 @@
 //! The pinned Envoy's listener for probes and scrapes: what it shows, and what whoever reaches it can take.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use epic_lb::Tables;
-use epic_xds::bootstrap::Level;
+use epic_xds::bootstrap::{Level, Sizes};
 use epic_xds::{Limits, sync};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::envoy::{Proxy, Scene, answers, endpoints, eventually, free_port, scene};
 use crate::harness::{DEADLINE, Running, Site};
@@ -22,14 +23,56 @@ async fn get(proxy: &Proxy, path: &str) -> String {
     text
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_beyond_the_proxy_s_memory_are_closed_and_the_scrape_says_so() {
+    // A server that keeps what it gets.
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 11), 0)).await.unwrap();
+    let all = [Ep::new("one", [127, 0, 0, 11], [10, 0, 0, 11], listener.local_addr().unwrap().port())];
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut socket, _)) = listener.accept().await {
+            if socket.write_all(b"x").await.is_ok() {
+                kept.push(socket);
+            }
+        }
+    });
+    let sizes = Sizes { memory: 64 << 20, concurrency: 1 };
+    let (_site, _world, _server, proxy, port) = sized(Level::Basic, sizes, &all).await;
+    let mut open = Vec::new();
+    let mut byte = [0];
+    for n in 0..sizes.max_connections() {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let read = tokio::time::timeout(DEADLINE, client.read_exact(&mut byte)).await.expect("an answer");
+        read.unwrap_or_else(|error| panic!("connection {n} of {}: {error}", sizes.max_connections()));
+        open.push(client);
+    }
+    let mut beyond = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let end = tokio::time::timeout(DEADLINE, beyond.read(&mut byte)).await.expect("it is closed at once");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    let text = get(&proxy, "/stats/prometheus").await;
+    let counted = |name: &str| {
+        text.lines()
+            .any(|line| line.starts_with(name) && line.contains(&format!("_{port}")) && line.ends_with(" 1"))
+    };
+    assert!(counted("envoy_listener_downstream_global_cx_overflow{"), "{text}");
+    assert!(text.contains("envoy_overload_"), "{text}");
+    // It still says that it is ready, and serves those it has.
+    proxy.ready().await;
+}
+
 /// A proxy that counts so much, with one port.
 async fn counting(level: Level, all: &[Ep]) -> (Site, World, Running, Proxy, u16) {
+    sized(level, Sizes { concurrency: 1, ..Sizes::default() }, all).await
+}
+
+async fn sized(level: Level, sizes: Sizes, all: &[Ep]) -> (Site, World, Running, Proxy, u16) {
     let (site, world, port) = (Site::new(), World::new(), free_port(10_400));
     world.load_balancer(&service("web"), &[(80, port - 10_000, all[0].port)]);
     world.endpoints("web", all);
     tokio::spawn(sync::run(std::sync::Arc::<Tables>::clone(&world.tables), site.views.clone()));
     let server = site.serve(Limits::default(), 0).await;
-    let proxy = Proxy::start_counting(&site, server.address, "web", level);
+    let proxy =
+        Proxy::start_with(&site, server.address, "web", |bootstrap| bootstrap.counting(level).sized(sizes));
     site.report("the proxy configured", |r| r.progress.configured.is_some()).await;
     proxy.ready().await;
     (site, world, server, proxy, port)
