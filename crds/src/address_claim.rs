@@ -6,8 +6,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::condition::{Condition, has_conditions};
 use crate::reason::reasons;
-use crate::rest::{Rest, carry, keeps, keeps_unknown};
+use crate::rest::{Rest, carry, carry_keyed, keeps, keeps_unknown};
 use crate::schema;
 
 /// Which address, from where, for whom.
@@ -50,6 +51,12 @@ use crate::schema;
         description = "Releasing, or empty while it is bound."
     ),
     printcolumn(
+        name = "Conflict",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Conflict\")].status",
+        description = "Whether another machine answers for the address."
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -68,13 +75,20 @@ use crate::schema;
         json_path = ".status.release-revision",
         description = "Revision that every EPICNode must have passed before the address is free.",
         priority = 1
+    ),
+    printcolumn(
+        name = "Waiting-For",
+        type_ = "string",
+        json_path = ".status.waiting-for",
+        description = "Nodes that keep the address from being free.",
+        priority = 1
     )
 )]
 #[serde(rename_all = "kebab-case")]
 #[schemars(extend("x-kubernetes-validations" = [
     {
-        "rule": "self.address == oldSelf.address && self.pool == oldSelf.pool",
-        "message": "address and pool of a claim are immutable"
+        "rule": "self.address == oldSelf.address",
+        "message": "the address of a claim is immutable"
     },
     {
         "rule": "self.owner.kind == oldSelf.owner.kind && self.owner.__namespace__ == oldSelf.owner.__namespace__ && self.owner.name == oldSelf.owner.name && self.owner.uid == oldSelf.owner.uid",
@@ -85,7 +99,8 @@ pub struct AddressClaimSpec {
     /// The address.
     #[schemars(with = "schema::Ip")]
     pub address: String,
-    /// Name of the AddressPool that it was taken from.
+    /// Name of the AddressPool that it was taken from. When that pool does not hold the address any more and another
+    /// one does, the operator puts that one's name here.
     #[schemars(with = "schema::ObjectName")]
     pub pool: String,
     /// The object that has it.
@@ -135,11 +150,22 @@ pub struct AddressClaimStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ResourceVersion>")]
     pub release_revision: Option<String>,
+    /// Nodes that have not passed `release-revision`: they may still serve the address for its old owner. The address
+    /// is free when there is none; a node that is gone for good is waited for until its EPICNode is deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::ObjectName>", length(max = 256))]
+    pub waiting_for: Vec<String>,
+    /// Released, Conflict and InPool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
     /// Fields of a newer version.
     #[serde(flatten)]
     #[schemars(skip)]
     pub rest: Rest,
 }
+
+has_conditions!(AddressClaim);
 
 /// Phase of a claim; absent means bound, because a status is dropped on create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -152,7 +178,9 @@ pub enum ClaimPhase {
 keeps_unknown!(AddressClaim);
 keeps! {
     AddressClaimSpec { spec, before => carry(&mut spec.owner, &before.owner) },
-    AddressClaimStatus,
+    AddressClaimStatus { status, before => {
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
     ClaimOwner,
 }
 
@@ -187,16 +215,26 @@ pub(crate) const RULES: &[(&str, &str)] = &[
 ];
 
 reasons! {
-    /// Why an Event of an AddressClaim says what it says. A claim has no conditions.
+    /// Why a condition or an Event of an AddressClaim says what it says.
     AddressClaimReason {
         #[doc = "The address was claimed for its owner."]
         Claimed,
         #[doc = "The owner does not have the address any more; nodes are asked to let it go."]
         Releasing,
+        #[doc = "Nodes have not let the address go yet; status.waiting-for names them."]
+        NodesPending,
         #[doc = "Every node has let the address go; it is free."]
         Released,
         #[doc = "A node that has not reported keeps the address from being freed."]
         ReleaseDelayed,
+        #[doc = "Another machine on the network answers for the address; EPIC does not take it over."]
+        InUseElsewhere,
+        #[doc = "No other machine answers for the address any more."]
+        NotInUseElsewhere,
+        #[doc = "A pool holds the address."]
+        PoolFound,
+        #[doc = "No AddressPool holds the address any more; it stays with its owner, and nobody announces it."]
+        PoolNotFound,
     }
 }
 

@@ -32,6 +32,14 @@ pub const ENDPOINTS: &str = "Endpoints";
 pub const IN_SERVICE: &str = "InService";
 /// AddressPool: it shares addresses with an older pool.
 pub const OVERLAPS: &str = "Overlaps";
+/// AddressPool: it has addresses that can be handed out.
+pub const AVAILABLE: &str = "Available";
+/// AddressClaim: False while nodes keep an address that its owner has lost from being free. Absent while it is bound.
+pub const RELEASED: &str = "Released";
+/// AddressClaim: another machine on the network answers for the address. Absent until one was seen.
+pub const CONFLICT: &str = "Conflict";
+/// AddressClaim: a pool holds the address. Absent until none did.
+pub const IN_POOL: &str = "InPool";
 
 /// Whether a condition holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

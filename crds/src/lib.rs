@@ -46,7 +46,8 @@ pub use address_claim::{
     claim_name,
 };
 pub use address_pool::{
-    AddressPool, AddressPoolReason, AddressPoolSpec, AddressPoolStatus, AddressUsage, Advertise, AdvertiseL2,
+    AccountRequirement, AccountSelector, AddressPool, AddressPoolReason, AddressPoolSpec, AddressPoolStatus,
+    AddressUsage, Advertise, AdvertiseL2, SelectorOperator,
 };
 pub use condition::{Condition, ConditionStatus, HasConditions};
 pub use definition::definitions;

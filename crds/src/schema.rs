@@ -101,14 +101,14 @@ scalar!(
 );
 
 scalar!(
-    /// A network, or a range `first-last` of addresses of one family.
+    /// A network, a range `first-last` of addresses of one family, or a single address.
     CidrOrRange,
     {
         "type": "string",
         "maxLength": 91,
         "x-kubernetes-validations": [{
-            "rule": "self.contains('-') ? (self.split('-').size() == 2 && self.split('-').all(a, isIP(a) && ip.isCanonical(a)) && ip(self.split('-')[0]).family() == ip(self.split('-')[1]).family()) : (isCIDR(self) && string(cidr(self).masked()) == self)",
-            "message": "must be a network without host bits (192.0.2.0/24) or a range of addresses of one family (192.0.2.10-192.0.2.20), in canonical form"
+            "rule": "self.contains('-') ? (self.split('-').size() == 2 && self.split('-').all(a, isIP(a) && ip.isCanonical(a)) && ip(self.split('-')[0]).family() == ip(self.split('-')[1]).family()) : (self.contains('/') ? isCIDR(self) && string(cidr(self).masked()) == self : isIP(self) && ip.isCanonical(self))",
+            "message": "must be a network without host bits (192.0.2.0/24), a range of addresses of one family (192.0.2.10-192.0.2.20) or a single address (192.0.2.7), in canonical form"
         }]
     }
 );
@@ -339,6 +339,12 @@ scalar!(
     /// Path of an HTTP request.
     HttpPath,
     { "type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^/[!-~]*$" }
+);
+
+scalar!(
+    /// Value of a label; may be empty.
+    LabelValue,
+    { "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" }
 );
 
 scalar!(
