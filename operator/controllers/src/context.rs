@@ -20,6 +20,7 @@ use kube::core::Expression;
 use crate::account;
 use crate::allocation::verdict::Verdicts;
 use crate::certificate::Certificates;
+use crate::claim::Addresses;
 use crate::endpoint;
 use crate::event::Events;
 use crate::keys::Keys;
@@ -57,8 +58,8 @@ pub struct Context {
     pub awaited: Awaited,
     /// What the allocators could not give.
     pub verdicts: Verdicts,
-    /// Who is getting a LoadBalancer its address.
-    pub granting: tokio::sync::Mutex<()>,
+    /// Which addresses are free, who holds the others, and who waits for one.
+    pub addresses: Arc<Addresses>,
 }
 
 /// The context, shared.
@@ -76,7 +77,6 @@ impl Context {
             events: Events::new(kube, &settings.identity, counters.clone()),
             counters,
             client,
-            watches,
             leadership,
             settings,
             certificates: Certificates::default(),
@@ -86,7 +86,8 @@ impl Context {
             assigned: Assigned::default(),
             awaited: Awaited::default(),
             verdicts: Verdicts::default(),
-            granting: tokio::sync::Mutex::default(),
+            addresses: Arc::new(Addresses::new(watches.clone())),
+            watches,
         })
     }
 

@@ -3,9 +3,9 @@
 //! The reason of an Event is the reason of the condition that changed, out of the kind's closed list. An Event is
 //! published when a condition takes another status or reason, not with every pass, so it needs no memory of its own.
 
-use epic_crds::condition::OVERLAPS;
+use epic_crds::condition::{CONFLICT, OVERLAPS, RELEASED};
 use epic_crds::reason::Reason;
-use epic_crds::{Condition, ConditionStatus};
+use epic_crds::{AddressClaimReason, Condition, ConditionStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -47,6 +47,18 @@ impl Events {
             };
             self.tell(object, event);
         }
+    }
+
+    /// Tells of something that is no condition and nothing to worry about.
+    pub fn tell_of<R: Reason>(&self, object: &ObjectReference, reason: R, action: &str, text: &str) {
+        let event = Event {
+            type_: EventType::Normal,
+            reason: reason.as_str().to_owned(),
+            note: Some(note(text)),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        self.tell(object, event);
     }
 
     /// Tells of something that is no condition: an object that cannot be read.
@@ -104,9 +116,14 @@ fn changed<'c>(before: &[Condition], after: &'c [Condition]) -> Vec<&'c Conditio
     told
 }
 
-/// What an administrator should look at: conditions are good when True, but for the one that tells of overlaps.
+/// What an administrator should look at: conditions are good when True, but for those that tell of overlaps and
+/// conflicts. That a claim is not released yet is a step like any other; a delay has an Event of its own.
 fn is_bad_news(condition: &Condition) -> bool {
-    let bad = if condition.type_ == OVERLAPS { ConditionStatus::True } else { ConditionStatus::False };
+    let bad = match condition.type_.as_str() {
+        OVERLAPS | CONFLICT => ConditionStatus::True,
+        RELEASED => return condition.reason == AddressClaimReason::ReleaseDelayed.as_str(),
+        _ => ConditionStatus::False,
+    };
     condition.status == bad
 }
 

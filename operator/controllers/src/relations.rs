@@ -128,12 +128,21 @@ fn replicas(deployment: &Deployment) -> Option<i32> {
     deployment.spec.as_ref().and_then(|spec| spec.replicas)
 }
 
-/// Changes of what must overlap nothing: networks of the cluster and of EPIC.
+/// Routers that a node sends by.
+pub(crate) fn gateways(node: &EPICNode) -> Vec<String> {
+    node.status.iter().flat_map(|status| status.gateways.clone()).collect()
+}
+
+/// Changes of what must overlap nothing: networks of the cluster and of EPIC, and the routers of its nodes.
 fn surroundings<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
     let nodes = on::<Node, K, _>(context, networks, |snapshot, _| all::<K>(snapshot));
     let cidrs = on::<ServiceCIDR, K, _>(context, |cidr| cidr.spec.clone(), |snapshot, _| all::<K>(snapshot));
     let epic = on::<EPIC, K, _>(context, settings, |snapshot, _| all::<K>(snapshot));
-    let ours = on::<EPICNode, K, _>(context, addresses, |snapshot, _| all::<K>(snapshot));
+    let ours = on::<EPICNode, K, _>(
+        context,
+        |node| (addresses(node), gateways(node)),
+        |snapshot, _| all::<K>(snapshot),
+    );
     let pools = on::<AddressPool, K, _>(context, |pool| pool.spec.clone(), |snapshot, _| all::<K>(snapshot));
     stream::select_all([nodes, cidrs, epic, ours, pools]).boxed()
 }
@@ -176,7 +185,9 @@ pub fn address_pool(context: &Shared) -> Controller<Subject<AddressPool>> {
 pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
     let pools = on::<AddressPool, ServiceGroup, _>(
         context,
-        |pool| (pool.spec.accounts.clone(), pool.is_condition_true(READY)),
+        |pool| {
+            (pool.spec.accounts.clone(), pool.spec.account_selector.clone(), pool.is_condition_true(READY))
+        },
         |snapshot, pool| {
             let name = pool.metadata.name.clone().unwrap_or_default();
             keys_of(snapshot, |group: &ServiceGroup| group.spec.address_pools().contains(&name.as_str()))
@@ -193,7 +204,7 @@ pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
     );
     let accounts = on::<Account, ServiceGroup, _>(
         context,
-        |_| (),
+        |account| account.metadata.labels.clone(),
         |snapshot, account| {
             let namespace =
                 format!("{TENANT_NAMESPACE_PREFIX}{}", account.metadata.name.as_deref().unwrap_or_default());
@@ -228,12 +239,25 @@ pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
             })
         },
     );
+    let conflicts = on_changes::<EPICNode, AddressClaim>(context, |_, changes| {
+        let of = |node: &Option<Arc<EPICNode>>| -> BTreeSet<String> {
+            let status = node.iter().filter_map(|node| node.status.as_ref());
+            status.flat_map(|status| &status.conflicts).map(|conflict| conflict.address.clone()).collect()
+        };
+        let moved = changes.iter().flat_map(|change| {
+            let (before, after) = (of(&change.before), of(&change.after));
+            before.symmetric_difference(&after).cloned().collect::<Vec<_>>()
+        });
+        let addresses = moved.filter_map(|text| epic_model::address::parse(&text).ok());
+        addresses.map(crate::claim::release::claim_key).collect()
+    });
     let everyone = |snapshot: &Snapshot| all::<AddressClaim>(snapshot);
     context
         .watches
         .controller::<AddressClaim>()
         .reconcile_on(owners)
         .reconcile_on(nodes)
+        .reconcile_on(conflicts)
         .reconcile_on(on::<ServiceGroup, _, _>(
             context,
             |group| group.spec.clone(),
@@ -241,7 +265,7 @@ pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
         ))
         .reconcile_on(on::<Account, _, _>(
             context,
-            |account| account.metadata.deletion_timestamp.clone(),
+            |account| (account.metadata.deletion_timestamp.clone(), account.metadata.labels.clone()),
             move |snapshot, _| everyone(snapshot),
         ))
         .reconcile_on(surroundings(context))

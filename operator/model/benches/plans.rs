@@ -64,6 +64,7 @@ fn claims(n: u32) -> Vec<Claim> {
         pool: "default".into(),
         owner: load_balancer(i),
         phase: Phase::Bound,
+        waiting_for: Vec::new(),
     };
     (1..n).map(claim).collect()
 }
@@ -92,6 +93,7 @@ fn addresses(c: &mut Criterion) {
             requested: None,
             granted: None,
             pool_names: vec!["default".into()],
+            most_claims: usize::MAX,
         };
         let range: Interval = "198.18.0.0-198.18.255.255".parse().expect("a range");
         let pools = [Pool::new("default", [range])];

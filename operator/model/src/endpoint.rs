@@ -53,6 +53,8 @@ pub struct Surroundings {
     pub cluster_networks: Vec<IpNet>,
     /// Address pools, as intervals. For endpoints without a node.
     pub pools: Vec<crate::claim::Interval>,
+    /// Routers that EPIC nodes send by. For pools: who answers for one cuts off its network.
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 /// Why an address is refused.
@@ -285,6 +287,7 @@ mod tests {
             node_addresses: [ip("192.168.77.11")].into(),
             cluster_networks: vec![network("172.20.0.0/16")],
             pools: vec!["192.168.77.100-192.168.77.120".parse().unwrap()],
+            ..Surroundings::default()
         }
     }
 

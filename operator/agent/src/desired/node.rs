@@ -22,6 +22,7 @@ use epic_lb::{
     Protocol, Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId, Veth,
 };
 use epic_model::address as text;
+use epic_model::claim::{Interval, Pool};
 use epic_model::id::NodeName;
 use epic_model::owner::{self, Candidate, Service as NodeService};
 use ipnet::IpNet;
@@ -526,16 +527,20 @@ fn clients(endpoints: &[&Endpoint], tunnels: &[Tunnel]) -> BTreeMap<IpAddr, Opti
         .collect()
 }
 
-/// The claims whose pools want their addresses announced, by name: uids of their owners.
+/// The claims whose addresses are to be announced, by name: uids of their owners. Any pool that announces and holds the
+/// address will do, since pools are renamed and overlap; so will the one that it was taken from, which may have been
+/// edited since.
 fn announced(objects: &Objects) -> BTreeMap<&str, &str> {
-    let announces = |pool: &AddressPool| pool.spec.advertise.as_ref().is_some_and(|a| a.l2.is_some());
-    let pools: BTreeSet<&str> = objects
-        .pools
-        .iter()
-        .filter(|pool| announces(pool))
-        .filter_map(|pool| pool.metadata.name.as_deref())
-        .collect();
-    let claims = objects.claims.iter().filter(|claim| pools.contains(claim.spec.pool.as_str()));
+    let announces = |pool: &&Arc<AddressPool>| pool.spec.advertise.as_ref().is_some_and(|a| a.l2.is_some());
+    let pools: Vec<&Arc<AddressPool>> = objects.pools.iter().filter(announces).collect();
+    let names: BTreeSet<&str> = pools.iter().filter_map(|pool| pool.metadata.name.as_deref()).collect();
+    let entries = pools.iter().flat_map(|pool| &pool.spec.addresses);
+    let held = Pool::new("", entries.filter_map(|entry| entry.parse::<Interval>().ok()));
+    let is_announced = |claim: &&Arc<AddressClaim>| {
+        names.contains(claim.spec.pool.as_str())
+            || address(&claim.spec.address).is_some_and(|address| held.contains(address))
+    };
+    let claims = objects.claims.iter().filter(is_announced);
     claims
         .filter_map(|claim| Some((claim.metadata.name.as_deref()?, claim.spec.owner.uid.as_str())))
         .collect()

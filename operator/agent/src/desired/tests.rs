@@ -486,6 +486,33 @@ fn one_node_owns_an_address_and_only_if_its_pool_is_announced() {
     }
 }
 
+#[test]
+fn an_address_is_announced_by_whatever_pool_holds_it_and_announces() {
+    let named = |name: &str, addresses: &str, advertise: &str| {
+        let mut pool = (*pool(advertise)).clone();
+        pool.metadata.name = Some(name.to_owned());
+        pool.spec.addresses = vec![addresses.to_owned()];
+        Arc::new(pool)
+    };
+    let l2 = ", advertise: {l2: {}}";
+    let is_owned = |pools: Vec<Arc<AddressPool>>| {
+        let (objects, none) = (Objects { pools, ..objects() }, (BTreeMap::new(), BTreeSet::new()));
+        let owned = |name: &str, address: &str| {
+            let place = place(name, address);
+            !node::desired(&objects, &place, &mut keyring(), &none.0, &none.1).owned.is_empty()
+        };
+        owned("n1", "198.51.100.1") || owned("n2", "198.51.100.2")
+    };
+    assert!(is_owned(vec![named("renamed", "192.0.2.0/24", l2)]), "the pool that it was taken from is gone");
+    assert!(
+        is_owned(vec![named("edge", "192.0.2.0/24", ""), named("wide", "192.0.0.0/16", l2)]),
+        "overlapping"
+    );
+    assert!(is_owned(vec![named("edge", "203.0.113.0/24", l2)]), "taken out of its pool, it stays");
+    assert!(!is_owned(vec![named("other", "203.0.113.0/24", l2)]));
+    assert!(!is_owned(vec![named("renamed", "192.0.2.0/24", "")]));
+}
+
 fn untunnelled(generation: i64, observed: i64, status: &str) -> Arc<Endpoint> {
     read(&format!(
         "

@@ -118,6 +118,11 @@ pub fn endpoint_limit(account: &Account) -> u64 {
     limit(account.spec.endpoint_limit, Limit::Endpoints)
 }
 
+/// How many AddressClaims an Account may have, those counted that are being released.
+pub fn most_claims(account: &Account) -> usize {
+    epic_model::claim::most_claims(limit(account.spec.load_balancer_limit, Limit::LoadBalancers))
+}
+
 fn limit(written: Option<i64>, limit: Limit) -> u64 {
     written.and_then(|written| u64::try_from(written).ok()).unwrap_or(limit.default_value())
 }

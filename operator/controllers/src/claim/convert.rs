@@ -1,10 +1,10 @@
 //! Claims, pools and nodes as the model sees them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use epic_crds::well_known::node_lease_name;
-use epic_crds::{AddressClaim, AddressPool, ClaimPhase, EPICNode, LoadBalancer};
+use epic_crds::well_known::{EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX, node_lease_name};
+use epic_crds::{Account, AddressClaim, AddressPool, ClaimPhase, EPICNode, LoadBalancer};
 use epic_model::address::{self, AddressError};
 use epic_model::claim::{Claim, Phase, Pool};
 use epic_model::id::{AccountName, Kind, ObjectVersion, Seconds};
@@ -42,6 +42,7 @@ pub fn claim(object: &AddressClaim) -> Option<Claim> {
             resource_version: owner.resource_version.as_str().into(),
         },
         phase,
+        waiting_for: status.waiting_for.iter().map(|node| node.as_str().into()).collect(),
     })
 }
 
@@ -50,25 +51,61 @@ pub fn claims(snapshot: &Snapshot) -> Vec<Claim> {
     snapshot.list::<AddressClaim>().filter_map(|object| claim(object)).collect()
 }
 
-/// A pool.
+/// A pool, for the Accounts that it names. Those that it selects by their labels are known to [`pools`] alone.
 ///
 /// # Errors
 /// [`NotAPool`] with what is wrong with its addresses.
 pub fn pool(object: &AddressPool) -> Result<Pool, NotAPool> {
     let mut pool = Pool::parse(object.name_any(), object.spec.addresses.iter().map(String::as_str))?;
     pool.created = Seconds(object.creation_timestamp().map_or(0, |time| time.0.as_second()));
+    let spec = &object.spec;
+    let is_open = spec.accounts.is_none() && spec.account_selector.is_none();
     // A name that is none admits nobody: better too few than too many.
-    pool.accounts = object.spec.accounts.as_ref().map(|accounts| {
-        accounts.iter().filter_map(|name| AccountName::parse(name).ok()).collect::<BTreeSet<_>>()
+    pool.accounts = (!is_open).then(|| {
+        let named = spec.accounts.iter().flatten();
+        named.filter_map(|name| AccountName::parse(name).ok()).collect::<BTreeSet<_>>()
     });
-    pool.disabled = object.spec.disabled.unwrap_or(false);
+    pool.disabled = spec.disabled.unwrap_or(false);
+    pool.auto_assign = spec.auto_assign.unwrap_or(true);
     Ok(pool)
 }
 
 /// The pools of a snapshot, as they are written. What they may give says [`crate::address_pool::judged`].
 pub fn pools(snapshot: &Snapshot) -> Vec<Pool> {
     let alive = |pool: &&std::sync::Arc<AddressPool>| pool.metadata.deletion_timestamp.is_none();
-    snapshot.list::<AddressPool>().filter(alive).filter_map(|object| pool(object).ok()).collect()
+    let objects: Vec<_> = snapshot.list::<AddressPool>().filter(alive).collect();
+    let selects = objects.iter().any(|pool| pool.spec.account_selector.is_some());
+    let accounts =
+        if selects { labels(snapshot.list::<Account>().map(AsRef::as_ref)) } else { BTreeMap::new() };
+    objects.into_iter().filter_map(|object| Some(selecting(pool(object).ok()?, object, &accounts))).collect()
+}
+
+/// Labels of Accounts by name. Of two of one name the one in `epic` counts.
+fn labels<'a>(accounts: impl Iterator<Item = &'a Account>) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for account in accounts {
+        let (name, namespace) = (account.name_any(), account.namespace().unwrap_or_default());
+        let labels = || account.metadata.labels.clone().unwrap_or_default();
+        if namespace == EPIC_NAMESPACE {
+            found.insert(name, labels());
+        } else if namespace.strip_prefix(TENANT_NAMESPACE_PREFIX) == Some(&name) {
+            found.entry(name).or_insert_with(labels);
+        }
+    }
+    found
+}
+
+/// The pool, also for the Accounts that its object selects.
+fn selecting(
+    mut pool: Pool,
+    object: &AddressPool,
+    accounts: &BTreeMap<String, BTreeMap<String, String>>,
+) -> Pool {
+    if let (Some(selector), Some(admitted)) = (&object.spec.account_selector, &mut pool.accounts) {
+        let selected = accounts.iter().filter(|(_, labels)| selector.selects(labels));
+        admitted.extend(selected.filter_map(|(name, _)| AccountName::parse(name).ok()));
+    }
+    pool
 }
 
 /// A LoadBalancer at the version that was read.
@@ -179,6 +216,28 @@ mod tests {
         assert!(
             pool(&object("AddressPool", json!({"addresses": ["192.0.2.9-192.0.2.1"]}), json!(null))).is_err()
         );
+    }
+
+    #[test]
+    fn a_pool_admits_the_accounts_whose_labels_it_selects() {
+        let account = |namespace: &str, name: &str, tier: &str| -> Account {
+            serde_json::from_value(json!({"apiVersion": "epic.acnodal.io/v1", "kind": "Account", "spec": {},
+                "metadata": {"name": name, "namespace": namespace, "labels": {"tier": tier}}}))
+            .unwrap()
+        };
+        let accounts = [
+            account("epic-red", "red", "silver"),
+            account("epic", "red", "gold"),
+            account("epic-blue", "blue", "silver"),
+            account("epic-blue", "not-its-namespace", "gold"),
+        ];
+        let selector = json!({"matchLabels": {"tier": "gold"}});
+        let spec = json!({"addresses": ["192.0.2.7"], "account-selector": selector, "accounts": ["green"]});
+        let object: AddressPool = object("AddressPool", spec, json!(null));
+        let read = selecting(pool(&object).unwrap(), &object, &labels(accounts.iter()));
+        let admitted: Vec<String> =
+            read.accounts.iter().flatten().map(|name| name.as_str().to_owned()).collect();
+        assert_eq!(admitted, ["green", "red"]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! One LoadBalancer's address: LIST the claims, *then* GET the LoadBalancer, plan, write.
+//! One LoadBalancer's address: claims out of the cache, *then* GET the LoadBalancer, plan, write. What the caches refuse
+//! makes no call at all.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -7,20 +9,21 @@ use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
 use epic_crds::rest;
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
-    Account, AddressClaim, AddressClaimSpec, ClaimOwner, ConditionStatus, HasConditions, LoadBalancer,
-    LoadBalancerReason as Reason, ServiceGroup,
+    Account, AddressClaim, AddressClaimReason as ClaimReason, AddressClaimSpec, ClaimOwner, ConditionStatus,
+    HasConditions, LoadBalancer, LoadBalancerReason as Reason, ServiceGroup,
 };
 use epic_model::address::{self, Family};
-use epic_model::claim::{self as model, Asker, Plan, Pool, Refusal, Spared, Write};
+use epic_model::claim::{Asker, Plan, Pool, Refusal, Write};
 use epic_model::id::{AccountName, ObjectVersion, PoolName};
-use epic_model::name::claim_address;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kates::{Client, Error, Key, Query, Snapshot};
-use kube::ResourceExt;
+use kates::{Error, Key, Snapshot};
+use kube::{Resource, ResourceExt};
 
 use super::convert;
+use super::index::{InFlight, Owned};
 use crate::account::{self, Limits, account_of};
+use crate::context::Context;
 use crate::service_group::{admits, group_of, pools_of};
 
 /// What came of a round.
@@ -36,33 +39,53 @@ pub enum Granted {
     Changed,
 }
 
-/// Gets the LoadBalancer of `key` an IPv4 address out of those of the judged `pools` that are in `pool_names`, or finds
-/// out why it cannot have one.
+/// Who asks for an address, and out of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The judged pools.
+    pub pools: &'a [Pool],
+    /// The LoadBalancer's Account.
+    pub account: &'a AccountName,
+    /// Names of the group's pools, in their order.
+    pub pool_names: &'a [PoolName],
+    /// How many claims the Account may have.
+    pub most_claims: usize,
+}
+
+/// What the caches show: [`Granted::Settled`] or [`Granted::Refused`] without a call, `None` if a [`round`] is due. A
+/// refusal is as old as the caches, and whatever ends it is an event that triggers the LoadBalancer again.
+pub fn judge(
+    context: &Context,
+    snapshot: &Snapshot,
+    balancer: &LoadBalancer,
+    terms: Terms<'_>,
+) -> Option<Granted> {
+    let Some(object) = convert::balancer_version(balancer) else { return Some(Granted::Settled) };
+    let owned = context.addresses.owned(&Key::of(balancer));
+    let (plan, _) = plan(context, snapshot, &asker(balancer, object, terms), terms.pools, &owned);
+    plan.writes.is_empty().then(|| plan.refusal.map_or(Granted::Settled, Granted::Refused))
+}
+
+/// Gets the LoadBalancer of `key` an IPv4 address, or finds out why it cannot have one.
 ///
 /// # Errors
 /// What the API server answers; conflicts are [`Granted::Changed`].
 pub async fn round(
-    client: &Client,
+    context: &Context,
     snapshot: &Snapshot,
-    pools: &[Pool],
     key: &Key,
-    account: &AccountName,
-    pool_names: &[PoolName],
+    terms: Terms<'_>,
 ) -> Result<Granted, Error> {
-    // Claims first: an older LoadBalancer must never be written into a claim that a newer one is in.
-    let listed = client.list::<AddressClaim>(&Query::namespace(EPIC_NAMESPACE)).await?;
-    let Some(balancer) = client.get_opt::<LoadBalancer>(key).await? else { return Ok(Granted::Changed) };
+    // Claims first: an older LoadBalancer must never be written into a claim that a newer one is in. They come out of
+    // the cache, the LoadBalancer never does (see `epic_model::claim`).
+    let owned = context.addresses.owned(key);
+    let Some(balancer) = context.client.get_opt::<LoadBalancer>(key).await? else {
+        return Ok(Granted::Changed);
+    };
     let Some(object) = convert::balancer_version(&balancer) else { return Ok(Granted::Changed) };
-    let claims: Vec<model::Claim> = listed.items.iter().filter_map(convert::claim).collect();
-    let asker = asker(&balancer, object, account, pool_names);
-    // A claim that cannot be read holds its name all the same.
-    let unreadable =
-        listed.items.iter().filter(|item| convert::claim(item).is_none()).map(|item| item.name_any());
-    let poisoned = listed.poisoned.iter().map(|poison| poison.key.name().to_owned());
-    let mut spared = spared(snapshot, &balancer, pools);
-    spared.used.extend(unreadable.chain(poisoned).filter_map(|name| claim_address(&name.into())));
-    let plan = model::plan(&asker, pools, &claims, &spared);
-    match carry_out(client, &balancer, &listed.items, &plan).await {
+    let asker = asker(&balancer, object, terms);
+    let (plan, in_flight) = plan(context, snapshot, &asker, terms.pools, &owned);
+    match carry_out(context, &balancer, &owned, &plan, in_flight).await {
         Ok(0) => Ok(plan.refusal.map_or(Granted::Settled, Granted::Refused)),
         Ok(_) => Ok(Granted::Written),
         Err(error) if error.is_conflict() || error.is_already_exists() || error.is_not_found() => {
@@ -72,62 +95,44 @@ pub async fn round(
     }
 }
 
-/// Whether the snapshot shows that a round would find nothing to do.
-pub fn is_settled(
+/// The plan, and the address that it is about to claim.
+fn plan<'c>(
+    context: &'c Context,
     snapshot: &Snapshot,
+    asker: &Asker,
     pools: &[Pool],
-    balancer: &LoadBalancer,
-    account: &AccountName,
-    pool_names: &[PoolName],
-) -> bool {
-    let Some(object) = convert::balancer_version(balancer) else { return true };
-    let asker = asker(balancer, object, account, pool_names);
-    let claims = convert::claims(snapshot);
-    let plan = model::plan(&asker, pools, &claims, &spared(snapshot, balancer, pools));
-    plan.writes.is_empty() && plan.refusal.is_none()
-}
-
-pub(super) fn asker(
-    balancer: &LoadBalancer,
-    object: ObjectVersion,
-    account: &AccountName,
-    pool_names: &[PoolName],
-) -> Asker {
-    let parse = |text: Option<&String>| text.and_then(|text| address::parse(text).ok());
-    Asker {
-        object,
-        account: account.clone(),
-        deleting: balancer.metadata.deletion_timestamp.is_some(),
-        family: Family::V4,
-        requested: parse(balancer.spec.public_address.as_ref()),
-        granted: parse(balancer.status.as_ref().and_then(|status| status.public_address.as_ref())),
-        pool_names: pool_names.to_vec(),
-    }
-}
-
-/// What is kept for others: the addresses that they show, and those that they may come for.
-fn spared(snapshot: &Snapshot, balancer: &LoadBalancer, pools: &[Pool]) -> Spared {
-    let mut spared = Spared::default();
-    let mut limits: BTreeMap<String, Limits> = BTreeMap::new();
-    for other in snapshot.list::<LoadBalancer>().filter(|other| other.uid() != balancer.uid()) {
-        let shown = convert::shown(other);
-        let waits = shown.is_empty() && other.spec.public_address.is_some();
-        spared.used.extend(shown);
-        if !waits {
-            continue;
-        }
+    owned: &[Owned],
+) -> (Plan, Option<InFlight<'c>>) {
+    let limits: RefCell<BTreeMap<String, Limits>> = RefCell::default();
+    let may_come = |key: &Key, address: IpAddr| {
+        let Some(other) = snapshot.get::<LoadBalancer>(key) else { return false };
         let namespace = other.namespace().unwrap_or_default();
         let (account, group) = (account_of(snapshot, &namespace), group_of(snapshot, other));
-        let (Some(account), Some(group)) = (account, group) else { continue };
+        let (Some(account), Some(group)) = (account, group) else { return false };
         let is_beyond_limit = || {
+            let mut limits = limits.borrow_mut();
             let known = limits.entry(namespace.clone());
             let limits = known.or_insert_with(|| account::limits(snapshot, &account, &namespace));
             let uid = other.uid().unwrap_or_default().into();
             limits.load_balancers.refused.contains(&uid) || limits.proxies.refused.contains(&uid)
         };
-        spared.asked.extend(request(other, &account, &group, pools, is_beyond_limit));
+        request(other, &account, &group, pools, is_beyond_limit) == Some(address)
+    };
+    context.addresses.plan(asker, pools, owned, &may_come)
+}
+
+pub(super) fn asker(balancer: &LoadBalancer, object: ObjectVersion, terms: Terms<'_>) -> Asker {
+    let parse = |text: Option<&String>| text.and_then(|text| address::parse(text).ok());
+    Asker {
+        object,
+        account: terms.account.clone(),
+        deleting: balancer.metadata.deletion_timestamp.is_some(),
+        family: Family::V4,
+        requested: parse(balancer.spec.public_address.as_ref()),
+        granted: parse(balancer.status.as_ref().and_then(|status| status.public_address.as_ref())),
+        pool_names: terms.pool_names.to_vec(),
+        most_claims: terms.most_claims,
     }
-    spared
 }
 
 /// The address that a LoadBalancer asks for and may come for. One that is refused may not: nothing limits how many of
@@ -152,15 +157,18 @@ fn request(
         return None;
     }
     let object = convert::balancer_version(balancer)?;
-    asker(balancer, object, &account, &pools_of(group)).may_come_for(pools)
+    let terms = Terms { pools, account: &account, pool_names: &pools_of(group), most_claims: usize::MAX };
+    asker(balancer, object, terms).may_come_for(pools)
 }
 
 async fn carry_out(
-    client: &Client,
+    context: &Context,
     balancer: &LoadBalancer,
-    claims: &[AddressClaim],
+    owned: &[Owned],
     plan: &Plan,
+    mut in_flight: Option<InFlight<'_>>,
 ) -> Result<usize, Error> {
+    let client = &context.client;
     for write in &plan.writes {
         match write {
             Write::Create { name, address, pool, owner } => {
@@ -172,16 +180,23 @@ async fn carry_out(
                 };
                 let mut claim = AddressClaim::new(name.as_str(), spec);
                 claim.metadata.namespace = Some(EPIC_NAMESPACE.to_owned());
-                client.create(&mut claim).await?;
+                let created = client.create(&mut claim).await;
+                let is_claimed = created.as_ref().map_or_else(Error::is_already_exists, |()| true);
+                if let Some(in_flight) = in_flight.take().filter(|_| is_claimed) {
+                    in_flight.claimed();
+                }
+                created?;
+                let note = format!("claimed for {owner} out of pool {:?}", pool.as_str());
+                context.events.tell_of(&claim.object_ref(&()), ClaimReason::Claimed, "Claim", &note);
             }
             Write::Retag { name, uid, at, owner } => {
-                let found = claims.iter().find(|claim| {
-                    claim.name_any() == name.as_str()
-                        && claim.uid().as_deref() == Some(uid.as_str())
-                        && claim.resource_version().as_deref() == Some(at.as_str())
+                let found = owned.iter().find(|owned| {
+                    let claim = &owned.claim;
+                    (&claim.name, &claim.uid, &claim.resource_version) == (name, uid, at)
                 });
                 // Never shown without: the round ends here, and the next one sees what there is.
-                let Some(mut claim) = found.cloned() else { break };
+                let Some(found) = found else { break };
+                let mut claim = found.object.as_ref().clone();
                 let mut owner = claim_owner(owner);
                 rest::carry(&mut owner, &claim.spec.owner);
                 claim.spec.owner = owner;
@@ -221,6 +236,7 @@ fn claim_owner(owner: &ObjectVersion) -> ClaimOwner {
 mod tests {
     use super::super::test_objects::object;
     use super::*;
+    use epic_model::claim::{self as model, Spared};
     use serde_json::{Value, json};
 
     /// A LoadBalancer of Account blue.
@@ -256,6 +272,7 @@ mod tests {
             requested: None,
             granted: None,
             pool_names: vec!["default".into()],
+            most_claims: usize::MAX,
         };
         let drawn = |accepted: Option<&str>, group: &ServiceGroup, pools: &[Pool], is_beyond_limit: bool| {
             let blues = (1..=6).map(|last| asking_for(&format!("192.0.2.{last}"), accepted));

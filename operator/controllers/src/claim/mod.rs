@@ -2,15 +2,19 @@
 //!
 //! [`grant`] gets a LoadBalancer its address, [`release`] lets go of claims whose owner is gone or has moved on. Both
 //! carry out plans of [`epic_model::claim`] in the order of calls that the protocol asks for: the grant reads the
-//! claims and then the LoadBalancer, the release reads the claim and then the owner.
+//! claims out of the cache and then the LoadBalancer by quorum, the release reads the claim and then the owner, both by
+//! quorum. [`Addresses`] keeps what the cache shows in the form that both ask for.
 
 mod convert;
 pub mod grant;
+mod index;
 pub mod release;
+mod status;
 
 pub use convert::{
     NotAPool, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown,
 };
+pub use index::{Addresses, Concerned};
 pub use release::reconcile;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::siblings::Siblings;
 use super::surroundings::{surroundings, tunnel_states};
 use super::validate::plain;
-use crate::relations::{addresses, networks, settings};
+use crate::relations::{addresses, gateways, networks, settings};
 
 /// A value that is made anew when what it is made of differs.
 type Kept<T> = Mutex<Option<(Snapshot, Arc<T>)>>;
@@ -62,7 +62,7 @@ impl Index {
                 || snapshot.differs(seen, |claim: &AddressClaim| claim.spec.address.clone())
                 || snapshot.differs(seen, |pool: &AddressPool| pool.spec.clone())
                 || snapshot.differs(seen, networks)
-                || snapshot.differs(seen, addresses)
+                || snapshot.differs(seen, |node: &EPICNode| (addresses(node), gateways(node)))
                 || snapshot.differs(seen, |cidr: &ServiceCIDR| cidr.spec.clone())
         };
         keep(&self.surroundings, snapshot, differs, surroundings)

@@ -48,6 +48,8 @@ pub fn surroundings(snapshot: &Snapshot) -> Surroundings {
     for node in snapshot.list::<EPICNode>() {
         let addresses = node.status.iter().flat_map(|status| &status.addresses);
         found.node_addresses.extend(addresses.filter_map(|text| address::parse(text).ok()));
+        let gateways = node.status.iter().flat_map(|status| &status.gateways);
+        found.gateways.extend(gateways.filter_map(|text| address::parse(text).ok()));
     }
     for cidr in snapshot.list::<ServiceCIDR>() {
         let cidrs = cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use epic_crds::LoadBalancer;
-use epic_model::claim::{Pool, Refusal};
+use epic_model::claim::Refusal;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -13,10 +13,10 @@ use rand::Rng;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use super::Found;
 use super::build::Wanted;
-use super::{Found, Valid};
-use crate::address_pool::judged;
-use crate::claim::grant::{self, Granted};
+use crate::address_pool::judge;
+use crate::claim::grant::{self, Granted, Terms};
 use crate::context::Shared;
 use crate::proxy::{self, covers, owned_by};
 use crate::reconcile::{Category, Error};
@@ -71,30 +71,33 @@ pub(super) async fn run(
     }
     // Last, since nothing takes as long as a proxy's start.
     if let Some(valid) = &wanted.valid {
-        let pools = judged(snapshot, &context.endpoints.surroundings(snapshot));
-        if !grant::is_settled(snapshot, &pools, &found.balancer, &valid.account, &valid.pools) {
-            address(context, snapshot, &pools, &key, valid, &mut done).await?;
+        let pools = judge(context.addresses.pools(), &context.endpoints.surroundings(snapshot));
+        let terms = Terms {
+            pools: &pools,
+            account: &valid.account,
+            pool_names: &valid.pools,
+            most_claims: found.account.as_deref().map_or(usize::MAX, crate::account::most_claims),
+        };
+        match grant::judge(context, snapshot, &found.balancer, terms) {
+            Some(Granted::Refused(refusal)) => done.refusal = Some(refusal),
+            Some(_) => {}
+            None => address(context, snapshot, &key, terms, &mut done).await?,
         }
     }
     Ok(done)
 }
 
-/// Gets the LoadBalancer its address. One round at a time in this process: side by side they would all choose the same
-/// free address, and all but one lose. Against another process it is tried again soon, and others go first meanwhile.
+/// Gets the LoadBalancer its address. In this process nobody else is after the same one; against another process it is
+/// tried again soon, and others go first meanwhile.
 async fn address(
     context: &Shared,
     snapshot: &Snapshot,
-    pools: &[Pool],
     key: &Key,
-    valid: &Valid,
+    terms: Terms<'_>,
     done: &mut Done,
 ) -> Result<(), Error> {
     for attempt in 1..=ATTEMPTS {
-        let granted = {
-            let _turn = context.granting.lock().await;
-            grant::round(&context.client, snapshot, pools, key, &valid.account, &valid.pools).await?
-        };
-        match granted {
+        match grant::round(context, snapshot, key, terms).await? {
             Granted::Settled => return Ok(()),
             Granted::Refused(refusal) => {
                 done.refusal = Some(refusal);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
 use epic_crds::{Account, AddressClaim, AddressPool, EPIC, Endpoint, LoadBalancer, ServiceGroup};
+use epic_model::claim::Claim;
 use epic_model::id::{NodeName, ObjectName, Seconds};
 use epic_model::proxy::Pod;
 use epic_model::revision::NodeRevision;
@@ -52,7 +53,7 @@ pub struct Found {
     pub verdict: Option<Verdict>,
     /// ClusterIP of the xDS Service.
     pub xds_address: Option<IpAddr>,
-    /// Whether the pool of its claim is announced on layer 2; `None` without address.
+    /// Whether a pool that holds its address is announced on layer 2; `None` without address.
     pub announced: Option<bool>,
     /// Whether its address lies in a pool of its group.
     pub in_pool: bool,
@@ -75,14 +76,19 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         .and_then(|text| epic_model::address::parse(text).ok())
         .and_then(|address| snapshot.get::<AddressClaim>(&crate::claim::release::claim_key(address)))
         .and_then(|object| claim(object));
-    let pool_object = pool
-        .as_ref()
-        .and_then(|claim| snapshot.get::<AddressPool>(&Key::namespaced(EPIC_NAMESPACE, claim.pool.as_str())));
+    let announces =
+        |object: &&Arc<AddressPool>| object.spec.advertise.as_ref().is_some_and(|how| how.l2.is_some());
+    // As agents see it: any pool will do that holds the address, and the one that it was taken from.
+    let is_announced = |claim: &Claim| {
+        snapshot.list::<AddressPool>().filter(announces).any(|object| {
+            object.name_any() == claim.pool.as_str()
+                || crate::claim::pool(object).is_ok_and(|pool| pool.contains(claim.address))
+        })
+    };
     let names = group.as_deref().map(pools_of).unwrap_or_default();
     let in_pool = pool.as_ref().is_none_or(|claim| {
-        crate::claim::pools(snapshot)
-            .iter()
-            .any(|pool| names.contains(&pool.name) && pool.contains(claim.address))
+        let pools = context.addresses.pools();
+        pools.iter().any(|pool| names.contains(&pool.name) && pool.contains(claim.address))
     });
     let index = Index::within(snapshot, &namespace);
     let pods = index.objects(&balancer.metadata, listed(&balancer));
@@ -106,9 +112,7 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         live: live_nodes(snapshot, now).into_iter().map(NodeName::from).collect(),
         verdict: context.verdicts.of(&uid),
         xds_address: xds_address(snapshot, &context.settings),
-        announced: pool.map(|_| {
-            pool_object.is_some_and(|pool| pool.spec.advertise.as_ref().is_some_and(|how| how.l2.is_some()))
-        }),
+        announced: pool.as_ref().map(is_announced),
         in_pool,
         balancer,
         account,

@@ -73,6 +73,8 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
     let settled = update_status::publish(&context, &found, &valid, &wanted, &done).await?;
     Ok(match (settled, done.moved) {
         (true, _) => full_pass(&context),
+        // Whatever gives it an address after all is an event: of a claim, a pool, its group, its Account or itself.
+        (false, false) if done.refusal.is_some() => full_pass(&context),
         (false, true) => Action::requeue(AT_ONCE),
         (false, false) => Action::requeue(SOON),
     })

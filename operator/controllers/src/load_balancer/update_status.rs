@@ -267,6 +267,7 @@ fn refused(refusal: &Refusal) -> Reason {
         Refusal::NotInPool { .. } => Reason::AddressNotInPool,
         Refusal::Taken { .. } => Reason::AddressTaken,
         Refusal::Exhausted(_) => Reason::PoolExhausted,
+        Refusal::TooMany { .. } => Reason::LimitExceeded,
         Refusal::Conflict { .. } => Reason::DuplicateGrant,
     }
 }

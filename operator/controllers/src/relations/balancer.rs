@@ -22,8 +22,10 @@ use super::{
     addresses, all, is_accepted, keys_of, occupancy, on, on_changes, replicas, settings, surroundings, told,
 };
 use crate::account::{account_of, endpoint_limit};
+use crate::claim::{Addresses, Concerned};
 use crate::context::Shared;
 use crate::endpoint::Index;
+use crate::service_group::{group_of, pools_of};
 
 /// The controller of LoadBalancers.
 pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
@@ -53,19 +55,29 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         ))
         .reconcile_on(on::<AddressPool, _, _>(
             context,
-            |pool| (pool.spec.clone(), pool.metadata.deletion_timestamp.clone()),
+            |pool| (pool.spec.clone(), pool.metadata.deletion_timestamp.clone(), is_accepted(pool)),
             move |snapshot, _| everyone(snapshot),
         ))
-        .reconcile_on(on::<AddressClaim, _, _>(
-            context,
-            |claim| (claim.spec.owner.clone(), claim.status.clone().and_then(|status| status.phase)),
-            claimants,
-        ))
+        .reconcile_on(on_changes::<AddressClaim, _>(context, {
+            let addresses = Arc::clone(&context.addresses);
+            move |snapshot, changes| {
+                changes.iter().flat_map(|change| claimants(snapshot, &addresses, change)).collect()
+            }
+        }))
+        // One that does not ask for an address any more, or shows it no longer, leaves it to others.
+        .reconcile_on(on_changes::<LoadBalancer, _>(context, {
+            let addresses = Arc::clone(&context.addresses);
+            move |snapshot, changes| {
+                changes.iter().flat_map(|change| heirs(snapshot, &addresses, change)).collect()
+            }
+        }))
+        .reconcile_on(told(context.addresses.given_back()))
         .reconcile_on(on::<Account, _, _>(
             context,
             |account| {
                 let group_id = account.status.as_ref().and_then(|status| status.group_id);
-                (account.spec.clone(), group_id, account.is_condition_true(READY))
+                let labels = account.metadata.labels.clone();
+                (account.spec.clone(), labels, group_id, account.is_condition_true(READY))
             },
             |snapshot, account| {
                 in_namespace::<LoadBalancer>(snapshot, &tenant_namespace(&account.name_any()), |_| true)
@@ -201,15 +213,56 @@ fn members(snapshot: &Snapshot, group: &ServiceGroup) -> Vec<Key> {
     })
 }
 
-/// The owner of a claim, and who waits for an address.
-fn claimants(snapshot: &Snapshot, claim: &AddressClaim) -> Vec<Key> {
-    let owner = &claim.spec.owner;
-    let waits = |balancer: &LoadBalancer| {
-        balancer.status.as_ref().is_none_or(|status| status.public_address.is_none())
-    };
-    let mut keys = keys_of(snapshot, waits);
-    keys.push(Key::namespaced(owner.namespace.as_str(), owner.name.as_str()));
+/// Whom a change of a claim concerns: its owner, those that show its address or ask for it, and, when it is gone, those
+/// of its pools that wait for any address, and those that wait until their Account has fewer claims.
+fn claimants(snapshot: &Snapshot, addresses: &Addresses, change: &Change<AddressClaim>) -> Vec<Key> {
+    let part =
+        |claim: &Arc<AddressClaim>| (claim.spec.clone(), claim.status.clone(), claim.metadata.uid.clone());
+    if change.before.as_ref().map(part) == change.after.as_ref().map(part) {
+        return Vec::new();
+    }
+    let mut keys = Vec::new();
+    for owner in change.before.iter().chain(&change.after).map(|claim| &claim.spec.owner) {
+        keys.push(Key::namespaced(owner.namespace.as_str(), owner.name.as_str()));
+        if change.after.is_none() {
+            keys.extend(addresses.waiting_in(&owner.namespace));
+        }
+    }
+    if let Some(address) = epic_model::name::claim_address(&change.key.name().into()) {
+        keys.extend(interested(snapshot, addresses, address));
+    }
     keys
+}
+
+/// Those that may have what a LoadBalancer had or asked for.
+fn heirs(snapshot: &Snapshot, addresses: &Addresses, change: &Change<LoadBalancer>) -> Vec<Key> {
+    let wants = |balancer: &Arc<LoadBalancer>| -> BTreeSet<std::net::IpAddr> {
+        let mut wants = crate::claim::shown(balancer);
+        if wants.is_empty() && balancer.metadata.deletion_timestamp.is_none() {
+            let asked = balancer.spec.public_address.as_deref();
+            wants.extend(asked.and_then(|text| epic_model::address::parse(text).ok()));
+        }
+        wants
+    };
+    let before = change.before.as_ref().map(wants).unwrap_or_default();
+    let after = change.after.as_ref().map(wants).unwrap_or_default();
+    before.difference(&after).flat_map(|address| interested(snapshot, addresses, *address)).collect()
+}
+
+/// Who shows an address or asks for it; if it is free, also those that wait for any address of a pool that holds it.
+fn interested(snapshot: &Snapshot, addresses: &Addresses, address: std::net::IpAddr) -> Vec<Key> {
+    let Concerned { mut by_name, waiting } = addresses.concerned(address);
+    if waiting.is_empty() {
+        return by_name;
+    }
+    let pools = addresses.pools();
+    let holding: BTreeSet<_> =
+        pools.iter().filter(|pool| pool.contains(address)).map(|pool| &pool.name).collect();
+    by_name.extend(waiting.into_iter().filter(|key| {
+        let group = snapshot.get::<LoadBalancer>(key).and_then(|balancer| group_of(snapshot, balancer));
+        group.is_some_and(|group| pools_of(&group).iter().any(|name| holding.contains(name)))
+    }));
+    by_name
 }
 
 fn balancer_of(endpoint: &Endpoint) -> Key {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use epic_crds::condition::{ACCEPTED, READY, set};
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
-    AddressPool, HasConditions, LoadBalancer, ServiceGroup, ServiceGroupReason as Reason, ServiceGroupStatus,
+    Account, AddressPool, HasConditions, LoadBalancer, ServiceGroup, ServiceGroupReason as Reason,
+    ServiceGroupStatus,
 };
 use epic_model::id::PoolName;
 use kates::{Key, Snapshot, Subject};
@@ -113,17 +114,40 @@ fn check(snapshot: &Snapshot, group: &ServiceGroup) -> Result<(), (Reason, Strin
     for name in group.spec.address_pools() {
         let Some(pool) = snapshot.get::<AddressPool>(&pool_of(name)) else {
             let text = format!(
-                "AddressPool {name:?} does not exist in namespace epic; create it or name another one"
+                "AddressPool {name:?} does not exist in namespace epic; create it or name another one{}",
+                admitting(snapshot, account.as_deref())
             );
             return Err((Reason::PoolNotFound, text));
         };
-        let admitted = account.as_ref().is_none_or(|account| {
-            pool.spec.accounts.as_ref().is_none_or(|accounts| accounts.contains(&account.name_any()))
-        });
+        let admitted = account.as_deref().is_none_or(|account| is_admitted(pool, account));
         if private && !admitted {
-            let text = format!("AddressPool {name:?} does not admit this account; name another one");
+            let text = format!(
+                "AddressPool {name:?} does not admit this account; name another one{}",
+                admitting(snapshot, account.as_deref())
+            );
             return Err((Reason::PoolNotAdmitted, text));
         }
     }
     Ok(())
+}
+
+fn is_admitted(pool: &AddressPool, account: &Account) -> bool {
+    pool.spec.admits(&account.name_any(), account.labels())
+}
+
+/// Names of pools that a message lists before it leaves out the rest.
+const LISTED: usize = 10;
+
+/// The pools that an Account may use, for whoever cannot list them. Of a shared group, whose owner can, nothing.
+fn admitting(snapshot: &Snapshot, account: Option<&Account>) -> String {
+    let Some(account) = account else { return String::new() };
+    let alive = |pool: &&Arc<AddressPool>| pool.metadata.deletion_timestamp.is_none();
+    let pools = snapshot.list::<AddressPool>().filter(alive).filter(|pool| is_admitted(pool, account));
+    let mut names: Vec<String> = pools.take(LISTED + 1).map(|pool| pool.name_any()).collect();
+    let more = if names.len() > LISTED { ", …" } else { "" };
+    names.truncate(LISTED);
+    if names.is_empty() {
+        return "; none admits this account".to_owned();
+    }
+    format!(" (it may use {}{more})", names.join(", "))
 }

@@ -13,6 +13,7 @@ mod history;
 mod limits;
 mod operator;
 mod orders;
+mod refusals;
 mod tenants;
 mod writers;
 

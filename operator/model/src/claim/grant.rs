@@ -1,12 +1,12 @@
 //! Granting: adopt, retag or create a claim, then show the address.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::register::{Listed, Register, Spared};
 use super::{Claim, Phase, Pool};
 use crate::address::Family;
-use crate::id::{AccountName, ObjectName, ObjectVersion, PoolName, ResourceVersion, Uid};
+use crate::id::{AccountName, NodeName, ObjectName, ObjectVersion, PoolName, ResourceVersion, Uid};
 use crate::name;
 
 /// A LoadBalancer that should have an address of one family.
@@ -27,6 +27,15 @@ pub struct Asker {
     /// The pools of its group, in their order (absent in the group: `default`). Those that do not exist are missing
     /// from the pools given to the plan.
     pub pool_names: Vec<PoolName>,
+    /// How many claims the account may have, Bound and Releasing ones ([`most_claims`]).
+    pub most_claims: usize,
+}
+
+/// How many claims an account may have, Bound and Releasing ones, that may have `limit` LoadBalancers: room for as many
+/// as it may have, and for half as many that are on their way out. Without a bound, creating and deleting would empty a
+/// pool for everybody while one node is silent.
+pub fn most_claims(limit: u64) -> usize {
+    usize::try_from(limit.saturating_add(limit / 2).saturating_add(8)).unwrap_or(usize::MAX)
 }
 
 impl Asker {
@@ -37,17 +46,6 @@ impl Asker {
         let waits = !self.deleting && self.granted.is_none();
         self.requested.filter(|address| waits && fits(self, *address, pools))
     }
-}
-
-/// Addresses that are not drawn, though no claim holds them. Courtesy and repair: what makes an allocation safe are
-/// the claims.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spared {
-    /// In use: shown by another LoadBalancer (an import without claims), or held by a claim that cannot be read.
-    pub used: BTreeSet<IpAddr>,
-    /// Asked for by others that may come for them ([`Asker::may_come_for`]). Never what anybody merely writes into a
-    /// spec, which would empty a pool for everybody else.
-    pub asked: BTreeSet<IpAddr>,
 }
 
 /// One write. Execute in the order of the plan.
@@ -97,21 +95,24 @@ pub enum Write {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// None of the group's pools exists, is accepted and admits the account.
-    #[error("no address pool can be used: {}; create one of them, or name another in the service group", quoted(.pools))]
+    #[error("no address pool can be used: {}; have one of them mended, or name another in the service group", .pools.join(", "))]
     NoPool {
         /// The group's pools, each with why it cannot be used.
         pools: Vec<String>,
     },
     /// The requested address lies in no pool that can be used.
     #[error(
-        "{address} lies in no address pool of the service group that can be used; ask for another one, or for none"
+        "{address} lies in no address pool of the service group that can be used: {}; set spec.public-address to an address of one that holds some, or leave it out",
+        .pools.join(", ")
     )]
     NotInPool {
         /// The address.
         address: IpAddr,
+        /// The group's pools, each with what it holds or why it cannot be used.
+        pools: Vec<String>,
     },
     /// The requested address is claimed.
-    #[error("{address} {}", taken_by(.holder, *.releasing))]
+    #[error("{address} {}", taken_by(.holder, *.releasing, .waits_for))]
     Taken {
         /// The address.
         address: IpAddr,
@@ -119,6 +120,18 @@ pub enum Refusal {
         holder: String,
         /// Whether it is on its way out; then it is free once all EPIC nodes have forgotten its old owner.
         releasing: bool,
+        /// The nodes that it waits for then, as far as its claim names them.
+        waits_for: Vec<NodeName>,
+    },
+    /// The account has as many claims as it may have.
+    #[error(
+        "the account has {held} addresses, those counted that are being released, and may have {most}; delete a LoadBalancer, wait until EPIC nodes have let go of what is being released, or have load-balancer-limit raised"
+    )]
+    TooMany {
+        /// How many it has.
+        held: usize,
+        /// How many it may have.
+        most: usize,
     },
     /// No address is left to be drawn.
     #[error("{}; add a range to spec.addresses", .0)]
@@ -168,16 +181,25 @@ impl fmt::Display for Full {
     }
 }
 
-fn taken_by(holder: &str, releasing: bool) -> String {
-    if releasing {
-        format!("is being released by {holder}; it is free once all EPIC nodes have forgotten that")
-    } else {
-        format!("belongs to {holder}; ask for another one, or wait until that is gone")
-    }
-}
+/// Nodes that a message names before it counts the rest.
+const NAMED: usize = 5;
 
-fn quoted(pools: &[String]) -> String {
-    pools.join(", ")
+fn taken_by(holder: &str, releasing: bool, waits_for: &[NodeName]) -> String {
+    if !releasing {
+        return format!("belongs to {holder}; ask for another one, or wait until that is gone");
+    }
+    if waits_for.is_empty() {
+        return format!("is being released by {holder}; it is free once all EPIC nodes have forgotten that");
+    }
+    let named: Vec<&str> = waits_for.iter().take(NAMED).map(NodeName::as_str).collect();
+    let more = match waits_for.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "is being released by {holder}; waits for {}{more}; of a node that is gone for good delete the EPICNode",
+        named.join(", ")
+    )
 }
 
 /// What to do for one LoadBalancer and one family.
@@ -227,29 +249,29 @@ impl Rules {
     };
 }
 
-/// What to do for the address of one LoadBalancer and one family.
+/// What to do for the address of one LoadBalancer and one family, out of a list of all claims.
 ///
-/// `pools` are those that exist, in any order; `claims` are all claims, listed before the LoadBalancer was read.
-/// `spared` are addresses not to be drawn.
+/// `pools` are those that exist, in any order; `claims` are all claims, read before the LoadBalancer. `spared` are
+/// addresses not to be drawn.
 pub fn plan(asker: &Asker, pools: &[Pool], claims: &[Claim], spared: &Spared) -> Plan {
-    plan_with(asker, pools, claims, spared, Rules::ALL)
+    plan_by(asker, pools, &Listed { claims, spared })
 }
 
-pub(super) fn plan_with(
-    asker: &Asker,
-    pools: &[Pool],
-    claims: &[Claim],
-    spared: &Spared,
-    rules: Rules,
-) -> Plan {
+/// As [`plan`], out of whatever knows the claims.
+pub fn plan_by(asker: &Asker, pools: &[Pool], register: &impl Register) -> Plan {
+    plan_with(asker, pools, register, Rules::ALL)
+}
+
+pub(super) fn plan_with(asker: &Asker, pools: &[Pool], register: &impl Register, rules: Rules) -> Plan {
     if asker.deleting {
         return Plan::default();
     }
     if let Some(address) = asker.granted {
-        return keep(asker, address, pools, claims);
+        return keep(asker, address, pools, register);
     }
     let (usable, unusable) = usable_pools(asker, pools);
-    if let Some(plan) = rules.adopt.then(|| adopt(asker, &usable, claims, rules)).flatten() {
+    let claims = register.owned(&asker.object);
+    if let Some(plan) = rules.adopt.then(|| adopt(asker, &usable, &claims, rules)).flatten() {
         return plan;
     }
     let own_version = |claim: &&Claim| {
@@ -264,9 +286,13 @@ pub(super) fn plan_with(
     if usable.is_empty() {
         return Plan::refused(Refusal::NoPool { pools: unusable });
     }
+    let held = register.count(asker);
+    if held >= asker.most_claims {
+        return Plan::refused(Refusal::TooMany { held, most: asker.most_claims });
+    }
     let chosen = match asker.requested {
-        Some(address) => requested(asker, address, &usable, claims),
-        None => draw(asker, &usable, claims, spared),
+        Some(address) => requested(asker, address, &usable, unusable, register),
+        None => draw(asker, &usable, register),
     };
     match chosen {
         Err(refusal) => Plan::refused(refusal),
@@ -291,8 +317,8 @@ fn fits_in(asker: &Asker, address: IpAddr, usable: &[&Pool]) -> bool {
 }
 
 /// The address is shown: see that its claim exists. A lost claim is made anew, whatever the pools say now.
-fn keep(asker: &Asker, address: IpAddr, pools: &[Pool], claims: &[Claim]) -> Plan {
-    match claims.iter().find(|claim| claim.address == address) {
+fn keep(asker: &Asker, address: IpAddr, pools: &[Pool], register: &impl Register) -> Plan {
+    match register.at(address) {
         Some(claim) if claim.is_bound_to(&asker.object.uid) => Plan::default(),
         Some(claim) => Plan::refused(Refusal::Conflict {
             address,
@@ -327,6 +353,9 @@ fn usable_pools<'p>(asker: &Asker, pools: &'p [Pool]) -> (Vec<&'p Pool>, Vec<Str
             Some(pool) if pool.disabled => "is disabled",
             Some(pool) if !pool.admits(&asker.account) => "does not admit this account",
             Some(pool) if pool.total(asker.family) == 0 => "has no address of that family",
+            Some(pool) if !pool.auto_assign && asker.requested.is_none() => {
+                "gives only what spec.public-address asks for (its auto-assign is false)"
+            }
             Some(pool) => {
                 usable.push(pool);
                 continue;
@@ -372,49 +401,56 @@ fn requested(
     asker: &Asker,
     address: IpAddr,
     usable: &[&Pool],
-    claims: &[Claim],
+    unusable: Vec<String>,
+    register: &impl Register,
 ) -> Result<(IpAddr, PoolName), Refusal> {
-    let pool = usable.iter().find(|pool| pool.contains(address)).ok_or(Refusal::NotInPool { address })?;
-    match claims.iter().find(|claim| claim.address == address) {
+    let Some(pool) = usable.iter().find(|pool| pool.contains(address)) else {
+        let pools = usable.iter().map(|pool| holds(pool, asker.family)).chain(unusable).collect();
+        return Err(Refusal::NotInPool { address, pools });
+    };
+    match register.at(address) {
         None => Ok((address, pool.name.clone())),
         Some(claim) => {
             let releasing = matches!(claim.phase, Phase::Releasing { .. });
             let own = claim.owner.uid == asker.object.uid;
             let holder = if own { "this load balancer".to_owned() } else { claim.owner.to_string() };
-            Err(Refusal::Taken { address, holder, releasing })
+            Err(Refusal::Taken { address, holder, releasing, waits_for: claim.waiting_for })
         }
     }
 }
 
-fn draw(
-    asker: &Asker,
-    usable: &[&Pool],
-    claims: &[Claim],
-    spared: &Spared,
-) -> Result<(IpAddr, PoolName), Refusal> {
-    let mut used: BTreeSet<IpAddr> = claims.iter().map(|claim| claim.address).collect();
-    used.extend(&spared.used);
-    let taken: BTreeSet<IpAddr> = used.union(&spared.asked).copied().collect();
-    usable
-        .iter()
-        .find_map(|pool| Some((pool.first_free(asker.family, &taken)?, pool.name.clone())))
-        .ok_or_else(|| {
-            let family = asker.family;
+/// Intervals of a pool that a message shows before it leaves out the rest.
+const SHOWN: usize = 4;
+
+fn holds(pool: &Pool, family: Family) -> String {
+    let mut intervals = pool.intervals().iter().filter(|interval| Family::of(interval.first()) == family);
+    let shown: Vec<String> = intervals.by_ref().take(SHOWN).map(ToString::to_string).collect();
+    let more = if intervals.next().is_some() { ", …" } else { "" };
+    format!("{:?} holds {}{more}", pool.name.as_str(), shown.join(", "))
+}
+
+fn draw(asker: &Asker, usable: &[&Pool], register: &impl Register) -> Result<(IpAddr, PoolName), Refusal> {
+    let family = asker.family;
+    usable.iter().find_map(|pool| Some((register.lowest_free(pool, family)?, pool.name.clone()))).ok_or_else(
+        || {
             let full = usable.iter().map(|pool| {
-                let in_use = pool.used(family, &used);
+                let usage = register.usage(pool, family);
                 FullPool {
                     name: pool.name.clone(),
-                    used: in_use,
-                    asked: pool.used(family, &taken) - in_use,
+                    used: usage.used,
+                    asked: usage.asked,
                     total: pool.total(family),
                 }
             });
             Refusal::Exhausted(Full { family, pools: full.collect() })
-        })
+        },
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::id::Kind;
 
@@ -437,6 +473,7 @@ mod tests {
             requested: None,
             granted: None,
             pool_names: vec!["default".into()],
+            most_claims: usize::MAX,
         }
     }
 
@@ -450,6 +487,7 @@ mod tests {
             pool: "default".into(),
             owner,
             phase: Phase::Bound,
+            waiting_for: Vec::new(),
         }
     }
 
@@ -521,7 +559,11 @@ mod tests {
     #[test]
     fn a_requested_address_must_lie_in_a_pool_of_the_group_and_be_free() {
         let outside = planned(&Asker { requested: Some(ip("192.0.2.77")), ..asker("web", "1") }, &[]);
-        assert_eq!(outside.refusal, Some(Refusal::NotInPool { address: ip("192.0.2.77") }));
+        assert_eq!(
+            outside.refusal.unwrap().to_string(),
+            "192.0.2.77 lies in no address pool of the service group that can be used: \"default\" holds \
+             192.0.2.1-192.0.2.6; set spec.public-address to an address of one that holds some, or leave it out"
+        );
         let taken = planned(
             &Asker { requested: Some(ip("192.0.2.1")), ..asker("web", "1") },
             &[claim("192.0.2.1", object("other", "1"))],
@@ -530,6 +572,71 @@ mod tests {
             taken.refusal.unwrap().to_string(),
             "192.0.2.1 belongs to LoadBalancer epic-sample/other; ask for another one, or wait until that is gone"
         );
+    }
+
+    #[test]
+    fn an_address_that_is_being_released_names_the_nodes_it_waits_for() {
+        let releasing = |nodes: &[&str]| {
+            let claim = Claim {
+                phase: Phase::Releasing { release_revision: None },
+                waiting_for: nodes.iter().map(|node| NodeName::new(*node)).collect(),
+                ..claim("192.0.2.1", object("other", "1"))
+            };
+            let asker = Asker { requested: Some(ip("192.0.2.1")), ..asker("web", "1") };
+            planned(&asker, &[claim]).refusal.unwrap().to_string()
+        };
+        assert_eq!(
+            releasing(&["node2"]),
+            "192.0.2.1 is being released by LoadBalancer epic-sample/other; waits for node2; \
+             of a node that is gone for good delete the EPICNode"
+        );
+        let many = ["a", "b", "c", "d", "e", "f", "g"];
+        assert!(releasing(&many).contains("waits for a, b, c, d, e and 2 more;"), "{}", releasing(&many));
+        assert!(releasing(&[]).ends_with("it is free once all EPIC nodes have forgotten that"));
+    }
+
+    #[test]
+    fn a_pool_without_auto_assign_gives_only_what_is_asked_for() {
+        let mut reserved = pools();
+        reserved[0].auto_assign = false;
+        let refusal = plan(&asker("web", "1"), &reserved, &[], &Spared::default()).refusal.unwrap();
+        assert_eq!(
+            refusal.to_string(),
+            "no address pool can be used: \"default\" gives only what spec.public-address asks for (its \
+             auto-assign is false); have one of them mended, or name another in the service group"
+        );
+        let asks = Asker { requested: Some(ip("192.0.2.3")), ..asker("web", "1") };
+        let given = plan(&asks, &reserved, &[], &Spared::default());
+        assert!(matches!(&given.writes[0], Write::Create { address, .. } if *address == ip("192.0.2.3")));
+        // A later pool that gives to everybody is drawn from instead.
+        reserved.push(Pool::parse("open", ["198.51.100.0/29"]).unwrap());
+        let either = Asker { pool_names: vec!["default".into(), "open".into()], ..asker("web", "1") };
+        let drawn = plan(&either, &reserved, &[], &Spared::default());
+        assert!(matches!(&drawn.writes[0], Write::Create { address, .. } if *address == ip("198.51.100.1")));
+    }
+
+    #[test]
+    fn an_account_with_as_many_claims_as_it_may_have_gets_no_other_and_keeps_what_it_shows() {
+        assert_eq!((most_claims(100), most_claims(1), most_claims(u64::MAX)), (158, 9, usize::MAX));
+        let releasing = |last: u8| Claim {
+            phase: Phase::Releasing { release_revision: None },
+            ..claim(&format!("192.0.2.{last}"), object("gone", "1"))
+        };
+        let claims = [releasing(1), releasing(2)];
+        let full = Asker { most_claims: 2, ..asker("web", "1") };
+        let refusal = planned(&full, &claims).refusal;
+        assert_eq!(refusal, Some(Refusal::TooMany { held: 2, most: 2 }));
+        assert_eq!(planned(&Asker { most_claims: 3, ..full.clone() }, &claims).writes.len(), 2);
+        let lost = Asker { granted: Some(ip("192.0.2.5")), ..full.clone() };
+        assert_eq!(planned(&lost, &claims).writes.len(), 1, "a lost claim of what it shows is made anew");
+        let own = claim("192.0.2.4", object("web", "1"));
+        let adopts = planned(&full, &[releasing(1), own]);
+        assert_eq!(adopts.writes.len(), 1, "{adopts:?}");
+        let of_another = Claim {
+            owner: ObjectVersion { namespace: "epic-blue".into(), ..object("web", "1") },
+            ..releasing(1)
+        };
+        assert_eq!(planned(&full, &[of_another, releasing(2)]).refusal, None, "another account's");
     }
 
     #[test]
@@ -551,7 +658,7 @@ mod tests {
         assert_eq!(
             refusal.to_string(),
             "no address pool can be used: \"default\" does not admit this account, \"gone\" does not exist; \
-             create one of them, or name another in the service group"
+             have one of them mended, or name another in the service group"
         );
     }
 
@@ -567,7 +674,7 @@ mod tests {
             assert_eq!(
                 plan.refusal.unwrap().to_string(),
                 "no address pool can be used: \"default\" is not accepted (see its conditions); \
-                 create one of them, or name another in the service group"
+                 have one of them mended, or name another in the service group"
             );
         }
         let shows = Asker { granted: Some(ip("192.0.2.1")), ..any };

@@ -7,10 +7,13 @@
 //! address is claimed anew only when no node programs its old owner any more.
 //!
 //! # Expected flow
-//! Granting, for one LoadBalancer and one family: LIST the claims (a cache will do, staleness only costs a retry),
-//! *then* GET the LoadBalancer (quorum), [`plan`], execute the writes in order. On any 409, 404, AlreadyExists or
-//! lost answer start again; never delete a claim on this path. The other order is wrong where pools are edited: a
-//! claim could be written back to an older version of its owner, and be released under the write of the newer one.
+//! Granting, for one LoadBalancer and one family: read the claims (out of a cache: each claim may be as old as it
+//! likes, own writes are seen), *then* GET the LoadBalancer (quorum, never out of a cache), [`plan_by`], execute the
+//! writes in order. On any 409, 404, AlreadyExists or lost answer start again; never delete a claim on this path. The
+//! other order is wrong where pools are edited, and so is a LoadBalancer out of a cache: a claim could be written back
+//! to an older version of its owner, and be released under the write of the newer one. An old copy of a claim does no
+//! such harm, since each write of a claim is guarded by its name, version or uid, and one that is tagged with its
+//! owner's present version cannot be released while the owner stands there. A plan that refuses makes no call.
 //!
 //! Releasing, for one claim: GET the claim, *then* GET or LIST its owner (quorum), [`release`], execute. To be run at
 //! start, when a LoadBalancer goes, on every claim event and in the full pass; so a LoadBalancer needs no finalizer
@@ -20,8 +23,10 @@
 //! Claims are written by operators alone. Agents never list LoadBalancers at a revision older than the one they
 //! reported.
 
+mod free;
 mod grant;
 mod pool;
+mod register;
 mod release;
 
 #[cfg(test)]
@@ -31,11 +36,13 @@ mod world;
 
 use std::net::IpAddr;
 
-pub use grant::{Asker, Plan, Refusal, Spared, Write, fits, plan};
+pub use free::Free;
+pub use grant::{Asker, Plan, Refusal, Write, fits, most_claims, plan, plan_by};
 pub use pool::{Interval, Overlap, Pool, overlaps};
+pub use register::{Listed, Register, Spared, Usage};
 pub use release::{OwnerSeen, Release, release, remembered_by};
 
-use crate::id::{ObjectName, ObjectVersion, PoolName, ResourceVersion, Uid};
+use crate::id::{NodeName, ObjectName, ObjectVersion, PoolName, ResourceVersion, Uid};
 use crate::revision::Revision;
 
 /// Where a claim stands.
@@ -68,6 +75,8 @@ pub struct Claim {
     pub owner: ObjectVersion,
     /// Where it stands.
     pub phase: Phase,
+    /// The nodes that a claim in Releasing waits for, as its status names them. For people: nothing is decided by it.
+    pub waiting_for: Vec<NodeName>,
 }
 
 impl Claim {

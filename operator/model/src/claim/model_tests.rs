@@ -69,6 +69,44 @@ fn a_write_that_lands_late_or_never_is_right() {
     right(Setup { late_write: true, ..EDITS });
 }
 
+/// Claims out of a cache of each operator, whose copies are as old as they like.
+const CACHED: Setup = Setup { cached: true, ..RACE };
+
+#[test]
+fn claims_seen_claim_by_claim_through_two_caches_are_right() {
+    right(CACHED);
+    right(Setup { touches: true, ..CACHED });
+    right(Setup { claim_touches: true, ..CACHED });
+}
+
+#[test]
+fn claims_out_of_caches_are_right_while_pools_are_edited() {
+    right(Setup { pool_edits: true, ..CACHED });
+}
+
+#[test]
+fn claims_out_of_caches_are_right_for_one_load_balancer_that_changes_its_mind_while_pools_are_edited() {
+    right(Setup { cached: true, pool_edits: true, load_balancers: 1, ..EDITS });
+}
+
+#[test]
+fn claims_out_of_caches_are_right_with_a_write_that_lands_late_or_never() {
+    right(Setup { late_write: true, ..CACHED });
+}
+
+#[test]
+fn with_the_load_balancer_out_of_a_cache_an_address_is_shown_without_claim() {
+    assert_eq!(wrong(Setup { asker_from_cache: true, pool_edits: true, ..CACHED }), UNHELD);
+}
+
+#[test]
+fn with_caches_the_rules_are_needed_as_before() {
+    let cached = |setup: Setup| Setup { cached: true, ..setup };
+    assert_eq!(wrong(cached(granting_without(|rules| rules.retag = false, EDITS))), UNHELD);
+    assert_eq!(wrong(cached(releasing_without(|rules| rules.tag = false, POOL_EDITS))), UNHELD);
+    assert_eq!(wrong(cached(releasing_without(|rules| rules.wait = false, RACE))), OLD_OWNER);
+}
+
 #[test]
 fn with_a_delete_of_any_uid_an_address_is_shown_without_claim() {
     assert_eq!(wrong(Setup { delete_by_uid: false, ..RACE }), UNHELD);

@@ -21,14 +21,14 @@ pub struct Interval {
     last: u128,
 }
 
-fn number(address: IpAddr) -> u128 {
+pub(super) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(u32::from(v4)),
         IpAddr::V6(v6) => u128::from(v6),
     }
 }
 
-fn address_of(family: Family, number: u128) -> IpAddr {
+pub(super) fn address_of(family: Family, number: u128) -> IpAddr {
     match family {
         // Intervals of this family are made from 32-bit numbers only.
         Family::V4 => IpAddr::V4(Ipv4Addr::from(number as u32)),
@@ -115,6 +115,8 @@ pub struct Pool {
     pub accounts: Option<BTreeSet<AccountName>>,
     /// Whether it hands out nothing new.
     pub disabled: bool,
+    /// Whether it also gives addresses to those that ask for none in particular.
+    pub auto_assign: bool,
     /// Whether what it holds may be handed out at all; one that holds addresses of nodes or of the cluster gives nothing
     /// new.
     pub accepted: bool,
@@ -141,6 +143,7 @@ impl Pool {
             created: Seconds(0),
             accounts: None,
             disabled: false,
+            auto_assign: true,
             accepted: true,
             intervals,
         }

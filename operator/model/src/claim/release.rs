@@ -173,6 +173,7 @@ mod tests {
                 resource_version: "1".into(),
             },
             phase,
+            waiting_for: Vec::new(),
         }
     }
 

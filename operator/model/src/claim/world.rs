@@ -2,13 +2,17 @@
 //! [`super::plan`] and [`super::release`]. Tests only.
 //!
 //! Each API call is one atomic step; operators may die between any two; one write of a dead operator may land any
-//! time later. Versions and revisions are numbers that are never used twice; equal worlds are brought to one form by
+//! time later. With a cache ([`Setup::cached`]) an operator plans on copies of the claims, each of which may be as old
+//! as it likes, but for its own writes; catching up is a step for each. Versions and revisions are numbers that are never used twice; equal worlds are brought to one form by
 //! taking their ranks.
+
+mod visit;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::grant::{self, Asker, Spared, Write, plan_with};
+use super::grant::{self, Asker, Write, plan_with};
+use super::register::{Listed, Spared};
 use super::release::{self, OwnerSeen, Release, release_with};
 use super::{Claim, Phase, Pool};
 use crate::address::Family;
@@ -37,6 +41,12 @@ pub(super) struct Setup {
     pub delete_by_uid: bool,
     pub show_by_version: bool,
     pub agent_keeps_its_place: bool,
+    /// Operators read claims out of a cache that lags claim by claim.
+    pub cached: bool,
+    /// They read load balancers out of one, too (which is wrong).
+    pub asker_from_cache: bool,
+    /// Claims get other versions meanwhile: conditions, and the pool's name.
+    pub claim_touches: bool,
     /// Check that everything comes to a good end.
     pub ends: bool,
 }
@@ -58,6 +68,9 @@ impl Setup {
         delete_by_uid: true,
         show_by_version: true,
         agent_keeps_its_place: true,
+        cached: false,
+        asker_from_cache: false,
+        claim_touches: false,
         ends: true,
     };
 }
@@ -112,6 +125,36 @@ pub(super) enum Operator {
     Working(Vec<Put>),
 }
 
+/// What an operator has seen by watching. Empty where it does not plan on that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Cache {
+    claims: Vec<Option<ClaimObject>>,
+    owners: Vec<Option<LoadBalancer>>,
+}
+
+impl Cache {
+    /// Own writes are seen at once.
+    fn see(&mut self, put: &Put, claims: &[Option<ClaimObject>], owners: &[Option<LoadBalancer>]) {
+        match put {
+            Put::Create { address, .. }
+            | Put::Retag { address, .. }
+            | Put::Mark { address, .. }
+            | Put::Delete { address, .. } => {
+                let index = *address as usize - 1;
+                if let Some(known) = self.claims.get_mut(index) {
+                    known.clone_from(&claims[index]);
+                }
+            }
+            Put::Show { owner, .. } | Put::Touch { owner } => {
+                let index = owner.name as usize;
+                if let Some(known) = self.owners.get_mut(index) {
+                    known.clone_from(&owners[index]);
+                }
+            }
+        }
+    }
+}
+
 /// The one EPIC node: what it programs (address, name and uid of the owner), and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Node {
@@ -124,6 +167,7 @@ pub(super) struct World {
     owners: Vec<Option<LoadBalancer>>,
     claims: Vec<Option<ClaimObject>>,
     operators: [Operator; 2],
+    caches: [Cache; 2],
     late: Option<Put>,
     node: Node,
     /// What a restarted agent may still find in an old cache (a rule left out).
@@ -144,6 +188,9 @@ pub(super) enum Step {
     Edit(usize, u8),
     Touch(usize),
     EditPool(bool),
+    TouchClaim(usize),
+    SeeClaim(usize),
+    SeeOwner(usize),
     ListClaims,
     GetOwner(usize),
     GetClaim(usize),
@@ -210,6 +257,7 @@ fn claim(object_: &ClaimObject) -> Claim {
             None => Phase::Bound,
             Some(revision) => Phase::Releasing { release_revision: Some(Revision::new(revision.into())) },
         },
+        waiting_for: Vec::new(),
     }
 }
 
@@ -229,10 +277,12 @@ impl Protocol {
             requested: (owner.request != 0).then(|| ip(owner.request)),
             granted: (owner.shown != 0).then(|| ip(owner.shown)),
             pool_names: vec!["default".into()],
+            most_claims: usize::MAX,
         };
         let claims: Vec<Claim> = claims.iter().flatten().map(claim).collect();
         let pools: &[Pool] = if world.pool { std::slice::from_ref(&self.pool) } else { &[] };
-        let plan = plan_with(&asker, pools, &claims, &Spared::default(), self.setup.grant);
+        let register = Listed { claims: &claims, spared: &Spared::default() };
+        let plan = plan_with(&asker, pools, &register, self.setup.grant);
         let mut puts: Vec<Put> = plan
             .writes
             .iter()
@@ -413,7 +463,10 @@ impl Protocol {
         let passed = world.node.revision;
         world.each_revision(&mut |revision| *revision = u8::from(*revision > passed));
         world.next = 10;
-        world.operators.sort_unstable();
+        if (&world.operators[0], &world.caches[0]) > (&world.operators[1], &world.caches[1]) {
+            world.operators.swap(0, 1);
+            world.caches.swap(0, 1);
+        }
         world
     }
 
@@ -425,6 +478,17 @@ impl Protocol {
     fn users(&self, world: &World, out: &mut Vec<(Step, World)>) {
         if self.setup.pool_edits {
             out.push((Step::EditPool(!world.pool), World { pool: !world.pool, ..world.clone() }));
+        }
+        if self.setup.claim_touches {
+            for index in (0..world.claims.len()).filter(|index| world.claims[*index].is_some()) {
+                let mut next = world.clone();
+                next.next += 1;
+                let version = next.next;
+                if let Some(claim) = &mut next.claims[index] {
+                    claim.rv = version;
+                }
+                out.push((Step::TouchClaim(index), next));
+            }
         }
         for index in 0..world.owners.len() {
             let mut add = |step: Step, change: &dyn Fn(&mut World, u8)| {
@@ -470,7 +534,9 @@ impl Protocol {
         };
         match &world.operators[index] {
             Operator::Idle => {
-                if self.setup.claims_before_asker {
+                if self.setup.cached {
+                    self.cached(world, index, out);
+                } else if self.setup.claims_before_asker {
                     out.push((Step::ListClaims, with(Operator::ListedClaims(world.claims.clone()))));
                 } else {
                     for owner in world.owners.iter().flatten() {
@@ -513,6 +579,7 @@ impl Protocol {
                 let Some((put, rest)) = puts.split_last() else { return };
                 let mut done = with(Operator::Working(rest.to_vec()));
                 if self.call(&mut done, put) {
+                    done.caches[index].see(put, &done.claims, &done.owners);
                     if !rest.is_empty() {
                         let mut dead = done.clone();
                         dead.operators[index] = Operator::Idle;
@@ -526,6 +593,35 @@ impl Protocol {
                     next.late = Some(put.clone());
                     out.push((Step::DieWithWriteOnTheWay(put.clone()), next));
                 }
+            }
+        }
+    }
+
+    /// An operator that plans on what it has seen. The claims are read before the load balancer: what it has not seen
+    /// of them by then may as well come later, so both are one step.
+    fn cached(&self, world: &World, index: usize, out: &mut Vec<(Step, World)>) {
+        let cache = &world.caches[index];
+        for (number, now) in world.claims.iter().enumerate().filter(|(at, now)| cache.claims[*at] != **now) {
+            let mut next = world.clone();
+            next.caches[index].claims[number].clone_from(now);
+            out.push((Step::SeeClaim(number), next));
+        }
+        if self.setup.asker_from_cache {
+            for (number, now) in
+                world.owners.iter().enumerate().filter(|(at, now)| cache.owners[*at] != **now)
+            {
+                let mut next = world.clone();
+                next.caches[index].owners[number].clone_from(now);
+                out.push((Step::SeeOwner(number), next));
+            }
+        }
+        let owners = if self.setup.asker_from_cache { &cache.owners } else { &world.owners };
+        for owner in owners.iter().flatten() {
+            let puts = self.granting(owner, &cache.claims, world);
+            if !puts.is_empty() {
+                let mut next = world.clone();
+                next.operators[index] = Operator::Working(puts.clone());
+                out.push((Step::Plan(puts), next));
             }
         }
     }
@@ -545,8 +641,13 @@ impl Protocol {
 
     /// Users and faults have stopped; one operator and the node go on until nothing changes.
     fn run_to_the_end(&self, world: &World) -> Option<String> {
-        let mut world =
-            World { operators: [Operator::Idle, Operator::Idle], late: None, cache: None, ..world.clone() };
+        let mut world = World {
+            operators: [Operator::Idle, Operator::Idle],
+            caches: [Cache::default(), Cache::default()],
+            late: None,
+            cache: None,
+            ..world.clone()
+        };
         for _ in 0..20 {
             let mut changed = false;
             Self::follow(&mut world);
@@ -596,109 +697,6 @@ impl Protocol {
     }
 }
 
-impl World {
-    /// Every mention of a load balancer at a version, and whether it is what an operator read.
-    fn each_owner(&mut self, visit: &mut dyn FnMut(&mut Ref, bool)) {
-        fn put(put: &mut Put, visit: &mut dyn FnMut(&mut Ref, bool)) {
-            match put {
-                Put::Create { owner, .. }
-                | Put::Retag { owner, .. }
-                | Put::Show { owner, .. }
-                | Put::Touch { owner } => visit(owner, true),
-                Put::Mark { .. } | Put::Delete { .. } => {}
-            }
-        }
-        self.owners.iter_mut().flatten().for_each(|owner| visit(&mut owner.at, false));
-        self.claims.iter_mut().flatten().for_each(|claim| visit(&mut claim.owner, false));
-        for operator in &mut self.operators {
-            match operator {
-                Operator::Idle => {}
-                Operator::ListedClaims(claims) => {
-                    claims.iter_mut().flatten().for_each(|claim| visit(&mut claim.owner, false));
-                }
-                Operator::GotOwner(owner) => visit(&mut owner.at, true),
-                Operator::GotClaim(claim) => visit(&mut claim.owner, false),
-                Operator::ListedOwners(owners, _) => {
-                    owners.iter_mut().flatten().for_each(|owner| visit(&mut owner.at, true));
-                }
-                Operator::Working(puts) => puts.iter_mut().for_each(|known| put(known, visit)),
-            }
-        }
-        if let Some(late) = &mut self.late {
-            put(late, visit);
-        }
-    }
-
-    /// Every owner that the node programs, by name and uid.
-    fn each_programmed(&mut self, visit: &mut dyn FnMut(u8, &mut u8)) {
-        for node in std::iter::once(&mut self.node).chain(&mut self.cache) {
-            node.programs.iter_mut().for_each(|(_, name, uid)| visit(*name, uid));
-        }
-    }
-
-    /// Every mention of a claim: address, uid, version. What does not mention one of the two gives a place for it.
-    fn each_claim(&mut self, visit: &mut dyn FnMut(u8, &mut u8, &mut u8)) {
-        fn put(put: &mut Put, visit: &mut dyn FnMut(u8, &mut u8, &mut u8)) {
-            match put {
-                Put::Create { .. } | Put::Show { .. } | Put::Touch { .. } => {}
-                Put::Retag { address, rv, .. } | Put::Mark { address, rv, .. } => visit(*address, &mut 0, rv),
-                Put::Delete { address, uid } => visit(*address, uid, &mut 0),
-            }
-        }
-        for claim in self.claims.iter_mut().flatten() {
-            visit(claim.address, &mut claim.uid, &mut claim.rv);
-        }
-        for operator in &mut self.operators {
-            match operator {
-                Operator::GotClaim(claim) => visit(claim.address, &mut claim.uid, &mut claim.rv),
-                Operator::ListedClaims(claims) => {
-                    for claim in claims.iter_mut().flatten() {
-                        visit(claim.address, &mut claim.uid, &mut claim.rv);
-                    }
-                }
-                Operator::Working(puts) => puts.iter_mut().for_each(|known| put(known, visit)),
-                _ => {}
-            }
-        }
-        if let Some(late) = &mut self.late {
-            put(late, visit);
-        }
-    }
-
-    /// Every revision.
-    fn each_revision(&mut self, visit: &mut dyn FnMut(&mut u8)) {
-        fn claim(claim: &mut ClaimObject, visit: &mut dyn FnMut(&mut u8)) {
-            if let Some(revision) = &mut claim.releasing {
-                visit(revision);
-            }
-        }
-        fn put(put: &mut Put, visit: &mut dyn FnMut(&mut u8)) {
-            if let Put::Mark { revision, .. } = put {
-                visit(revision);
-            }
-        }
-        self.claims.iter_mut().flatten().for_each(|known| claim(known, visit));
-        for operator in &mut self.operators {
-            match operator {
-                Operator::GotClaim(known) => claim(known, visit),
-                Operator::ListedClaims(claims) => {
-                    claims.iter_mut().flatten().for_each(|known| claim(known, visit));
-                }
-                Operator::ListedOwners(_, revision) => visit(revision),
-                Operator::Working(puts) => puts.iter_mut().for_each(|known| put(known, visit)),
-                Operator::Idle | Operator::GotOwner(_) => {}
-            }
-        }
-        if let Some(late) = &mut self.late {
-            put(late, visit);
-        }
-        for node in std::iter::once(&mut self.node).chain(&mut self.cache) {
-            visit(&mut node.revision);
-        }
-        visit(&mut self.revision);
-    }
-}
-
 impl Model for Protocol {
     type State = World;
     type Step = Step;
@@ -708,6 +706,14 @@ impl Model for Protocol {
             owners: vec![None; self.setup.load_balancers],
             claims: vec![None; self.setup.addresses.into()],
             operators: [Operator::Idle, Operator::Idle],
+            caches: std::array::from_fn(|_| Cache {
+                claims: if self.setup.cached { vec![None; self.setup.addresses.into()] } else { Vec::new() },
+                owners: if self.setup.asker_from_cache {
+                    vec![None; self.setup.load_balancers]
+                } else {
+                    Vec::new()
+                },
+            }),
             late: None,
             node: Node { revision: 0, programs: Vec::new() },
             cache: None,

@@ -110,16 +110,26 @@ async fn networks_are_canonical_and_have_no_host_bits() {
 }
 
 #[tokio::test]
-async fn a_pool_holds_networks_and_ranges_of_one_family() {
+async fn a_pool_holds_networks_ranges_of_one_family_and_single_addresses() {
     let pool = object("AddressPool", "epic", "p", json!({}));
     let list = |text: &str| json!([text]);
     judge_field(
         &pool,
         "/spec/addresses",
-        &["192.0.2.0/24", "192.0.2.7-192.0.2.9", "2001:db8::/64", "2001:db8::1-2001:db8::ff"].map(list),
+        &[
+            "192.0.2.0/24",
+            "192.0.2.7-192.0.2.9",
+            "192.0.2.7",
+            "2001:db8::/64",
+            "2001:db8::1-2001:db8::ff",
+            "2001:db8::7",
+        ]
+        .map(list),
         &[
             "192.0.2.1/24",
-            "192.0.2.7",
+            "192.0.2.07",
+            "2001:0db8::7",
+            "router",
             "192.0.2.7-",
             "192.0.2.7-192.0.2.8-192.0.2.9",
             "192.0.2.7-2001:db8::1",
@@ -132,6 +142,16 @@ async fn a_pool_holds_networks_and_ranges_of_one_family() {
     .await;
     judge_field(&pool, "/spec/addresses", &[], &[json!([])], "should have at least 1 items").await;
     let pool = with(pool, "/spec/addresses", json!(["192.0.2.0/24"]));
+    let expression = |operator: &str, values: Value| json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]});
+    judge_field(
+        &pool,
+        "/spec/account-selector",
+        &[json!({}), json!({"matchLabels": {"tier": "gold"}}), expression("In", json!(["gold"]))],
+        &[expression("In", json!([])), expression("Exists", json!(["gold"]))],
+        "values are needed by In and NotIn",
+    )
+    .await;
+    judge_field(&pool, "/spec/auto-assign", &[json!(true), json!(false)], &[json!("no")], "boolean").await;
     let good = [json!([]), json!(["a", "b-1"])];
     judge_field(
         &pool,
@@ -486,7 +506,7 @@ async fn a_claim_is_named_after_its_address() {
 }
 
 #[tokio::test]
-async fn a_claim_follows_its_owner_and_nothing_else_of_it_changes() {
+async fn a_claim_follows_its_owner_and_its_pool_and_nothing_else_of_it_changes() {
     // As the operator, who is the one to do it.
     let client = client(Identity::operator()).await;
     let claim = claim("192.0.2.99", "192.0.2.99");
@@ -498,10 +518,10 @@ async fn a_claim_follows_its_owner_and_nothing_else_of_it_changes() {
         let patch = owner(field, "other");
         Request::merge(&path, &patch).send(&client).await.expect_refused("owner of a claim is immutable");
     }
-    for (field, value) in [("address", "192.0.2.98"), ("pool", "other")] {
-        let patch = json!({ "spec": { field: value } });
-        Request::merge(&path, &patch).send(&client).await.expect_refused("immutable");
-    }
+    let other = json!({ "spec": { "address": "192.0.2.98" } });
+    Request::merge(&path, &other).send(&client).await.expect_refused("immutable");
+    let renamed = json!({ "spec": { "pool": "other" } });
+    Request::merge(&path, &renamed).send(&client).await.expect_ok();
     let status = format!("{path}/status");
     let phase = |phase: Value| json!({ "status": { "phase": phase, "release-revision": "5" } });
     Request::merge(&status, &phase(json!("Bound"))).send(&client).await.expect_refused("Unsupported value");
