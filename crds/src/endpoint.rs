@@ -196,6 +196,7 @@ impl EndpointSpec {
         [
             ("spec.address of IPv6", self.address.contains(':')),
             ("spec.port.protocol other than TCP", self.port.protocol != Protocol::Tcp),
+            ("spec.port.appProtocol", self.port.app_protocol.is_some()),
         ]
         .into_iter()
         .filter_map(|(field, set)| set.then_some(field))
@@ -213,8 +214,6 @@ reasons! {
         Accepted,
         #[doc = "A ready proxy has acknowledged an assignment that holds it."]
         Programmed,
-        #[doc = "The operator has not got to it yet, or waits for something named in the message."]
-        Pending,
         #[doc = "It lies in a namespace that belongs to no Account, or the Account is not ready."]
         AccountNotReady,
         #[doc = "The LoadBalancer does not exist in this namespace."]
@@ -253,8 +252,6 @@ reasons! {
         AliasPending,
         #[doc = "No ready proxy has acknowledged an assignment that holds it."]
         ProxiesPending,
-        #[doc = "No proxy takes traffic."]
-        NoReadyProxy,
         #[doc = "Its tunnel to every EPIC node with a Ready proxy is up."]
         TunnelUp,
         #[doc = "A tunnel is down: its client node does not say hello to an EPIC node; the message names it."]
@@ -265,8 +262,6 @@ reasons! {
         TunnelPending,
         #[doc = "It needs no tunnel, because it has no node-address."]
         NotTunnelled,
-        #[doc = "An ID was handed out."]
-        Allocated,
         #[doc = "Objects that could not be read were skipped."]
         UnreadableObject,
     }

@@ -563,8 +563,6 @@ reasons! {
         LimitExceeded,
         #[doc = "Its replicas would exceed the Account's proxy limit."]
         ProxyLimitExceeded,
-        #[doc = "Endpoints lie on more client nodes than one LoadBalancer can have."]
-        TooManyClientNodes,
         #[doc = "A field is set that has no effect in this version."]
         NotSupportedYet,
         #[doc = "A public port is out of range, or stands there twice."]
@@ -605,8 +603,6 @@ reasons! {
         Allocated,
         #[doc = "A proxy was added, became ready, or drains."]
         ProxyChanged,
-        #[doc = "The LoadBalancer is being deleted."]
-        Deleting,
         #[doc = "Objects that could not be read were skipped."]
         UnreadableObject,
     }

@@ -139,12 +139,14 @@ fn operator() -> Vec<Value> {
         cluster_role_binding(ROLE_OPERATOR, SERVICE_ACCOUNT_OPERATOR),
         role(
             ROLE_OPERATOR,
-            "What the operator does in EPIC's own namespace: its Secrets, its Lease, the xDS Service, the Leases of node agents.",
+            "What the operator does in EPIC's own namespace: its Secrets, its Leases, the xDS Service, the Leases of node agents, the verdict on nodes.",
             &[
                 rule("", &["secrets"], READ),
                 rule("", &["secrets"], WRITE),
                 rule("", &["services"], READ),
                 rule("apps", &["daemonsets"], READ),
+                // The condition InService. The rest of an EPICNode is its agent's.
+                rule(GROUP, &["epicnodes/status"], &["patch"]),
                 rule("coordination.k8s.io", &["leases"], READ),
                 rule("coordination.k8s.io", &["leases"], &["create", "update", "patch"]),
             ],

@@ -28,6 +28,7 @@ use crate::leader::Leadership;
 use crate::load_balancer::Awaited;
 use crate::metrics::Counters;
 use crate::settings::Settings;
+use crate::witness::Witness;
 use crate::xds::Assigned;
 
 /// What every controller shares.
@@ -54,6 +55,8 @@ pub struct Context {
     pub endpoints: Arc<endpoint::Index>,
     /// What ready proxies have acknowledged.
     pub assigned: Assigned,
+    /// Who is heard, and who is not any more.
+    pub witness: Witness,
     /// Which versions of LoadBalancers nodes have to pass.
     pub awaited: Awaited,
     /// What the allocators could not give.
@@ -84,6 +87,7 @@ impl Context {
             refused: account::Refused::default(),
             endpoints: Arc::default(),
             assigned: Assigned::default(),
+            witness: Witness::default(),
             awaited: Awaited::default(),
             verdicts: Verdicts::default(),
             addresses: Arc::new(Addresses::new(watches.clone())),

@@ -38,8 +38,9 @@ impl Events {
     /// Tells which conditions of `object` changed. Losing an Event loses nothing but a notice.
     pub fn conditions(&self, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
         for change in changed(before, after) {
+            let known = before.iter().find(|known| known.type_ == change.type_);
             let event = Event {
-                type_: if is_bad_news(change) { EventType::Warning } else { EventType::Normal },
+                type_: if is_bad_news(known, change) { EventType::Warning } else { EventType::Normal },
                 reason: change.reason.clone(),
                 note: Some(note(&format!("{}: {}", change.type_, change.message))),
                 action: change.type_.clone(),
@@ -49,8 +50,8 @@ impl Events {
         }
     }
 
-    /// Tells of something that is no condition and nothing to worry about.
-    pub fn tell_of<R: Reason>(&self, object: &ObjectReference, reason: R, action: &str, text: &str) {
+    /// Tells of something that is no condition and is as it should be: an ID that was handed out, a proxy that drains.
+    pub fn note<R: Reason>(&self, object: &ObjectReference, reason: R, action: &str, text: &str) {
         let event = Event {
             type_: EventType::Normal,
             reason: reason.as_str().to_owned(),
@@ -116,15 +117,40 @@ fn changed<'c>(before: &[Condition], after: &'c [Condition]) -> Vec<&'c Conditio
     told
 }
 
+/// Reasons of what is under way: a start, or an edit that is being put into force.
+const UNDER_WAY: &[&str] = &[
+    "AliasPending",
+    "AnnouncementPending",
+    "NodesPending",
+    "Pending",
+    "ProxiesPending",
+    "Starting",
+    "TunnelPending",
+];
+
+/// Reasons that are normal as long as it was never otherwise: nobody has come yet.
+const AT_FIRST: &[&str] = &["NoneReachable", "NoneReady", "TunnelDown"];
+
+/// Reasons of what is wrong although the condition is True.
+const ALTHOUGH: &[&str] =
+    &["AddressOutOfPool", "ApplyFailed", "NoOtherNode", "ProxiesMissing", "ProxyRejected", "ProxyStale"];
+
 /// What an administrator should look at: conditions are good when True, but for those that tell of overlaps and
-/// conflicts. That a claim is not released yet is a step like any other; a delay has an Event of its own.
-fn is_bad_news(condition: &Condition) -> bool {
-    let bad = match condition.type_.as_str() {
-        OVERLAPS | CONFLICT => ConditionStatus::True,
-        RELEASED => return condition.reason == AddressClaimReason::ReleaseDelayed.as_str(),
-        _ => ConditionStatus::False,
-    };
-    condition.status == bad
+/// conflicts. The normal steps of a start are no bad news, and that a claim is not released yet is a step like any
+/// other; a delay has an Event of its own.
+fn is_bad_news(before: Option<&Condition>, condition: &Condition) -> bool {
+    if condition.type_ == RELEASED {
+        return condition.status == ConditionStatus::False
+            && condition.reason == AddressClaimReason::ReleaseDelayed.as_str();
+    }
+    let tells_of_bad = matches!(condition.type_.as_str(), OVERLAPS | CONFLICT);
+    let is = |reasons: &[&str]| reasons.contains(&condition.reason.as_str());
+    let held = before.is_some_and(|before| before.status == ConditionStatus::True);
+    match condition.status {
+        ConditionStatus::True => tells_of_bad || is(ALTHOUGH),
+        ConditionStatus::False => !tells_of_bad && !is(UNDER_WAY) && (held || !is(AT_FIRST)),
+        ConditionStatus::Unknown => false,
+    }
 }
 
 fn note(text: &str) -> String {
@@ -175,6 +201,34 @@ mod tests {
         let ready = || condition(ConditionStatus::False, "NodesPending", "a");
         assert_eq!(told(ready(), programmed("NodesPending")), ["Programmed"]);
         assert_eq!(told(ready(), programmed("ProxiesPending")), ["Programmed", "Ready"]);
+    }
+
+    #[test]
+    fn the_normal_steps_of_a_start_are_no_warnings_and_what_is_lost_is_one() {
+        use ConditionStatus::{False, True};
+        let held = condition(True, "Ready", "");
+        for (reason, at_first, later) in [
+            ("NodesPending", false, false),
+            ("ProxiesPending", false, false),
+            ("NoneReady", false, true),
+            ("TunnelDown", false, true),
+            ("NoReadyProxy", true, true),
+            ("GroupNotFound", true, true),
+        ] {
+            let now = condition(False, reason, "");
+            assert_eq!(
+                (is_bad_news(None, &now), is_bad_news(Some(&held), &now)),
+                (at_first, later),
+                "{reason}"
+            );
+        }
+        assert!(
+            is_bad_news(Some(&held), &condition(True, "ProxyStale", "")),
+            "traffic flows, and somebody should look"
+        );
+        assert!(!is_bad_news(None, &held));
+        let overlaps = |status| Condition { type_: OVERLAPS.into(), ..condition(status, "x", "") };
+        assert!(is_bad_news(None, &overlaps(True)) && !is_bad_news(Some(&overlaps(True)), &overlaps(False)));
     }
 
     #[test]

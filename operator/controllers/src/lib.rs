@@ -24,6 +24,10 @@ pub mod relations;
 pub mod run;
 pub mod service_group;
 pub mod settings;
+#[cfg(test)]
+mod situations;
 pub mod tenant;
+pub mod tunnels;
 pub mod uninstall;
+pub mod witness;
 pub mod xds;

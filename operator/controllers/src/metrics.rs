@@ -46,6 +46,10 @@ pub struct Counters {
     pub poisoned: Family<KindLabel, Counter>,
     /// 1 while this replica writes.
     pub leads: Gauge,
+    /// Proxies that take traffic and are connected to no replica.
+    pub stale_proxies: Gauge,
+    /// Nodes that were taken out of service.
+    pub nodes_out_of_service: Gauge,
 }
 
 impl Counters {
@@ -67,6 +71,16 @@ impl Counters {
                 counters.poisoned.clone(),
             );
             registry.register("leads", "1 while this replica writes", counters.leads.clone());
+            registry.register(
+                "stale_proxies",
+                "Proxies that take traffic and have been connected to no operator replica for a while",
+                counters.stale_proxies.clone(),
+            );
+            registry.register(
+                "nodes_out_of_service",
+                "EPIC nodes whose condition InService is False",
+                counters.nodes_out_of_service.clone(),
+            );
         });
         counters
     }

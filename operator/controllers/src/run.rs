@@ -23,7 +23,7 @@ use crate::settings::{Settings, UninstallArguments};
 use crate::uninstall::Asks;
 use crate::{
     account, address_pool, allocation, claim, endpoint, epic, load_balancer, poison, reconcile, relations,
-    service_group, uninstall, xds,
+    service_group, uninstall, witness, xds,
 };
 
 /// How long a connection may take to be made.
@@ -187,6 +187,7 @@ pub fn start(context: &Shared, readiness: &Readiness, shutdown: &CancellationTok
     });
     tasks.spawn(allocation::run::run(Arc::clone(context), shutdown.clone()));
     tasks.spawn(poison::run(Arc::clone(context), shutdown.clone()));
+    tasks.spawn(witness::run(Arc::clone(context), shutdown.clone()));
     macro_rules! control {
         ($relations:ident, $reconcile:path) => {
             let controller = relations::$relations(context);

@@ -30,6 +30,7 @@ pub mod claim;
 pub mod edge;
 pub mod endpoint;
 pub mod id;
+pub mod in_service;
 pub mod key;
 pub mod name;
 pub mod owner;

@@ -255,9 +255,9 @@ pub(super) fn conditions<K: HasConditions + Resource>(object: &K) -> Vec<Problem
         return vec![Problem::own("NotLookedAt", "nobody has looked at it yet; does the operator run?")];
     }
     let mut problems: Vec<Problem> = Vec::new();
-    let generation = object.meta().generation;
-    let outdated = |condition: &&Condition| condition.observed_generation < generation;
-    if all.iter().filter(|condition| condition.observed_generation.is_some()).any(|c| outdated(&c)) {
+    // A condition may be about an earlier generation that goes on while a later one is refused; not all of them.
+    let looked_at = all.iter().filter_map(|condition| condition.observed_generation).max();
+    if looked_at.is_some() && looked_at < object.meta().generation {
         problems
             .push(Problem::own("Outdated", "it was changed, and the operator has not looked at it since"));
     }
@@ -287,7 +287,10 @@ fn is_wrong(condition: &Condition) -> bool {
         ADVERTISED if condition.status == ConditionStatus::Unknown => return false,
         _ => ConditionStatus::True,
     };
-    condition.status != expected
+    // Traffic flows, and somebody should look all the same.
+    let although =
+        ["AddressOutOfPool", "ApplyFailed", "NoOtherNode", "ProxiesMissing", "ProxyRejected", "ProxyStale"];
+    condition.status != expected || although.contains(&condition.reason.as_str())
 }
 
 fn rank(type_: &str) -> u8 {

@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn verdict(duplicate: bool, exhausted: bool) -> Option<Verdict> {
-        Some(Verdict { duplicate, exhausted, message: "no".into() })
+        Some(Verdict { duplicate, exhausted, taken: false, message: "no".into() })
     }
 
     fn condition(status: &AccountStatus, type_: &str) -> Condition {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, tenant_namespace};
 use epic_crds::{Account, AddressClaim, EPIC, EPICNode, EPICSpec, Endpoint, LoadBalancer};
-use epic_model::allocation::{Child, ChildWrite, FollowUp, Plan, Reason, Write, plan};
+use epic_model::allocation::{Child, ChildWrite, Counter, FollowUp, Plan, Reason, Write, plan};
 use epic_model::id::{Kind, Seconds, Uid};
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
@@ -314,7 +314,9 @@ async fn round<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Result
 fn tell(verdicts: &Verdicts, parent: &Uid, plan: &Plan) {
     let refusals = plan.refusals.iter().map(|refusal| {
         let exhausted = matches!(refusal.reason, Reason::Exhausted { .. });
-        (refusal.object.clone(), Verdict { duplicate: false, exhausted, message: refusal.to_string() })
+        let taken = refusal.counter == Counter::Service && matches!(refusal.reason, Reason::Taken { .. });
+        let message = refusal.to_string();
+        (refusal.object.clone(), Verdict { duplicate: false, exhausted, taken, message })
     });
     let duplicates = plan.duplicates.iter().map(|duplicate| {
         let message = format!(
@@ -323,7 +325,8 @@ fn tell(verdicts: &Verdicts, parent: &Uid, plan: &Plan) {
             duplicate.value,
             duplicate.keeper
         );
-        (duplicate.other.clone(), Verdict { duplicate: true, exhausted: false, message })
+        let verdict = Verdict { duplicate: true, exhausted: false, taken: false, message };
+        (duplicate.other.clone(), verdict)
     });
     verdicts.publish(parent, duplicates.chain(refusals));
 }

@@ -17,6 +17,8 @@ pub struct Verdict {
     pub duplicate: bool,
     /// Whether nothing is left to hand out.
     pub exhausted: bool,
+    /// Whether the service ID that it asks for is somebody else's.
+    pub taken: bool,
     /// For people.
     pub message: String,
 }
@@ -105,7 +107,7 @@ mod tests {
     fn only_changed_verdicts_are_told() {
         let verdicts = Verdicts::default();
         let mut changes = verdicts.changes();
-        let verdict = Verdict { duplicate: false, exhausted: true, message: "full".into() };
+        let verdict = Verdict { duplicate: false, exhausted: true, taken: false, message: "full".into() };
         let parent = Uid::from("p");
         verdicts.publish(&parent, [(object("a"), verdict.clone())]);
         verdicts.publish(&parent, [(object("a"), verdict.clone())]);
@@ -120,7 +122,8 @@ mod tests {
     #[test]
     fn a_parent_that_is_gone_leaves_no_verdict_behind() {
         let verdicts = Verdicts::default();
-        let refused = Verdict { duplicate: false, exhausted: false, message: "the parent goes".into() };
+        let refused =
+            Verdict { duplicate: false, exhausted: false, taken: false, message: "the parent goes".into() };
         let (gone, there) = (Uid::from("gone"), Uid::from("there"));
         verdicts.publish(&gone, [(object("a"), refused.clone())]);
         verdicts.publish(&there, [(object("b"), refused.clone())]);

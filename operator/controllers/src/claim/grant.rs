@@ -187,7 +187,7 @@ async fn carry_out(
                 }
                 created?;
                 let note = format!("claimed for {owner} out of pool {:?}", pool.as_str());
-                context.events.tell_of(&claim.object_ref(&()), ClaimReason::Claimed, "Claim", &note);
+                context.events.note(&claim.object_ref(&()), ClaimReason::Claimed, "Claim", &note);
             }
             Write::Retag { name, uid, at, owner } => {
                 let found = owned.iter().find(|owned| {

@@ -135,14 +135,14 @@ async fn round(context: &Shared, snapshot: &Snapshot, pools: &[Pool], key: &Key)
             context.counters.wrote("AddressClaim");
             client.update_status(&mut object).await?;
             let note = format!("{} does not have it any more; nodes are to let it go", claim.owner);
-            context.events.tell_of(&object.object_ref(&()), Reason::Releasing, "Release", &note);
+            context.events.note(&object.object_ref(&()), Reason::Releasing, "Release", &note);
             Ok(())
         }
         Release::Delete { .. } => {
             context.counters.wrote("AddressClaim");
             client.delete_this(&object).await?;
             let note = format!("every EPIC node has let it go; it was of {}", claim.owner);
-            context.events.tell_of(&object.object_ref(&()), Reason::Released, "Release", &note);
+            context.events.note(&object.object_ref(&()), Reason::Released, "Release", &note);
             Ok(())
         }
     }

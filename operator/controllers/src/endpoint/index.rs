@@ -15,9 +15,11 @@ use kube::ResourceExt;
 use parking_lot::Mutex;
 
 use super::siblings::Siblings;
-use super::surroundings::{surroundings, tunnel_states};
+use super::surroundings::surroundings;
 use super::validate::plain;
+use crate::load_balancer::Answers;
 use crate::relations::{addresses, gateways, networks, settings};
+use crate::tunnels::Tunnels;
 
 /// A value that is made anew when what it is made of differs.
 type Kept<T> = Mutex<Option<(Snapshot, Arc<T>)>>;
@@ -42,7 +44,8 @@ fn keep<T>(
 #[derive(Default)]
 pub struct Index {
     surroundings: Kept<Surroundings>,
-    tunnels: Kept<BTreeMap<u32, bool>>,
+    tunnels: Kept<Tunnels>,
+    answers: Kept<Answers>,
     followed: Mutex<Followed>,
 }
 
@@ -68,14 +71,16 @@ impl Index {
         keep(&self.surroundings, snapshot, differs, surroundings)
     }
 
-    /// Whether each tunnel is up, by its ID.
-    pub fn tunnels(&self, snapshot: &Snapshot) -> Arc<BTreeMap<u32, bool>> {
-        let differs = |seen: &Snapshot| {
-            snapshot.differs(seen, |node: &EPICNode| {
-                node.status.as_ref().and_then(|status| status.tunnels.clone()).map(|tunnels| tunnels.states)
-            })
-        };
-        keep(&self.tunnels, snapshot, differs, tunnel_states)
+    /// What the EPIC nodes say of their tunnels.
+    pub fn tunnels(&self, snapshot: &Snapshot) -> Arc<Tunnels> {
+        let differs = |seen: &Snapshot| snapshot.differs(seen, Tunnels::part);
+        keep(&self.tunnels, snapshot, differs, |snapshot| Tunnels::of(snapshot.list::<EPICNode>()))
+    }
+
+    /// What the EPIC nodes say of the addresses that they answer for.
+    pub fn answers(&self, snapshot: &Snapshot) -> Arc<Answers> {
+        let differs = |seen: &Snapshot| snapshot.differs(seen, Answers::part);
+        keep(&self.answers, snapshot, differs, |snapshot| Answers::of(snapshot.list::<EPICNode>()))
     }
 
     /// Those that decide about an Endpoint, itself included.

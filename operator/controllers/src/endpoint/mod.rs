@@ -4,13 +4,14 @@
 
 mod index;
 pub mod siblings;
+#[cfg(test)]
+mod situations;
 mod surroundings;
 #[cfg(test)]
 mod tests;
 mod update_status;
 mod validate;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
@@ -28,8 +29,11 @@ use crate::account::account_of;
 use crate::allocation::verdict::Verdict;
 use crate::context::Shared;
 use crate::reconcile::{Error, is_accepted_now};
+use crate::tunnels::Tunnels;
+use crate::witness::Heard;
 
 /// Everything an Endpoint's reconcile looks at.
+#[derive(Clone)]
 pub struct Found {
     /// The Endpoint.
     pub endpoint: Arc<Endpoint>,
@@ -47,8 +51,10 @@ pub struct Found {
     pub surroundings: Arc<model::Surroundings>,
     /// Why its ID is missing.
     pub verdict: Option<Verdict>,
-    /// Tunnel states by tunnel ID, from the EPIC nodes.
-    pub tunnels: Arc<BTreeMap<u32, bool>>,
+    /// What the EPIC nodes say of their tunnels.
+    pub tunnels: Arc<Tunnels>,
+    /// Who is heard.
+    pub heard: Arc<Heard>,
     /// The generation of it that is in an assignment which a ready proxy has acknowledged, as far as this replica knows.
     pub acknowledged: Option<i64>,
 }
@@ -94,6 +100,7 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         surroundings,
         verdict: context.verdicts.of(&uid),
         tunnels: index.tunnels(snapshot),
+        heard: context.witness.heard(),
         acknowledged: context.assigned.generation(&served, &uid),
         account,
         endpoint,

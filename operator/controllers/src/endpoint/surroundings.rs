@@ -1,6 +1,4 @@
-//! What no Endpoint may reach, and how the nodes' tunnels are, out of a snapshot.
-
-use std::collections::BTreeMap;
+//! What no Endpoint may reach, out of a snapshot.
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
 use epic_crds::{AddressClaim, EPIC, EPICNode};
@@ -57,14 +55,4 @@ pub fn surroundings(snapshot: &Snapshot) -> Surroundings {
     }
     found.pools = pools(snapshot).iter().flat_map(|pool| pool.intervals().to_vec()).collect();
     found
-}
-
-/// Whether each tunnel is up, by its ID, as its EPIC node says.
-pub(super) fn tunnel_states(snapshot: &Snapshot) -> BTreeMap<u32, bool> {
-    snapshot
-        .list::<EPICNode>()
-        .filter_map(|node| node.status.as_ref()?.tunnels.clone())
-        .flat_map(|tunnels| tunnels.states)
-        .filter_map(|state| Some((u32::try_from(state.tunnel_id).ok()?, state.up)))
-        .collect()
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use epic_crds::condition::{ACCEPTED, PROGRAMMED, TUNNEL_UP};
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY, TUNNEL_UP};
 use epic_crds::{
-    Account, Condition, EPIC, EPICSpec, Endpoint, EndpointReason as Reason, EndpointStatus, LoadBalancer,
+    Account, Condition, EPIC, EPICNode, EPICSpec, Endpoint, EndpointReason as Reason, EndpointStatus,
+    LoadBalancer,
 };
 use epic_model::endpoint::Surroundings;
+use epic_model::in_service::Liveness;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,6 +17,8 @@ use super::update_status::status;
 use super::validate::plain;
 use super::{Found, Refused, check};
 use crate::allocation::verdict::Verdict;
+use crate::tunnels::Tunnels;
+use crate::witness::Heard;
 
 fn condition(type_: &str, status: &str, generation: i64) -> Value {
     json!({"type": type_, "status": status, "reason": "Programmed", "message": "", "observedGeneration": generation,
@@ -22,7 +26,7 @@ fn condition(type_: &str, status: &str, generation: i64) -> Value {
 }
 
 /// An Endpoint at a generation, accepted and programmed at others.
-fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {
+pub(super) fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {
     serde_json::from_value(json!({
         "apiVersion": "epic.acnodal.io/v1", "kind": "Endpoint",
         "metadata": {"name": "a", "namespace": "epic-red", "uid": "u", "generation": generation,
@@ -34,7 +38,7 @@ fn endpoint(generation: i64, accepted: i64, programmed: i64) -> Endpoint {
     .unwrap()
 }
 
-fn balancer(service_id: Option<i64>, accepted: &str) -> LoadBalancer {
+pub(super) fn balancer(service_id: Option<i64>, accepted: &str) -> LoadBalancer {
     serde_json::from_value(json!({
         "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer",
         "metadata": {"name": "web", "namespace": "epic-red", "uid": "lb", "generation": 1},
@@ -49,7 +53,24 @@ fn balancer(service_id: Option<i64>, accepted: &str) -> LoadBalancer {
     .unwrap()
 }
 
-fn found(endpoint: Endpoint) -> Found {
+/// What node n1 says of its one tunnel.
+pub(super) fn reported(states: Value) -> Arc<Tunnels> {
+    let up = states.as_array().is_some_and(|states| states.iter().all(|state| state["up"] == true));
+    let node: EPICNode = serde_json::from_value(json!({
+        "apiVersion": "epic.acnodal.io/v1", "kind": "EPICNode", "metadata": {"name": "n1", "namespace": "epic"},
+        "status": {"addresses": ["192.168.77.101"],
+            "tunnels": {"up": u8::from(up), "down": u8::from(!up), "total": 1, "states": states}},
+    }))
+    .unwrap();
+    Arc::new(Tunnels::of([Arc::new(node)].iter()))
+}
+
+/// The tunnel is down.
+pub(super) fn down() -> Arc<Tunnels> {
+    reported(json!([{"tunnel-id": 4, "up": false, "nat": false, "since": "2026-01-01T00:00:00Z"}]))
+}
+
+pub(super) fn found(endpoint: Endpoint) -> Found {
     let account = json!({"apiVersion": "epic.acnodal.io/v1", "kind": "Account",
         "metadata": {"name": "red", "namespace": "epic", "uid": "acct"}, "spec": {}});
     let account: Account = serde_json::from_value(account).unwrap();
@@ -62,7 +83,10 @@ fn found(endpoint: Endpoint) -> Found {
         over_limit: false,
         surroundings: Arc::new(Surroundings::default()),
         verdict: None,
-        tunnels: Arc::new([(4, true)].into()),
+        tunnels: reported(
+            json!([{"tunnel-id": 4, "up": true, "nat": false, "since": "2026-01-01T00:00:00Z"}]),
+        ),
+        heard: Arc::default(),
         acknowledged: None,
     }
 }
@@ -71,7 +95,7 @@ fn refusal(found: &Found) -> Option<Reason> {
     check(found).err().map(|refused| refused.reason)
 }
 
-fn after(found: &Found, judged: &Result<(), Refused>) -> EndpointStatus {
+pub(super) fn after(found: &Found, judged: &Result<(), Refused>) -> EndpointStatus {
     status(found, judged, &Time(Timestamp::UNIX_EPOCH))
 }
 
@@ -111,7 +135,8 @@ fn the_first_thing_to_mend_is_named() {
     let mut elsewhere = endpoint(1, 0, 0);
     elsewhere.spec.port.port = 81;
     assert_eq!(refusal(&found(elsewhere)), Some(Reason::NoMatchingPort));
-    let duplicate = Verdict { duplicate: true, exhausted: false, message: "5 belongs to b".into() };
+    let duplicate =
+        Verdict { duplicate: true, exhausted: false, taken: false, message: "5 belongs to b".into() };
     let duplicate = Found { verdict: Some(duplicate), ..fresh() };
     assert_eq!(refusal(&duplicate), Some(Reason::DuplicateGrant));
 }
@@ -175,7 +200,8 @@ fn what_is_served_stays_when_its_account_or_its_load_balancers_acceptance_is_gon
 
 #[test]
 fn an_id_that_is_lacking_is_no_refusal_but_said() {
-    let exhausted = Verdict { duplicate: false, exhausted: true, message: "no endpoint ID is free".into() };
+    let exhausted =
+        Verdict { duplicate: false, exhausted: true, taken: false, message: "no endpoint ID is free".into() };
     let mut lacking = Found { verdict: Some(exhausted), ..found(endpoint(1, 1, 0)) };
     Arc::make_mut(&mut lacking.endpoint).status.as_mut().unwrap().endpoint_id = None;
     assert_eq!(refusal(&lacking), None);
@@ -221,14 +247,101 @@ fn a_refused_one_is_not_programmed_whoever_acknowledged_it() {
 }
 
 #[test]
-fn a_tunnel_that_is_down_or_missing_is_named() {
-    let down = Found { tunnels: Arc::new([(4, false)].into()), ..found(endpoint(1, 1, 1)) };
-    assert_eq!(of(&after(&down, &Ok(())), TUNNEL_UP), said("False", Reason::TunnelDown, 1));
+fn only_a_tunnel_that_was_reported_to_be_down_is_down() {
+    let tunnel = |found: &Found| of(&after(found, &Ok(())), TUNNEL_UP);
+    let with = |tunnels: Arc<Tunnels>| Found { tunnels, ..found(endpoint(1, 1, 1)) };
+    assert_eq!(tunnel(&with(down())), said("False", Reason::TunnelDown, 1));
+    assert_eq!(
+        tunnel(&with(Arc::default())),
+        said("Unknown", Reason::TunnelNotReported, 1),
+        "no node says anything"
+    );
     let mut lacking = found(endpoint(1, 1, 1));
     let status = Arc::make_mut(lacking.balancer.as_mut().unwrap()).status.as_mut().unwrap();
     status.proxies[0].epic_address = Some("192.168.77.102".into());
-    assert_eq!(of(&after(&lacking, &Ok(())), TUNNEL_UP), said("False", Reason::TunnelPending, 1));
+    assert_eq!(tunnel(&lacking), said("Unknown", Reason::TunnelPending, 1));
     let mut without = endpoint(1, 1, 1);
     without.spec.node_address = None;
-    assert_eq!(of(&after(&found(without), &Ok(())), TUNNEL_UP), said("Unknown", Reason::NotTunnelled, 1));
+    assert_eq!(tunnel(&found(without)), said("Unknown", Reason::NotTunnelled, 1));
+}
+
+#[test]
+fn what_a_node_said_before_it_fell_silent_is_not_known_any_more() {
+    let silent = Heard { agents: [("n1".into(), Liveness::Silent)].into(), ..Heard::default() };
+    for tunnels in [down(), found(endpoint(1, 1, 1)).tunnels] {
+        let lost = Found { tunnels, heard: Arc::new(silent.clone()), ..found(endpoint(1, 1, 1)) };
+        assert_eq!(of(&after(&lost, &Ok(())), TUNNEL_UP), said("Unknown", Reason::TunnelNotReported, 1));
+        assert_eq!(
+            of(&after(&lost, &Ok(())), READY),
+            said("True", Reason::Ready, 1),
+            "nothing is known to be wrong"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_that_is_not_among_those_that_are_down_is_up_once_its_node_has_it() {
+    let others = unlisting();
+    let with = |programmed: bool| {
+        let mut found = Found { tunnels: Arc::clone(&others), ..found(endpoint(1, 1, 1)) };
+        let conditions =
+            &mut Arc::make_mut(found.balancer.as_mut().unwrap()).status.as_mut().unwrap().conditions;
+        conditions.push(
+            serde_json::from_value(condition(PROGRAMMED, if programmed { "True" } else { "False" }, 1))
+                .unwrap(),
+        );
+        found
+    };
+    let tunnel = |found: &Found| of(&after(found, &Ok(())), TUNNEL_UP);
+    assert_eq!(tunnel(&with(false)), said("Unknown", Reason::TunnelNotReported, 1));
+    assert_eq!(tunnel(&with(true)), said("True", Reason::TunnelUp, 1));
+    let mut was_up = with(false);
+    let conditions = &mut Arc::make_mut(&mut was_up.endpoint).status.as_mut().unwrap().conditions;
+    conditions.push(serde_json::from_value(condition(TUNNEL_UP, "True", 1)).unwrap());
+    assert_eq!(tunnel(&was_up), said("True", Reason::TunnelUp, 1));
+}
+
+/// A node that has two tunnels, none of which is down.
+fn unlisting() -> Arc<Tunnels> {
+    let node = json!({
+        "apiVersion": "epic.acnodal.io/v1", "kind": "EPICNode", "metadata": {"name": "n1", "namespace": "epic"},
+        "status": {"addresses": ["192.168.77.101"], "tunnels": {"up": 2, "down": 0, "total": 2}},
+    });
+    Arc::new(Tunnels::of([Arc::new(serde_json::from_value(node).unwrap())].iter()))
+}
+
+#[test]
+fn it_is_ready_when_traffic_reaches_it_and_says_what_keeps_it_away() {
+    let ready = |found: &Found| of(&after(found, &Ok(())), READY);
+    assert_eq!(ready(&found(endpoint(1, 1, 1))), said("True", Reason::Ready, 1));
+    assert_eq!(
+        ready(&Found { tunnels: down(), ..found(endpoint(1, 1, 1)) }),
+        said("False", Reason::TunnelDown, 1)
+    );
+    let mut drains = endpoint(1, 1, 1);
+    drains.spec.weight = Some(0);
+    assert_eq!(ready(&found(drains)), said("True", Reason::Draining, 1));
+    let mut fresh = found(endpoint(1, 1, 1));
+    Arc::make_mut(&mut fresh.endpoint).status.as_mut().unwrap().conditions.pop();
+    assert_eq!(ready(&fresh), said("False", Reason::ProxiesPending, 1));
+}
+
+#[test]
+fn it_says_in_how_many_proxies_it_is_when_not_in_all() {
+    let mut found = found(endpoint(1, 1, 1));
+    let status = Arc::make_mut(found.balancer.as_mut().unwrap()).status.as_mut().unwrap();
+    status.proxies = (1..=3)
+        .map(|id| {
+            let mut proxy = status.proxies[0].clone();
+            (proxy.pod, proxy.pod_uid, proxy.proxy_id) = (format!("p{id}"), format!("p{id}"), Some(id));
+            proxy
+        })
+        .collect();
+    let message = |found: &Found| {
+        let status = after(found, &Ok(()));
+        epic_crds::condition::find(&status.conditions, PROGRAMMED).unwrap().message.clone()
+    };
+    assert_eq!(message(&found), "");
+    found.heard = Arc::new(Heard { stale: [2].into(), ..Heard::default() });
+    assert_eq!(message(&found), "in 2 of 3 proxies; no operator hears p2, which may serve an older form");
 }

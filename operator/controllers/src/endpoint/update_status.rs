@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use epic_crds::condition::{ACCEPTED, PROGRAMMED, TUNNEL_UP, set};
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY, TUNNEL_UP, find, set};
+use epic_crds::reason::Reason as _;
 use epic_crds::{
-    ConditionStatus, Endpoint, EndpointReason as Reason, EndpointStatus, GueTunnelEndpoint, ProxyState,
+    Condition, ConditionStatus, Endpoint, EndpointReason as Reason, EndpointStatus, GueTunnelEndpoint,
+    GueTunnelLeg, HasConditions, ProxyState,
 };
 use epic_model::address;
 use epic_model::endpoint::alias;
@@ -14,7 +16,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Found, Refused};
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
+<<<<<<< HEAD
 use crate::xds::health;
+=======
+use crate::tunnels::Said;
+>>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
 
 /// Writes the status.
 ///
@@ -48,16 +54,21 @@ pub(super) fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) ->
             set(conditions, PROGRAMMED, false, *reason, message, generation, now)
         }
         (Ok(()), Some(served)) => {
-            set(conditions, PROGRAMMED, true, Reason::Programmed, "", Some(served), now)
+            set(conditions, PROGRAMMED, true, Reason::Programmed, in_proxies(found), Some(served), now)
         }
         (Ok(()), None) => {
             let (reason, message) = awaited(found, &before);
             set(conditions, PROGRAMMED, false, reason, message, generation, now)
         }
     };
-    let (value, reason, message) = tunnel(found);
+    let (value, reason, message) = tunnel(found, &before);
     set(conditions, TUNNEL_UP, value, reason, message, generation, now);
+<<<<<<< HEAD
     health::forget_gone(&mut status, found.balancer.as_deref(), generation, now);
+=======
+    let (value, reason, message) = ready(found, conditions);
+    set(conditions, READY, value, reason, message, generation, now);
+>>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
     status
 }
 
@@ -126,13 +137,14 @@ fn awaited(found: &Found, before: &EndpointStatus) -> (Reason, String) {
     }
 }
 
-fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {
+/// Whether its tunnels are up: False only for what a node has reported to be down.
+fn tunnel(found: &Found, before: &EndpointStatus) -> (ConditionStatus, Reason, String) {
     let Some(node) = &found.endpoint.spec.node_address else {
         return (ConditionStatus::Unknown, Reason::NotTunnelled, "it has no node-address".to_owned());
     };
     let status = found.balancer.as_ref().and_then(|balancer| balancer.status.as_ref());
     let (Some(status), Some(entry)) = (status, entry(found)) else {
-        return (ConditionStatus::False, Reason::TunnelPending, "waiting for its tunnel".to_owned());
+        return (ConditionStatus::Unknown, Reason::TunnelPending, "waiting for its tunnel".to_owned());
     };
     let serving: BTreeSet<&str> = status
         .proxies
@@ -140,6 +152,18 @@ fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {
         .filter(|proxy| proxy.state == ProxyState::Ready)
         .filter_map(|proxy| proxy.epic_address.as_deref())
         .collect();
+    let legs = entry.legs().filter(|leg| serving.is_empty() || serving.contains(leg.epic_address.as_str()));
+    let legs: Vec<_> = legs.map(|leg| (said(found, before, &leg), leg)).collect();
+    let named = |wanted: Said| -> Vec<String> {
+        let named = legs.iter().filter(|(said, _)| *said == wanted);
+        named.map(|(_, leg)| format!("{} (tunnel {})", leg.epic_address, leg.tunnel_id)).collect()
+    };
+    let down = named(Said::Down);
+    if !down.is_empty() {
+        let text =
+            format!("client node {node} does not say hello to {}; is its agent running?", down.join(", "));
+        return (ConditionStatus::False, Reason::TunnelDown, text);
+    }
     let lacking: Vec<&str> = serving
         .iter()
         .filter(|address| !entry.legs().any(|leg| leg.epic_address == **address))
@@ -147,20 +171,71 @@ fn tunnel(found: &Found) -> (ConditionStatus, Reason, String) {
         .collect();
     if !lacking.is_empty() {
         let text = format!("waiting for its tunnel to {}", lacking.join(", "));
-        return (ConditionStatus::False, Reason::TunnelPending, text);
+        return (ConditionStatus::Unknown, Reason::TunnelPending, text);
     }
-    let down: Vec<String> = entry
-        .legs()
-        .filter(|leg| serving.is_empty() || serving.contains(leg.epic_address.as_str()))
-        .filter(|leg| {
-            let state = u32::try_from(leg.tunnel_id).ok().and_then(|id| found.tunnels.get(&id));
-            state != Some(&true)
-        })
-        .map(|leg| format!("{} (tunnel {})", leg.epic_address, leg.tunnel_id))
+    let unknown = named(Said::Nothing);
+    if !unknown.is_empty() {
+        let text = format!(
+            "EPIC nodes have not reported, or not lately: {}; see kubectl get epicnodes -n epic",
+            unknown.join(", ")
+        );
+        return (ConditionStatus::Unknown, Reason::TunnelNotReported, text);
+    }
+    (ConditionStatus::True, Reason::TunnelUp, String::new())
+}
+
+/// How a tunnel is. What a node said before it fell silent is not known to hold any more. One that is not among those
+/// that are down is up where its node has it: once the LoadBalancer is in force, or if it was up before.
+fn said(found: &Found, before: &EndpointStatus, leg: &GueTunnelLeg) -> Said {
+    let silent =
+        found.tunnels.node(&leg.epic_address).is_some_and(|node| found.heard.is_silent(node.as_str()));
+    match found.tunnels.said(&leg.epic_address, leg.tunnel_id) {
+        _ if silent => Said::Nothing,
+        Said::Unlisted => {
+            let programmed = found.balancer.as_ref().is_some_and(|it| it.is_condition_true(PROGRAMMED));
+            let was_up = epic_crds::condition::is_true(&before.conditions, TUNNEL_UP);
+            if programmed || was_up { Said::Up } else { Said::Nothing }
+        }
+        said => said,
+    }
+}
+
+/// Whether traffic reaches it. `Accepted`, `Programmed` and `TunnelUp` have been set.
+fn ready(found: &Found, conditions: &[Condition]) -> (bool, Reason, String) {
+    for type_ in [ACCEPTED, PROGRAMMED, TUNNEL_UP] {
+        let Some(known) = find(conditions, type_) else { continue };
+        let Some(reason) = Reason::parse(&known.reason) else { continue };
+        if known.status == ConditionStatus::False {
+            return (false, reason, known.message.clone());
+        }
+    }
+    if found.endpoint.spec.weight() == 0 {
+        let text = "its weight is 0: it keeps the connections it has and gets no new ones";
+        return (true, Reason::Draining, text.to_owned());
+    }
+    (true, Reason::Ready, String::new())
+}
+
+/// In how many proxies it is, where that is not all of them.
+fn in_proxies(found: &Found) -> String {
+    let status = found.balancer.as_ref().and_then(|balancer| balancer.status.as_ref());
+    let ready: Vec<_> = status
+        .iter()
+        .flat_map(|status| &status.proxies)
+        .filter(|proxy| proxy.state == ProxyState::Ready)
         .collect();
-    if down.is_empty() {
-        return (ConditionStatus::True, Reason::TunnelUp, String::new());
+    let stale: Vec<&str> = ready
+        .iter()
+        .filter(|proxy| found.heard.is_stale(proxy.proxy_id))
+        .map(|proxy| proxy.pod.as_str())
+        .collect();
+    if stale.is_empty() {
+        return String::new();
     }
-    let text = format!("client node {node} does not say hello to {}; is its agent running?", down.join(", "));
-    (ConditionStatus::False, Reason::TunnelDown, text)
+    format!(
+        "in {} of {} proxies; no operator hears {}, which may serve an older form",
+        ready.len() - stale.len(),
+        ready.len(),
+        stale.join(", ")
+    )
 }

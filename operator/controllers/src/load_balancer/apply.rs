@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use epic_crds::LoadBalancer;
+use epic_crds::{LoadBalancer, LoadBalancerReason as Reason};
 use epic_model::claim::Refusal;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kates::{Key, Object, Snapshot};
 use kube::Resource;
 use rand::Rng;
@@ -31,8 +32,8 @@ pub(super) struct Done {
     pub refusal: Option<Refusal>,
     /// Whether something was written that this pass's inputs do not show yet.
     pub moved: bool,
-    /// What could not be written, in words.
-    pub failed: Option<String>,
+    /// What could not be written: why, and in words.
+    pub failed: Option<(Reason, String)>,
 }
 
 /// Writes what is missing or differs.
@@ -66,7 +67,7 @@ pub(super) async fn run(
         match error.category() {
             // Somebody wrote first: nothing to tell, only to look again.
             Category::Conflict => done.moved = true,
-            Category::Transient | Category::Waiting => done.failed = Some(reason(&error)),
+            Category::Transient | Category::Waiting => done.failed = Some(failure(&error)),
         }
     }
     // Last, since nothing takes as long as a proxy's start.
@@ -137,7 +138,11 @@ where
     };
     if let Some(live) = live {
         if !owned_by(live.meta(), uid) {
-            return Err(Error::Missing("an object of the proxies' name exists and is not theirs; delete it"));
+            return Err(Error::Missing(if is_leaving(live.meta(), &object) {
+                PREDECESSOR
+            } else {
+                STRANGER
+            }));
         }
         if covers(&serde_json::to_value(live).unwrap_or_default(), &untyped(wanted)) {
             return Ok(());
@@ -159,11 +164,32 @@ fn untyped(mut wanted: Value) -> Value {
     wanted
 }
 
-fn reason(error: &Error) -> String {
-    match std::error::Error::source(error) {
+/// An object of the name is there, of a LoadBalancer that was deleted.
+const PREDECESSOR: &str = "waiting for the proxies of its predecessor of the same name to go";
+/// An object of the name is there, of somebody else.
+const STRANGER: &str = "an object of the proxies' name exists and is not theirs; delete it";
+
+/// Whether an object goes by itself: it is being deleted, or belonged to a LoadBalancer of the same name and will be
+/// collected.
+fn is_leaving<K: Resource>(live: &ObjectMeta, wanted: &K) -> bool {
+    let controller = |meta: &ObjectMeta| {
+        let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        owner.map(|owner| (owner.kind.clone(), owner.name.clone()))
+    };
+    let owner = controller(live);
+    live.deletion_timestamp.is_some() || (owner.is_some() && owner == controller(wanted.meta()))
+}
+
+fn failure(error: &Error) -> (Reason, String) {
+    let reason = match error {
+        Error::Missing(PREDECESSOR) => Reason::Pending,
+        _ => Reason::ApplyFailed,
+    };
+    let text = match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
+    };
+    (reason, text)
 }
 
 /// Fills in the spec fields of what was granted, at the version at which the grants were read.
@@ -178,7 +204,18 @@ pub(super) async fn complete_spec(context: &Shared, balancer: &LoadBalancer) -> 
     if completed.spec == balancer.spec {
         return Ok(false);
     }
+    let granted: Vec<String> = [
+        (completed.spec.service_id != balancer.spec.service_id)
+            .then(|| format!("service ID {}", completed.spec.service_id.unwrap_or_default())),
+        (completed.spec.public_address != balancer.spec.public_address).then(|| {
+            format!("public address {}", completed.spec.public_address.as_deref().unwrap_or_default())
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     context.counters.wrote("LoadBalancer");
     context.client.update(&mut completed).await?;
+    context.events.note(&balancer.object_ref(&()), Reason::Allocated, "Allocate", &granted.join(", "));
     Ok(true)
 }

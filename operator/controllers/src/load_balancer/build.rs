@@ -38,7 +38,7 @@ pub(super) struct Wanted {
     pub status: LoadBalancerStatus,
     /// The proxies, for the decision whether everything is in force.
     pub configured: Vec<Configured>,
-    /// Pods that are ready by their own word.
+    /// Pods that are ready by their own word, and may take traffic.
     pub ready: usize,
     /// Whether a pod waits for its ID.
     pub lacks_ids: bool,
@@ -50,7 +50,7 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
     let before = found.balancer.status.clone().unwrap_or_default();
     let range = found.epic.as_ref().and_then(|epic| address::parse_network(epic.spec.proxy_ipv4()).ok());
     let known = known(&before);
-    let pods = connected(&found.pods, &known, &granted(&before));
+    let pods = connected(found, &known, &granted(&before));
     let mut list = range.map(|range| proxy::list(&pods, &known, range)).unwrap_or_default();
     keep_addresses(&mut list, &before);
     let configured = acknowledgements(found, &list);
@@ -94,7 +94,7 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
         proxies: valid.map(|valid| proxies(found, valid)).transpose(),
         status,
         configured,
-        ready: proxy::ready_pods(&found.pods),
+        ready: proxy::ready_pods(&pods),
         lacks_ids: found
             .pods
             .iter()
@@ -102,15 +102,23 @@ pub(super) fn plan(found: &Found, valid: Option<&Valid>) -> Wanted {
     }
 }
 
-/// The pods, with one as not ready that has not served yet and has no tunnel while others have: its node has just got
-/// its first proxy, or is one too many. Flows that went there would reach no endpoint behind a tunnel.
-fn connected(pods: &[Pod], known: &BTreeMap<Uid, Known>, granted: &BTreeMap<Pair, TunnelId>) -> Vec<Pod> {
+/// The pods, with one as not ready that has not served yet and
+///
+/// - has acknowledged no configuration: Envoy may have refused its listeners, and flows that went there would be reset;
+/// - has no tunnel while others have: its node has just got its first proxy, or is one too many. Flows that went there
+///   would reach no endpoint behind a tunnel.
+///
+/// One that serves goes on, whatever its xDS stream does.
+fn connected(found: &Found, known: &BTreeMap<Uid, Known>, granted: &BTreeMap<Pair, TunnelId>) -> Vec<Pod> {
     let nodes: BTreeSet<IpAddr> = granted.keys().map(|pair| pair.epic).collect();
     let serves = |pod: &Pod| known.get(&pod.uid).is_some_and(|known| known.state == ProxyState::Ready);
-    let leads = |pod: &Pod| {
-        nodes.is_empty() || serves(pod) || pod.epic_address.is_some_and(|address| nodes.contains(&address))
+    let has_acknowledged = |pod: &Pod| {
+        found.configured.iter().any(|(name, generation, _)| *name == pod.name && generation.is_some())
     };
-    pods.iter().map(|pod| Pod { ready: pod.ready && leads(pod), ..pod.clone() }).collect()
+    let leads =
+        |pod: &Pod| nodes.is_empty() || pod.epic_address.is_some_and(|address| nodes.contains(&address));
+    let may_serve = |pod: &Pod| serves(pod) || (has_acknowledged(pod) && leads(pod));
+    found.pods.iter().map(|pod| Pod { ready: pod.ready && may_serve(pod), ..pod.clone() }).collect()
 }
 
 /// A node whose EPICNode is being made anew keeps the address that it had.

@@ -4,24 +4,30 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
-use epic_crds::{Account, AddressClaim, AddressPool, EPIC, Endpoint, LoadBalancer, ServiceGroup};
+use epic_crds::{
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ProxyState, ServiceGroup,
+};
 use epic_model::claim::Claim;
 use epic_model::id::{NodeName, ObjectName, Seconds};
 use epic_model::proxy::Pod;
 use epic_model::revision::NodeRevision;
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use kates::{Key, Snapshot};
 use kube::ResourceExt;
 
+use super::Announcement;
 use crate::account::account_of;
 use crate::allocation::verdict::Verdict;
 use crate::claim::{claim, live_nodes, node_revisions};
 use crate::context::Shared;
-use crate::proxy::{Index, first_trouble, listed};
+use crate::proxy::{Agent, Index, Surroundings, first_trouble, listed, owned_by};
 use crate::service_group::{admits, group_of, pools_of};
+use crate::witness::Heard;
 use crate::xds::{configured, xds_address};
 
 /// What is there.
+#[derive(Clone)]
 pub struct Found {
     /// The LoadBalancer.
     pub balancer: Arc<LoadBalancer>,
@@ -53,10 +59,29 @@ pub struct Found {
     pub verdict: Option<Verdict>,
     /// ClusterIP of the xDS Service.
     pub xds_address: Option<IpAddr>,
-    /// Whether a pool that holds its address is announced on layer 2; `None` without address.
-    pub announced: Option<bool>,
+    /// How its address is announced; `None` without address.
+    pub announcement: Option<Announcement>,
+    /// Pods that take traffic and have not been heard for a while.
+    pub stale: Vec<String>,
+    /// Wanted pods: those of the group, or what its Deployment has when it is refused.
+    pub replicas: u32,
+    /// Who is heard.
+    pub heard: Arc<Heard>,
     /// Whether its address lies in a pool of its group.
     pub in_pool: bool,
+}
+
+/// Names of the pods that take traffic and have not been heard for a while.
+fn stale(balancer: &LoadBalancer, heard: &Heard) -> Vec<String> {
+    let proxies = balancer.status.iter().flat_map(|status| &status.proxies);
+    let ready = proxies.filter(|proxy| proxy.state == ProxyState::Ready);
+    ready.filter(|proxy| heard.is_stale(proxy.proxy_id)).map(|proxy| proxy.pod.clone()).collect()
+}
+
+fn replicas(group: Option<&ServiceGroup>, deployment: Option<&Deployment>) -> u32 {
+    let made = deployment.and_then(|deployment| deployment.spec.as_ref()?.replicas);
+    let wanted = made.map(i64::from).or_else(|| group.map(|group| group.spec.envoy_replicas()));
+    wanted.and_then(|wanted| u32::try_from(wanted).ok()).unwrap_or(0)
 }
 
 /// Looks everything up; `None` when the LoadBalancer is gone.
@@ -92,6 +117,20 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
     });
     let index = Index::within(snapshot, &namespace);
     let pods = index.objects(&balancer.metadata, listed(&balancer));
+    let heard = context.witness.heard();
+    let xds_address = xds_address(snapshot, &context.settings);
+    let child = epic_model::name::child(&namespace.as_str().into(), &balancer.name_any().into());
+    let deployment = snapshot
+        .get::<Deployment>(&Key::namespaced(namespace.as_str(), child.as_str()))
+        .filter(|deployment| owned_by(&deployment.metadata, &uid))
+        .cloned();
+    let agent = |node: &str| match snapshot.get::<EPICNode>(&Key::namespaced(EPIC_NAMESPACE, node)) {
+        None => Agent::Missing,
+        Some(_) if heard.is_silent(node) => Agent::Silent,
+        Some(_) => Agent::Alive,
+    };
+    let around =
+        Surroundings { deployment: deployment.as_deref(), agent: &agent, xds_address, now: Timestamp::now() };
     Some(Found {
         epic: snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned(),
         admitted: match (&group, &account) {
@@ -100,7 +139,9 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         },
         over_balancer_limit: over(&|limits| limits.load_balancers.refused.contains(&uid.as_str().into())),
         over_proxy_limit: over(&|limits| limits.proxies.refused.contains(&uid.as_str().into())),
-        trouble: first_trouble(pods.iter().copied()),
+        trouble: first_trouble(pods.iter().copied(), &around),
+        stale: stale(&balancer, &heard),
+        replicas: replicas(group.as_deref(), deployment.as_deref()),
         configured: configured(&pods),
         pods: pods.iter().map(|pod| index.proxy(pod)).collect(),
         endpoints: snapshot
@@ -111,8 +152,16 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         revisions: node_revisions(snapshot, now),
         live: live_nodes(snapshot, now).into_iter().map(NodeName::from).collect(),
         verdict: context.verdicts.of(&uid),
-        xds_address: xds_address(snapshot, &context.settings),
-        announced: pool.as_ref().map(is_announced),
+        xds_address,
+        announcement: pool.map(|claim| {
+            let answers = context.endpoints.answers(snapshot);
+            Announcement {
+                announced: is_announced(&claim),
+                answer: answers.about(claim.address),
+                may_be_unlisted: !answers.incomplete.is_empty() || !answers.are_told(),
+            }
+        }),
+        heard,
         in_pool,
         balancer,
         account,

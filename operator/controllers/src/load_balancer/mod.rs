@@ -8,12 +8,17 @@
 //! proxies, their states and certificates are looked after, and `Accepted` says what is wrong. Only its deletion ends
 //! it.
 
+mod advertised;
 mod apply;
 mod awaited;
 mod build;
 mod dereference;
+mod in_force;
+#[cfg(test)]
+mod situations;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod update_status;
 mod validate;
 
@@ -22,10 +27,12 @@ use std::time::Duration;
 
 use epic_crds::condition::ACCEPTED;
 use epic_crds::{HasConditions, LoadBalancer};
+use epic_model::proxy::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kates::{Key, Subject};
 use kube::runtime::controller::Action;
 
+pub use advertised::{Announcement, Answer, Answers};
 pub use awaited::Awaited;
 pub use build::{granted, known};
 pub use dereference::{Found, load};
@@ -37,6 +44,8 @@ use crate::uninstall;
 
 /// Another look while the LoadBalancer waits for something that rings no bell.
 const SOON: Duration = Duration::from_secs(5);
+/// Another look while a pod is not ready, whose container may run without ever coming to the xDS server.
+const WHILE_PODS_START: Duration = Duration::from_secs(15);
 /// Another look after a write whose bell may have rung already.
 const AT_ONCE: Duration = Duration::from_millis(250);
 
@@ -72,6 +81,7 @@ pub async fn reconcile(subject: Arc<Subject<LoadBalancer>>, context: Shared) -> 
     let done = apply::run(&context, &snapshot, &found, &wanted).await?;
     let settled = update_status::publish(&context, &found, &valid, &wanted, &done).await?;
     Ok(match (settled, done.moved) {
+        (true, _) if found.pods.iter().any(starts) => Action::requeue(WHILE_PODS_START),
         (true, _) => full_pass(&context),
         // Whatever gives it an address after all is an event: of a claim, a pool, its group, its Account or itself.
         (false, false) if done.refusal.is_some() => full_pass(&context),
@@ -86,6 +96,10 @@ fn is_left_to_allocator(found: &Found, now: &Time) -> bool {
     let accepted = found.balancer.condition(ACCEPTED);
     let waits = accepted.map(|known| now.0.duration_since(known.last_transition_time.0));
     found.verdict.is_none() && waits.is_some_and(|waits| waits.unsigned_abs() < SOON)
+}
+
+fn starts(pod: &Pod) -> bool {
+    !pod.ready && !pod.deleting && !pod.ended
 }
 
 fn full_pass(context: &Shared) -> Action {

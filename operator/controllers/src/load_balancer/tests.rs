@@ -22,7 +22,7 @@ fn condition(type_: &str, status: &str, generation: i64) -> Value {
         "lastTransitionTime": "2026-01-01T00:00:00Z"})
 }
 
-fn served(generation: i64, programmed: i64) -> LoadBalancer {
+pub(super) fn served(generation: i64, programmed: i64) -> LoadBalancer {
     serde_json::from_value(json!({
         "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer",
         "metadata": {"name": "web", "namespace": "epic-red", "uid": "u", "resourceVersion": "9",
@@ -55,12 +55,15 @@ fn found(balancer: LoadBalancer) -> Found {
         live: Vec::new(),
         verdict: None,
         xds_address: None,
-        announced: None,
+        announcement: None,
+        stale: Vec::new(),
+        replicas: 1,
+        heard: Arc::default(),
         in_pool: true,
     }
 }
 
-fn now() -> Time {
+pub(super) fn now() -> Time {
     Time(Timestamp::UNIX_EPOCH)
 }
 
@@ -75,28 +78,116 @@ fn an_account_that_is_gone_for_a_moment_takes_nothing_away() {
     let mut after = wanted.status.clone();
     assert!(judged(&mut after, &refused, Some(3), &now()));
     let after = LoadBalancer { status: Some(after), ..served(3, 3) };
-    assert!(!after.is_condition_true(ACCEPTED) && !after.is_condition_true(READY));
+    assert!(!after.is_condition_true(ACCEPTED));
     assert!(after.is_condition_true(PROGRAMMED), "what is programmed is in force");
 }
 
+/// The status of one that is refused, after a pass.
+fn refused_pass(found: &Found, awaited: &Awaited) -> LoadBalancer {
+    let refused = Err(Refused { reason: Reason::ProxyLimitExceeded, message: "too many".into() });
+    let mut before = found.balancer.as_ref().clone();
+    judged(before.status.as_mut().unwrap(), &refused, before.metadata.generation, &now());
+    let generation = before.metadata.generation;
+    let found = &Found { balancer: Arc::new(before), ..found.clone() };
+    let wanted = build::plan(found, None);
+    let mut after = status(found, &refused, &wanted, &Done::default(), awaited, &now());
+    assert!(!judged(&mut after, &refused, generation, &now()), "said once");
+    LoadBalancer { status: Some(after), ..found.balancer.as_ref().clone() }
+}
+
 #[test]
-fn a_refused_generation_is_not_programmed_and_the_one_before_stays_acknowledged() {
-    let refused = Err(Refused { reason: Reason::NotSupportedYet, message: "no".into() });
-    let mut after = served(4, 3).status.unwrap();
-    assert!(judged(&mut after, &refused, Some(4), &now()));
-    let after = LoadBalancer { status: Some(after), ..served(4, 3) };
+fn a_refused_edit_stands_in_accepted_alone_while_traffic_flows() {
+    let after = refused_pass(&proxied(served(4, 3), 3), &Awaited::default());
+    assert_eq!(after.condition(ACCEPTED).unwrap().reason, Reason::ProxyLimitExceeded.as_str());
+    assert!(after.is_condition_true(READY), "{:?}", after.condition(READY));
     let programmed = after.condition(PROGRAMMED).unwrap();
-    assert!(!after.is_condition_true(PROGRAMMED));
-    assert_eq!(programmed.observed_generation, Some(3));
-    let mut again = after.status.clone().unwrap();
-    assert!(!judged(&mut again, &refused, Some(4), &now()), "said once");
+    assert_eq!((programmed.status.as_str(), programmed.observed_generation), ("True", Some(3)));
+}
+
+#[test]
+fn what_was_on_its_way_when_an_edit_was_refused_gets_in_force() {
+    let awaited = Awaited::default();
+    let begun = passed(&proxied(served(4, 3), 3), &awaited);
+    assert!(!begun.is_condition_true(PROGRAMMED), "generation 4 has just begun");
+    let mut edited = begun;
+    edited.metadata.generation = Some(5);
+    let waits = refused_pass(&proxied(edited.clone(), 3), &awaited);
+    assert!(!waits.is_condition_true(PROGRAMMED));
+    let done = refused_pass(&proxied(edited, 4), &awaited);
+    let programmed = done.condition(PROGRAMMED).unwrap();
+    assert_eq!((programmed.status.as_str(), programmed.observed_generation), ("True", Some(4)));
+    assert!(done.is_condition_true(READY));
+}
+
+#[test]
+fn one_that_was_never_served_is_neither_programmed_nor_ready_when_it_is_refused() {
+    let refused = Err(Refused { reason: Reason::GroupNotFound, message: "no".into() });
+    let mut after = epic_crds::LoadBalancerStatus::default();
+    assert!(judged(&mut after, &refused, Some(1), &now()));
+    let reasons: Vec<&str> = after.conditions.iter().map(|condition| condition.reason.as_str()).collect();
+    assert_eq!(reasons, ["GroupNotFound"; 3]);
+}
+
+#[test]
+fn a_proxy_takes_its_first_flow_after_it_has_acknowledged_a_configuration_and_serves_on_without_xds() {
+    let state = |known: ProxyState, configured: Option<i64>, rejection: Option<&str>| {
+        let mut balancer = served(3, 3);
+        balancer.status.as_mut().unwrap().proxies[0].state = known;
+        let mut found = proxied(balancer, 3);
+        found.configured = vec![("p".into(), configured, rejection.map(str::to_owned))];
+        let after = passed(&found, &Awaited::default());
+        (after.status.unwrap().proxies[0].state, after_ready(&found))
+    };
+    use ProxyState::{Pending, Ready};
+    assert_eq!(state(Pending, None, None), (Pending, 0), "it has no listeners yet");
+    assert_eq!(state(Pending, None, Some("bad listener")), (Pending, 0), "Envoy refuses them");
+    assert_eq!(state(Pending, Some(2), None), (Ready, 1), "an older generation will do");
+    assert_eq!(state(Ready, None, None), (Ready, 1), "it merely lacks xDS");
+    assert_eq!(state(Ready, None, Some("bad listener")), (Ready, 1), "it keeps its last good form");
+}
+
+fn after_ready(found: &Found) -> usize {
+    build::plan(found, Some(&valid(found))).ready
+}
+
+/// A roll-out: beside `p`, which serves, a pod `q` that is not ready, with what Envoy says there.
+fn rolling(words: Option<&str>) -> Found {
+    let mut found = proxied(served(3, 3), 3);
+    let new = Pod { name: "q".into(), uid: "q".into(), ready: false, ..found.pods[0].clone() };
+    found.pods.push(new);
+    found.configured.push(("q".into(), None, words.map(str::to_owned)));
+    found
+}
+
+#[test]
+fn a_roll_out_that_envoy_refuses_stands_still_and_says_so_with_pod_and_words() {
+    let after = passed(&rolling(Some("Listener 10000: no such field")), &Awaited::default());
+    let ready = after.condition(READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "ProxyRejected"));
+    assert!(ready.message.contains("pod q: Listener 10000: no such field"), "{}", ready.message);
+    assert!(after.is_condition_true(PROGRAMMED), "what serves has it");
+    let after = passed(&rolling(None), &Awaited::default());
+    assert_eq!(after.condition(READY).unwrap().reason, "Ready", "a pod on its way is no trouble");
+}
+
+#[test]
+fn a_proxy_that_nobody_hears_is_named_and_waited_for_by_name() {
+    let stale = || Found { stale: vec!["p".to_owned()], ..proxied(served(3, 3), 3) };
+    let ready = passed(&stale(), &Awaited::default());
+    let ready = ready.condition(READY).unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "ProxyStale"));
+    assert!(ready.message.contains("has heard p "), "{}", ready.message);
+    let awaited = Awaited::default();
+    let begun = passed(&Found { stale: vec!["p".to_owned()], ..proxied(served(4, 3), 3) }, &awaited);
+    let waits = passed(&Found { stale: vec!["p".to_owned()], ..proxied(begun, 3) }, &awaited);
+    assert_eq!(waits.condition(PROGRAMMED).unwrap().reason, "ProxyStale");
 }
 
 #[test]
 fn a_write_that_fails_does_not_withdraw_what_is_in_force() {
     let found = found(served(3, 3));
     let wanted = build::plan(&found, None);
-    let done = Done { failed: Some("no".into()), ..Done::default() };
+    let done = Done { failed: Some((Reason::ApplyFailed, "no".into())), ..Done::default() };
     let refused = check(&found);
     let after = status(&found, &refused, &wanted, &done, &Awaited::default(), &now());
     let after = LoadBalancer { status: Some(after), ..served(3, 3) };
@@ -117,7 +208,10 @@ fn valid(found: &Found) -> Valid {
 }
 
 /// A LoadBalancer with a ready proxy `p` that has acknowledged a generation.
-fn proxied(balancer: LoadBalancer, acknowledged: i64) -> Found {
+pub(super) fn proxied(mut balancer: LoadBalancer, acknowledged: i64) -> Found {
+    if let Some(row) = balancer.status.iter_mut().flat_map(|status| &mut status.proxies).next() {
+        (row.node, row.epic_address) = (Some("n1".into()), Some("192.168.77.101".into()));
+    }
     let epic = json!({"apiVersion": "epic.acnodal.io/v1", "kind": "EPIC",
         "metadata": {"name": "epic", "namespace": "epic"}, "spec": {}});
     let pod = Pod {
@@ -210,7 +304,8 @@ fn the_allocator_goes_first_unless_it_takes_long_or_says_why_it_cannot() {
     let (soon, later) = (at("2026-01-01T00:00:02Z"), at("2026-01-01T00:00:09Z"));
     assert!(is_left_to_allocator(&fresh(), &soon));
     assert!(!is_left_to_allocator(&fresh(), &later));
-    let verdict = Verdict { duplicate: false, exhausted: true, message: "no service ID is free".into() };
+    let verdict =
+        Verdict { duplicate: false, exhausted: true, taken: false, message: "no service ID is free".into() };
     assert!(!is_left_to_allocator(&Found { verdict: Some(verdict), ..fresh() }, &soon));
 }
 
@@ -260,6 +355,7 @@ fn a_proxy_takes_traffic_only_where_a_tunnel_leads_unless_none_has_one() {
         epic_address: "192.168.77.110".parse().ok(),
         ..found.pods[0].clone()
     });
+    found.configured.push(("q".into(), Some(3), None));
     let states = |found: &Found| -> Vec<ProxyState> {
         passed(found, &Awaited::default()).status.unwrap().proxies.iter().map(|proxy| proxy.state).collect()
     };

@@ -1,27 +1,23 @@
 //! What a LoadBalancer's status says. One PUT, and only when something differs.
 
 use epic_crds::condition::{ACCEPTED, ADVERTISED, ENDPOINTS, PROGRAMMED, READY, find, set};
-use epic_crds::{
-    ConditionStatus, HasConditions, LoadBalancer, LoadBalancerReason as Reason, LoadBalancerStatus,
-};
-use epic_model::claim::Refusal;
-use epic_model::programmed::{Programmed, programmed};
-use epic_model::proxy::ProxyState;
-use epic_model::revision::Revision;
+use epic_crds::{HasConditions, LoadBalancer, LoadBalancerReason as Reason, LoadBalancerStatus, ProxyState};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kates::Key;
-use kube::ResourceExt;
+use kube::Resource;
 
-use super::Found;
+use super::advertised::advertised;
 use super::apply::{Done, complete_spec};
-use super::awaited::{Awaited, Wait};
-use super::build::{Content, Wanted};
+use super::awaited::Awaited;
+use super::build::Wanted;
+use super::in_force::{in_force, obstacle};
 use super::validate::{Refused, Valid};
+use super::{Found, traffic};
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
 
-/// Writes `Accepted` when it is another one than before, with `Ready` and `Programmed` when it is refused. Says
-/// whether it wrote.
+/// Writes `Accepted` when it is another one than before, with `Ready` and `Programmed` of one that is refused and was
+/// never served. Says whether it wrote.
 ///
 /// # Errors
 /// What the API server answers.
@@ -40,23 +36,23 @@ pub(super) async fn accepted(
     Ok(changed)
 }
 
-/// Puts the judgement into the conditions; says whether that changed anything.
+/// Puts the judgement into the conditions; says whether that changed anything. One that is served is served on: its
+/// other conditions are about that, and only `Accepted` tells of the refusal.
 pub(super) fn judged(
     status: &mut LoadBalancerStatus,
     valid: &Result<Valid, Refused>,
     generation: Option<i64>,
     now: &Time,
 ) -> bool {
+    let served = status.service_id.is_some();
     let conditions = &mut status.conditions;
     let Err(Refused { reason, message }) = valid else {
         return set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, now);
     };
     let mut changed = set(conditions, ACCEPTED, false, *reason, message, generation, now);
-    changed |= set(conditions, READY, false, *reason, message, generation, now);
-    // What was programmed for an earlier generation goes on, and proxies acknowledge that one.
-    let programmed = find(conditions, PROGRAMMED).and_then(|known| known.observed_generation);
-    if programmed.is_none() || programmed != generation {
-        changed |= set(conditions, PROGRAMMED, false, *reason, message, programmed, now);
+    if !served {
+        changed |= set(conditions, PROGRAMMED, false, *reason, message, generation, now);
+        changed |= set(conditions, READY, false, *reason, message, generation, now);
     }
     changed
 }
@@ -87,7 +83,11 @@ pub(super) async fn publish(
         return completed;
     }
     let after = LoadBalancer { status: Some(status), ..balancer.as_ref().clone() };
+    let changes = proxy_changes(balancer.status.as_ref(), after.status.as_ref());
     let written = publish_status(context, balancer.as_ref(), after).await?;
+    for change in changes.iter().filter(|_| written) {
+        context.events.note(&balancer.object_ref(&()), Reason::ProxyChanged, "Proxy", change);
+    }
     // A completion that is refused keeps nobody from seeing the status.
     completed?;
     if written {
@@ -109,9 +109,27 @@ pub(super) fn is_mere_wording(balancer: &LoadBalancer, after: &LoadBalancerStatu
             condition.reason.clear();
             condition.message.clear();
         }
+        (status.endpoints, status.proxies_ready, status.summary) = (None, None, None);
         status
     };
     balancer.status.as_ref().is_some_and(|before| plain(before) == plain(after))
+}
+
+/// Proxies that take traffic now, or do not any more, in words.
+fn proxy_changes(before: Option<&LoadBalancerStatus>, after: Option<&LoadBalancerStatus>) -> Vec<String> {
+    let proxies =
+        |status: Option<&LoadBalancerStatus>| status.map(|status| status.proxies.clone()).unwrap_or_default();
+    let before = proxies(before);
+    let was = |uid: &str| before.iter().find(|known| known.pod_uid == uid).map(|known| known.state);
+    proxies(after)
+        .into_iter()
+        .filter(|proxy| was(&proxy.pod_uid).unwrap_or_default() != proxy.state)
+        .map(|proxy| match proxy.state {
+            ProxyState::Ready => format!("{} takes traffic", proxy.pod),
+            ProxyState::Draining => format!("{} drains: it keeps the connections it has", proxy.pod),
+            ProxyState::Pending => format!("{} takes no new connections: it is not ready", proxy.pod),
+        })
+        .collect()
 }
 
 /// The status as it should be.
@@ -127,165 +145,33 @@ pub(super) fn status(
     let before = found.balancer.status.clone().unwrap_or_default();
     let mut status = wanted.status.clone();
     let obstacle = obstacle(found, wanted, done, &status);
-    let programmed = find(&before.conditions, PROGRAMMED).and_then(|known| known.observed_generation);
-    // A refused generation is not programmed; `judged` has said so.
-    let is_of_now = valid.is_ok() || programmed == generation;
-    let in_force = is_of_now.then(|| in_force(found, wanted, obstacle.as_ref(), &before, &status, awaited));
-    if let Some((value, reason, message)) = in_force.clone() {
-        set(&mut status.conditions, PROGRAMMED, value, reason, message, generation, now);
-    }
-
-    let (serving, count) = endpoints(found);
-    let (reason, message) = if serving == 0 {
-        let text = if count == 0 {
-            "no Endpoint names this LoadBalancer; create one"
-        } else {
-            "none of its Endpoints is programmed; see their conditions"
-        };
-        (Reason::NoneReady, text.to_owned())
-    } else {
-        (Reason::EndpointsReady, format!("{serving} of {count} take traffic"))
+    // Of one whose present generation is refused, the generation before goes on; proxies acknowledge that one.
+    let programmed = match valid {
+        Ok(_) => Some(generation.unwrap_or(0)),
+        Err(_) => find(&before.conditions, PROGRAMMED).and_then(|known| known.observed_generation),
     };
-    set(&mut status.conditions, ENDPOINTS, serving > 0, reason, message, generation, now);
+    let in_force = programmed.map(|programmed| {
+        let judged = in_force(found, wanted, programmed, obstacle.as_ref(), &before, &status, awaited);
+        let (value, reason, message) = judged.clone();
+        set(&mut status.conditions, PROGRAMMED, value, reason, message, Some(programmed), now);
+        judged
+    });
+    let in_force = in_force.or_else(|| traffic::as_before(&before));
 
-    if let Some(announced) = found.announced {
-        let (value, reason, message) = advertised(found, announced);
+    let counts = traffic::counts(found);
+    let (value, reason, message) = traffic::endpoints(found, &counts);
+    set(&mut status.conditions, ENDPOINTS, value, reason, message, generation, now);
+
+    if let Some(announcement) = &found.announcement {
+        let ((value, reason, message), by) = advertised(found, announcement, &found.heard);
         set(&mut status.conditions, ADVERTISED, value, reason, message, generation, now);
+        status.advertised_by = by;
     }
 
-    if let (Ok(_), Some(in_force)) = (valid, in_force) {
-        let (ready, reason, message) = ready(found, wanted, obstacle, in_force);
-        set(&mut status.conditions, READY, ready, reason, message, generation, now);
-    }
+    let (value, reason, message) = traffic::ready(found, wanted, valid.as_ref().err(), obstacle, in_force);
+    set(&mut status.conditions, READY, value, reason, message, generation, now);
+    status.summary = Some(traffic::summary(found, wanted, &counts));
+    status.proxies_ready = i64::try_from(wanted.ready).ok();
+    status.endpoints = Some(counts);
     status
-}
-
-fn ready(
-    found: &Found,
-    wanted: &Wanted,
-    obstacle: Option<(Reason, String)>,
-    in_force: (bool, Reason, String),
-) -> (bool, Reason, String) {
-    if !in_force.0 {
-        return in_force;
-    }
-    if wanted.ready == 0 {
-        return (false, Reason::NoReadyProxy, not_ready(found));
-    }
-    if let Some((reason, message)) = obstacle {
-        return (true, reason, format!("it goes on as it was: {message}"));
-    }
-    if !found.in_pool {
-        let text = "its address lies in no pool of its group any more; it stays granted";
-        return (true, Reason::AddressOutOfPool, text.to_owned());
-    }
-    (true, Reason::Ready, String::new())
-}
-
-/// What keeps the status from being put into force.
-fn obstacle(
-    found: &Found,
-    wanted: &Wanted,
-    done: &Done,
-    status: &LoadBalancerStatus,
-) -> Option<(Reason, String)> {
-    if let Some(verdict) = &found.verdict {
-        let reason = match (verdict.duplicate, verdict.exhausted) {
-            (true, _) => Reason::DuplicateGrant,
-            (false, true) => Reason::IdsExhausted,
-            (false, false) => Reason::ServiceIdTaken,
-        };
-        return Some((reason, verdict.message.clone()));
-    }
-    if let Some(refusal) = &done.refusal {
-        return Some((refused(refusal), refusal.to_string()));
-    }
-    if let Some(failed) = &done.failed {
-        return Some((Reason::ApplyFailed, failed.clone()));
-    }
-    if let Err(missing) = &wanted.proxies {
-        return Some((Reason::Pending, (*missing).to_owned()));
-    }
-    status.public_address.is_none().then(|| (Reason::Pending, "waiting for its address".to_owned()))
-}
-
-/// Whether what the status says is in force everywhere.
-fn in_force(
-    found: &Found,
-    wanted: &Wanted,
-    obstacle: Option<&(Reason, String)>,
-    before: &LoadBalancerStatus,
-    status: &LoadBalancerStatus,
-    awaited: &Awaited,
-) -> (bool, Reason, String) {
-    let known = find(&before.conditions, PROGRAMMED);
-    let generation = found.balancer.metadata.generation.unwrap_or(0);
-    let content = Content::of(status);
-    let begins = Content::of(before) != content
-        || known.is_none_or(|known| known.observed_generation != Some(generation));
-    // Only a change of content withdraws it; nodes that come and go, and writes that fail, do not.
-    if let Some(known) = known.filter(|known| !begins && known.status == ConditionStatus::True) {
-        return (true, Reason::Programmed, known.message.clone());
-    }
-    if let Some((reason, message)) = obstacle {
-        return (false, *reason, message.clone());
-    }
-    if begins {
-        return (false, Reason::NodesPending, "what is programmed has just changed".to_owned());
-    }
-    let present = found.balancer.resource_version().and_then(|version| version.parse::<Revision>().ok());
-    let Some(present) = present else { return (false, Reason::Pending, String::new()) };
-    let since = known.map(|known| known.last_transition_time.clone());
-    let wait = Wait { uid: found.balancer.uid().unwrap_or_default().into(), generation, since, content };
-    let awaited = awaited.version(&Key::of(found.balancer.as_ref()), wait, present);
-    let decision = programmed(generation, awaited, &wanted.configured, &found.revisions);
-    let message = decision.to_string();
-    match decision {
-        Programmed::Yes { .. } if !wanted.configured.iter().any(|known| known.state == ProxyState::Ready) => {
-            (false, Reason::ProxiesPending, not_ready(found))
-        }
-        Programmed::Yes { .. } => (true, Reason::Programmed, message),
-        Programmed::Waiting { proxies, .. } if !proxies.is_empty() => {
-            (false, Reason::ProxiesPending, message)
-        }
-        Programmed::Waiting { .. } => (false, Reason::NodesPending, message),
-        Programmed::Rejected { .. } => (false, Reason::ProxyRejected, message),
-    }
-}
-
-/// Nothing but time is missing, as far as is known, or the one thing to look at.
-fn not_ready(found: &Found) -> String {
-    found
-        .trouble
-        .as_ref()
-        .map_or_else(|| "no proxy is ready yet".to_owned(), |trouble| format!("no proxy is ready: {trouble}"))
-}
-
-fn refused(refusal: &Refusal) -> Reason {
-    match refusal {
-        Refusal::NoPool { .. } => Reason::PoolNotFound,
-        Refusal::NotInPool { .. } => Reason::AddressNotInPool,
-        Refusal::Taken { .. } => Reason::AddressTaken,
-        Refusal::Exhausted(_) => Reason::PoolExhausted,
-        Refusal::TooMany { .. } => Reason::LimitExceeded,
-        Refusal::Conflict { .. } => Reason::DuplicateGrant,
-    }
-}
-
-/// Endpoints that take traffic, and all that name it.
-fn endpoints(found: &Found) -> (usize, usize) {
-    let serving = found.endpoints.iter().filter(|endpoint| endpoint.is_condition_true(PROGRAMMED)).count();
-    (serving, found.endpoints.len())
-}
-
-fn advertised(found: &Found, announced: bool) -> (ConditionStatus, Reason, String) {
-    if !announced {
-        let text = "its pool does not say how to announce it; route it to the EPIC nodes";
-        return (ConditionStatus::Unknown, Reason::NotAnnounced, text.to_owned());
-    }
-    if found.live.is_empty() {
-        let text = "no EPIC node is there to announce it; see kubectl get epicnodes -n epic";
-        return (ConditionStatus::False, Reason::NoNodeToAnnounce, text.to_owned());
-    }
-    (ConditionStatus::True, Reason::Announced, "an EPIC node answers for it on layer 2".to_owned())
 }

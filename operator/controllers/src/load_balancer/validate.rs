@@ -91,10 +91,10 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
     }
     let ports: Vec<PublicPort> = spec.public_ports.iter().filter_map(port).collect();
     if ports.len() != spec.public_ports.len() {
-        return refuse(Reason::NotSupportedYet, "a public port is out of range; choose one from 1 to 65535");
+        return refuse(Reason::InvalidPort, "a public port is out of range; choose one from 1 to 65535");
     }
     if let Err(duplicate) = check_unique(&ports) {
-        return refuse(Reason::NotSupportedYet, duplicate.to_string());
+        return refuse(Reason::InvalidPort, duplicate.to_string());
     }
     if found.over_balancer_limit {
         let text = format!(

@@ -16,4 +16,4 @@ pub use census::Census;
 pub use child::{covers, owned_by};
 pub use deployment::{CONTAINER, MIN_READY_SECONDS, Objects, Proxies, objects};
 pub use pods::{Index, has_ended, is_ready, listed};
-pub use trouble::first_trouble;
+pub use trouble::{Agent, Surroundings, first_trouble, unmade};

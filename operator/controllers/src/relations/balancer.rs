@@ -1,10 +1,10 @@
 //! What concerns LoadBalancers and Endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY};
-use epic_crds::well_known::{LABEL_LOAD_BALANCER, tenant_namespace};
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY, TUNNEL_UP};
+use epic_crds::well_known::{LABEL_LOAD_BALANCER, node_lease_name, tenant_namespace};
 use epic_crds::{
     Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, EndpointReason, HasConditions,
     LoadBalancer, LoadBalancerReason, ServiceGroup,
@@ -25,7 +25,9 @@ use crate::account::{account_of, endpoint_limit};
 use crate::claim::{Addresses, Concerned};
 use crate::context::Shared;
 use crate::endpoint::Index;
+use crate::proxy::unmade;
 use crate::service_group::{group_of, pools_of};
+use crate::tunnels::Tunnels;
 
 /// The controller of LoadBalancers.
 pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
@@ -38,7 +40,7 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         .reconcile_on(on::<ReplicaSet, _, _>(context, |set| set.owner_references().to_vec(), labelled))
         .reconcile_on(on::<Deployment, _, _>(
             context,
-            |deployment| deployment.metadata.generation,
+            |deployment| (deployment.metadata.generation, unmade(deployment)),
             |_, o| owned(o),
         ))
         .reconcile_on(on::<PodDisruptionBudget, _, _>(
@@ -105,10 +107,19 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
                 keys_of(snapshot, |balancer: &LoadBalancer| !balancer.is_condition_true(PROGRAMMED))
             },
         ))
-        .reconcile_on(on::<Lease, _, _>(context, |_| (), move |snapshot, _| everyone(snapshot)))
+        .reconcile_on(on::<Lease, _, _>(
+            context,
+            |_| (),
+            move |snapshot, lease| if names_a_node(lease) { everyone(snapshot) } else { Vec::new() },
+        ))
+        .reconcile_on(on_changes::<EPICNode, _>(context, |snapshot, changes| answered(snapshot, &changes)))
         .reconcile_on(on::<Endpoint, _, _>(
             context,
-            |endpoint| (endpoint.spec.load_balancer.clone(), endpoint.is_condition_true(PROGRAMMED)),
+            |endpoint| {
+                let said = [ACCEPTED, PROGRAMMED, TUNNEL_UP]
+                    .map(|type_| endpoint.condition(type_).map(|known| known.status));
+                (endpoint.spec.load_balancer.clone(), endpoint.spec.weight() == 0, said)
+            },
             |_, endpoint| vec![balancer_of(endpoint)],
         ))
         .reconcile_on(on::<Service, _, _>(
@@ -117,6 +128,7 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
             move |snapshot, _| everyone(snapshot),
         ))
         .reconcile_on(told(context.verdicts.changes()))
+        .reconcile_on(told(context.witness.balancers()))
 }
 
 /// The controller of Endpoints.
@@ -172,6 +184,7 @@ pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
         .reconcile_on(surroundings(context))
         .reconcile_on(told(context.verdicts.changes()))
         .reconcile_on(told(context.assigned.changes()))
+        .reconcile_on(told(context.witness.endpoints()))
 }
 
 /// The LoadBalancer that an object belongs to by its controller reference.
@@ -298,19 +311,58 @@ fn waiting_for_room(snapshot: &Snapshot, index: &Index, endpoint: &Endpoint) -> 
     })
 }
 
-/// The Endpoints behind tunnels whose state changed.
-fn tunnelled(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key> {
-    let states = |node: Option<&std::sync::Arc<EPICNode>>| -> BTreeMap<i64, bool> {
+fn names_a_node(lease: &Lease) -> bool {
+    lease.name_any().starts_with(&node_lease_name(""))
+}
+
+/// The LoadBalancers of addresses of which a node says something else than before.
+fn answered(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key> {
+    let said = |node: Option<&Arc<EPICNode>>| -> BTreeSet<(String, String, bool)> {
         let status = node.and_then(|node| node.status.clone()).unwrap_or_default();
-        let states = status.tunnels.map(|tunnels| tunnels.states).unwrap_or_default();
-        states.iter().map(|state| (state.tunnel_id, state.up)).collect()
+        let answers = status.answers.into_iter().map(|answer| (answer.address, answer.interface, false));
+        let conflicts =
+            status.conflicts.into_iter().map(|conflict| (conflict.address, conflict.interface, true));
+        answers.chain(conflicts).collect()
     };
-    let mut moved = BTreeSet::new();
+    let mut moved: BTreeSet<String> = BTreeSet::new();
     for change in changes {
-        let (before, after) = (states(change.before.as_ref()), states(change.after.as_ref()));
-        moved.extend(before.keys().chain(after.keys()).filter(|id| before.get(id) != after.get(id)).copied());
+        let (before, after) = (said(change.before.as_ref()), said(change.after.as_ref()));
+        moved.extend(before.symmetric_difference(&after).map(|(address, ..)| address.clone()));
     }
     if moved.is_empty() {
+        return BTreeSet::new();
+    }
+    let concerned = |balancer: &LoadBalancer| {
+        let address = balancer.status.as_ref().and_then(|status| status.public_address.as_ref());
+        address.is_some_and(|address| moved.contains(address))
+    };
+    keys_of(snapshot, concerned).into_iter().collect()
+}
+
+/// The Endpoints behind tunnels whose state changed.
+fn tunnelled(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key> {
+    let one =
+        |node: Option<&Arc<EPICNode>>| node.map(|node| Tunnels::of([node].into_iter())).unwrap_or_default();
+    let listed = |node: Option<&Arc<EPICNode>>| -> BTreeSet<i64> {
+        let tunnels = node.and_then(|node| node.status.as_ref()?.tunnels.as_ref());
+        tunnels.iter().flat_map(|tunnels| &tunnels.states).map(|state| state.tunnel_id).collect()
+    };
+    let mut moved: BTreeSet<i64> = BTreeSet::new();
+    // Nodes of which something else is known of every tunnel that is not listed.
+    let mut turned: BTreeSet<String> = BTreeSet::new();
+    for change in changes {
+        let (before, after) = (change.before.as_ref(), change.after.as_ref());
+        let addresses: Vec<String> =
+            [before, after].into_iter().flatten().flat_map(|node| addresses(node)).collect();
+        let (was, is) = (one(before), one(after));
+        let differs = |id: i64| addresses.iter().any(|address| was.said(address, id) != is.said(address, id));
+        moved.extend(listed(before).union(&listed(after)).copied().filter(|id| differs(*id)));
+        // No tunnel has this ID, so it is listed nowhere.
+        if differs(0) {
+            turned.extend(addresses);
+        }
+    }
+    if moved.is_empty() && turned.is_empty() {
         return BTreeSet::new();
     }
     snapshot
@@ -318,7 +370,10 @@ fn tunnelled(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key>
         .flat_map(|balancer| {
             let tunnels = balancer.status.iter().flat_map(|status| &status.gue_tunnel_endpoints);
             let clients: BTreeSet<&String> = tunnels
-                .filter(|(_, entry)| entry.legs().any(|leg| moved.contains(&leg.tunnel_id)))
+                .filter(|(_, entry)| {
+                    let mut legs = entry.legs();
+                    legs.any(|leg| moved.contains(&leg.tunnel_id) || turned.contains(&leg.epic_address))
+                })
                 .map(|(client, _)| client)
                 .collect();
             endpoints_of(snapshot, &Key::of(balancer.as_ref()), |endpoint| {

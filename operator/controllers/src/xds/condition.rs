@@ -92,6 +92,11 @@ fn split(message: &str) -> (&str, Option<Timestamp>) {
     parsed.map_or((message, None), |(text, time)| (text, Some(time)))
 }
 
+/// Whether a pod's proxy has ever come to an xDS server and answered.
+pub fn has_answered(pod: &Pod) -> bool {
+    read(pod).is_some()
+}
+
 /// What these pods say: name, acknowledged generation, rejection.
 pub fn configured(pods: &[&Pod]) -> Vec<(ObjectName, Option<i64>, Option<String>)> {
     pods.iter()

@@ -26,11 +26,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use assigned::Assigned;
-pub use condition::configured;
+pub use condition::{configured, has_answered};
 
 use crate::context::Shared;
 use crate::reconcile;
 use crate::settings::Settings;
+use crate::witness::streams;
 
 /// Longest wait before the server's certificate is looked at again: so long nobody can connect when it was made while
 /// the clock ran ahead.
@@ -86,7 +87,11 @@ pub async fn run(
         tokio::spawn(feed::run(Arc::clone(&context), writer, shutdown.clone())),
         tokio::spawn(epic_xds::sync::run(Arc::clone(&tables), Arc::clone(&views))),
         tokio::spawn(answers::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
+<<<<<<< HEAD
         tokio::spawn(health::run(Arc::clone(&context), Arc::clone(&findings), shutdown.clone())),
+=======
+        tokio::spawn(streams::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
+>>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
         tokio::spawn(renew(Arc::clone(&context), Arc::clone(&tls), credentials, shutdown.clone())),
     ];
     // A stream that is open before the tables are filled waits; one that is refused would try elsewhere. So the port
