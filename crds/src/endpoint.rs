@@ -160,6 +160,13 @@ pub struct EndpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2147483647))]
     pub proxy_ifindex: Option<i64>,
+    /// Address that was accepted last, of an Endpoint without a client node. It is served while an edit is not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45))]
+    pub accepted_address: Option<String>,
+    /// Port that was accepted with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_port: Option<EndpointPort>,
     /// ID of a tunnel to its client node; it stays until that tunnel is freed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4294967295_i64))]
@@ -179,6 +186,23 @@ pub struct EndpointStatus {
 }
 
 has_conditions!(Endpoint);
+
+impl Endpoint {
+    /// Where proxies reach an Endpoint without a client node: as it was accepted last. An edit counts once it is judged,
+    /// whoever looks; until then, as long as nobody leads even, what it replaces goes on. `None` when it is refused, or
+    /// has a client node.
+    pub fn accepted_target(&self) -> Option<(&str, &EndpointPort)> {
+        let accepted = crate::condition::find(&self.status.as_ref()?.conditions, crate::condition::ACCEPTED)?;
+        if self.spec.node_address.is_some() || accepted.status != crate::ConditionStatus::True {
+            return None;
+        }
+        if accepted.observed_generation == self.metadata.generation {
+            return Some((&self.spec.address, &self.spec.port));
+        }
+        let status = self.status.as_ref()?;
+        Some((status.accepted_address.as_deref()?, status.accepted_port.as_ref()?))
+    }
+}
 keeps_unknown!(Endpoint);
 keeps! {
     EndpointSpec,

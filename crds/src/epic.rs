@@ -325,6 +325,8 @@ reasons! {
         Ready,
         #[doc = "Not every kind has been listed yet, so nothing is handed out."]
         Synchronizing,
+        #[doc = "The API server refuses a kind to the operator that it could list before; what was read before is gone on with."]
+        KindRefused,
         #[doc = "An address range cannot be used: too small, not a network, or of the wrong family."]
         InvalidRange,
         #[doc = "Two address ranges, or a range and something that EPIC protects, share addresses."]

@@ -42,6 +42,13 @@ pub const ANNOTATION_UNINSTALL: &str = "epic.acnodal.io/uninstall";
 /// Annotation that lets an AddressPool, a ServiceGroup or an Account be deleted although it is in use, see
 /// [`policy::IN_USE`]: whoever sets it knows what becomes of those that use it.
 pub const ANNOTATION_DELETE_IN_USE: &str = "epic.acnodal.io/delete-in-use";
+/// Annotation on the Secret [`SECRET_XDS_AUTHORITY`] with which an administrator asks for another authority; the operator
+/// takes it off when it begins.
+pub const ANNOTATION_ROTATE_AUTHORITY: &str = "epic.acnodal.io/rotate-authority";
+/// Annotation there, written by the operator: how far the change of the authority is, in words.
+pub const ANNOTATION_AUTHORITY_PROGRESS: &str = "epic.acnodal.io/authority-progress";
+/// Annotation there, written by the operator: when the last change of the authority was complete.
+pub const ANNOTATION_AUTHORITY_ROTATED: &str = "epic.acnodal.io/authority-rotated";
 /// Annotation that asks [`policy::TENANT_WORKLOADS`] to refuse a write even of the operator. The operator sends a
 /// dry run with it into a tenant namespace and knows by the refusal that the policies act there.
 pub const ANNOTATION_POLICY_PROBE: &str = "epic.acnodal.io/policy-probe";
@@ -53,6 +60,8 @@ pub const POD_CONDITION_CONFIGURED: &str = "epic.acnodal.io/configured";
 
 /// Secret in [`EPIC_NAMESPACE`] with the master key from which all tunnel keys are derived.
 pub const SECRET_GUE_MASTER: &str = "epic-gue-master";
+/// Secret in `epic` with the authority of xDS: who signs, who is trusted, and who is to sign next.
+pub const SECRET_XDS_AUTHORITY: &str = "epic-xds-ca";
 /// Secret in each tenant namespace with the derived keys of its LoadBalancers.
 pub const SECRET_GUE_KEYS: &str = "epic-gue-keys";
 /// ConfigMap in each tenant namespace with what a client agent must know (proxy ranges, port, MTU, versions).

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{self, Connection};
-use crate::{account, overview, release};
+use crate::{account, authority, overview, release};
 
 /// Command line for administrators of EPIC.
 #[derive(Clone, Debug, Parser)]
@@ -29,6 +29,9 @@ enum Command {
     /// Public addresses.
     #[command(subcommand)]
     Address(AddressCommand),
+    /// The authority that proxies and xDS servers know each other by.
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -71,6 +74,16 @@ enum AddressCommand {
     Release(ReleaseArguments),
 }
 
+#[derive(Clone, Debug, Subcommand)]
+enum AuthorityCommand {
+    /// Replaces the authority by another one, without a stream or a connection that fails.
+    ///
+    /// The operator does it in three steps: everybody trusts both, the new one signs, the old one is dropped. Between
+    /// them it waits until every proxy has been given its files, and three minutes for the files to arrive. This
+    /// command asks for it and tells how far it is; interrupted and called again it follows the change under way.
+    Rotate(authority::RotateArguments),
+}
+
 #[derive(Clone, Debug, Args)]
 struct ReleaseArguments {
     /// The address, for example 192.0.2.7.
@@ -95,6 +108,9 @@ pub enum Error {
     /// `address release`.
     #[error(transparent)]
     Release(#[from] release::Error),
+    /// `authority rotate`.
+    #[error(transparent)]
+    Authority(#[from] authority::Error),
     /// Standard output is closed or full.
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
@@ -125,6 +141,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
             }
             eprintln!("{}", made.note);
             Ok(())
+        }
+        Command::Authority(AuthorityCommand::Rotate(wanted)) => {
+            Ok(authority::rotate(&client, &wanted, |text| println!("{text}")).await?)
         }
         Command::Address(AddressCommand::Release(wanted)) => {
             let consent = match (wanted.dry_run, wanted.yes) {

@@ -10,6 +10,7 @@
 
 pub mod account;
 pub mod api;
+pub mod authority;
 pub mod command;
 pub mod kubeconfig;
 pub mod overview;

@@ -1,8 +1,8 @@
-//! Certificates: the authority in `epic`, and one client certificate for each LoadBalancer's proxies.
+//! Certificates: the authorities of [`crate::authority`] as this process knows them, and one client certificate for each
+//! LoadBalancer's proxies.
 //!
-//! The authority is created create-only, so there is never a second one, and is readable by the operator alone. A
-//! proxy's certificate names its LoadBalancer by uid; it lasts a day and is renewed at half, or when the clock turns out
-//! to have run ahead, by replacing the Secret that the pods have mounted.
+//! A proxy's certificate names its LoadBalancer by uid; it lasts a day and is renewed at half, when the clock turns out
+//! to have run ahead, or with a step in a change of the authority, by replacing the Secret that the pods have mounted.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,22 +10,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, LABEL_LOAD_BALANCER};
-use epic_xds::Identity;
+use epic_crds::well_known::{LABEL_ACCOUNT, LABEL_LOAD_BALANCER};
+use epic_xds::engine::Version;
 use epic_xds::pki::{self, KeyedCertificate};
+use epic_xds::{Authorities, Identity};
+use futures::{StreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kates::{Client, Key};
 use kube::api::ObjectMeta;
 use parking_lot::Mutex;
 
+use crate::authority;
 use crate::context::Shared;
 use crate::proxy::owned_by;
 use crate::reconcile::Error;
 use crate::tenant::owner_reference;
 
-/// Secret with the authority, in `epic`.
-pub const AUTHORITY: &str = "epic-xds-ca";
 /// Entries of a TLS Secret.
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
@@ -34,10 +35,13 @@ const CA: &str = "ca.crt";
 /// How long a Secret that was seen current is believed to be so, unless it is to be renewed before.
 const BELIEF: Duration = Duration::from_secs(120);
 
-/// The authority, and which proxies' certificates were seen current.
+/// Secrets that are written at once when the authority changes.
+const CONCURRENT: usize = 16;
+
+/// The authorities, and which proxies' certificates were seen current.
 #[derive(Default)]
 pub struct Certificates {
-    authority: ArcSwapOption<KeyedCertificate>,
+    authorities: ArcSwapOption<Authorities>,
     current: Mutex<BTreeMap<Key, Current>>,
 }
 
@@ -58,33 +62,53 @@ pub struct Holder {
 
 #[derive(Clone, Debug)]
 struct Current {
-    uid: String,
+    holder: Holder,
+    /// Of the authorities that it was made by and trusts.
+    authorities: Version,
     fresh: Range<SystemTime>,
     seen: Instant,
 }
 
 impl Current {
-    /// Whether the certificate of the LoadBalancer with this uid need not be read again.
-    fn is_believed(&self, uid: &str, now: SystemTime) -> bool {
-        self.uid == uid && self.fresh.contains(&now) && self.seen.elapsed() < BELIEF
+    /// Whether the certificate of the LoadBalancer with this uid is what it should be, as far as is known.
+    fn is_current(&self, uid: &str, authorities: Version, now: SystemTime) -> bool {
+        self.holder.uid == uid && self.authorities == authorities && self.fresh.contains(&now)
+    }
+
+    /// Whether it need not be read again.
+    fn is_believed(&self, uid: &str, authorities: Version, now: SystemTime) -> bool {
+        self.is_current(uid, authorities, now) && self.seen.elapsed() < BELIEF
     }
 }
 
 impl Certificates {
-    /// The authority, made if there is none.
+    /// The authorities as they were read last, or now if that was never; made if there are none.
     ///
     /// # Errors
     /// What the API server answers, and a Secret of that name that holds no authority.
-    pub async fn authority(&self, client: &Client) -> Result<Arc<KeyedCertificate>, Error> {
-        if let Some(known) = self.authority.load_full() {
+    pub async fn authorities(&self, client: &Client) -> Result<Arc<Authorities>, Error> {
+        if let Some(known) = self.authorities.load_full() {
             return Ok(known);
         }
-        let key = Key::namespaced(EPIC_NAMESPACE, AUTHORITY);
-        let found = match client.get_opt::<Secret>(&key).await? {
+        Ok(self.look(client).await?.0)
+    }
+
+    /// Reads the authorities again, and the Secret they stand in. If it is gone it is written again as it was known
+    /// here; only where nobody knows an authority one is made.
+    ///
+    /// # Errors
+    /// As for [`Certificates::authorities`]; what was known before stays.
+    pub async fn look(&self, client: &Client) -> Result<(Arc<Authorities>, Secret), Error> {
+        let key = authority::key();
+        let known = self.authorities.load_full();
+        let secret = match client.get_opt::<Secret>(&key).await? {
             Some(found) => found,
             None => {
-                let made = pki::create_authority(SystemTime::now())?;
-                let mut secret = secret(EPIC_NAMESPACE, AUTHORITY, &made, &made.certificate);
+                let wanted = match &known {
+                    Some(known) => known.as_ref().clone(),
+                    None => Authorities::one(pki::create_authority(SystemTime::now())?),
+                };
+                let mut secret = authority::write(&wanted, None);
                 match client.create(&mut secret).await {
                     Ok(()) => secret,
                     // Another replica was first; its authority counts.
@@ -93,19 +117,33 @@ impl Certificates {
                 }
             }
         };
-        let (Some(certificate), Some(key)) = (text(&found, CERTIFICATE), text(&found, KEY)) else {
-            return Err(Error::Missing(
-                "Secret epic-xds-ca holds no authority; delete it to have one made, which cuts all proxies off until they restart",
-            ));
-        };
-        if pki::begins_later(&certificate, SystemTime::now()) {
-            return Err(Error::Missing(
-                "the authority in Secret epic-xds-ca begins in the future, so nobody takes what it signs; correct the clock of this node, or, if it was the clock that made the Secret that ran ahead, delete the Secret and restart the operators",
-            ));
+        let found = authority::read(&secret)?;
+        if let Some(known) = known.filter(|known| **known == found) {
+            return Ok((known, secret));
         }
-        let authority = Arc::new(KeyedCertificate { certificate, key });
-        self.authority.store(Some(Arc::clone(&authority)));
-        Ok(authority)
+        let found = Arc::new(found);
+        self.authorities.store(Some(Arc::clone(&found)));
+        Ok((found, secret))
+    }
+
+    /// Sees to it that all proxies' Secrets that are known here hold what they should now. Who fails is tried again by
+    /// the next call, and by its own controller.
+    pub async fn give(&self, context: &Shared) {
+        let holders: Vec<Holder> =
+            self.current.lock().values().map(|current| current.holder.clone()).collect();
+        let outcomes = holders.into_iter().map(|holder| async move {
+            if let Err(error) = self.ensure(context, &holder).await {
+                let (namespace, name) = (&holder.namespace, &holder.load_balancer);
+                tracing::warn!(%namespace, %name, %error, "its proxies have no new certificate yet");
+            }
+        });
+        stream::iter(outcomes).buffer_unordered(CONCURRENT).collect::<()>().await;
+    }
+
+    /// Whether the proxies of a LoadBalancer were given what these authorities say.
+    pub fn holds(&self, balancer: &Key, uid: &str, authorities: &Authorities) -> bool {
+        let current = self.current.lock();
+        current.get(balancer).is_some_and(|it| it.is_current(uid, authorities.version(), SystemTime::now()))
     }
 
     /// Sees to it that the proxies' Secret holds a current certificate.
@@ -115,29 +153,29 @@ impl Certificates {
     pub async fn ensure(&self, context: &Shared, holder: &Holder) -> Result<(), Error> {
         let now = SystemTime::now();
         let balancer = Key::namespaced(holder.namespace.as_str(), holder.load_balancer.as_str());
+        let client = &context.client;
+        let authorities = self.authorities(client).await?;
         let believed = self.current.lock().get(&balancer).cloned();
-        if believed.is_some_and(|known| known.is_believed(&holder.uid, now)) {
+        if believed.is_some_and(|known| known.is_believed(&holder.uid, authorities.version(), now)) {
             return Ok(());
         }
-        let client = &context.client;
-        let authority = self.authority(client).await?;
         let key = Key::namespaced(holder.namespace.as_str(), holder.secret.as_str());
         let found = client.get_opt::<Secret>(&key).await?;
         let is_ours = |secret: &Secret| owned_by(&secret.metadata, &holder.uid);
         if found.as_ref().is_some_and(|secret| !is_ours(secret)) {
             return Err(Error::Missing("a Secret of the proxies' name exists and is not theirs; delete it"));
         }
-        let held = found.as_ref().and_then(|secret| held(secret, &authority));
+        let held = found.as_ref().and_then(|secret| held(secret, &authorities));
         let certificate = match held {
-            Some(held) if pki::is_current(&held, &authority.certificate, now) => held,
+            Some(held) if pki::is_current(&held, &authorities.signing.certificate, now) => held,
             _ => {
                 let identity = Identity::new(
                     holder.namespace.as_str(),
                     holder.load_balancer.as_str(),
                     holder.uid.as_str(),
                 );
-                let made = pki::issue_client(&authority, &identity, now)?;
-                let mut secret = secret(&holder.namespace, &holder.secret, &made, &authority.certificate);
+                let made = pki::issue_client(&authorities.signing, &identity, now)?;
+                let mut secret = secret(&holder.namespace, &holder.secret, &made, &authorities.trusted);
                 secret.metadata.labels = Some(BTreeMap::from([
                     (LABEL_ACCOUNT.to_owned(), holder.account.clone()),
                     (LABEL_LOAD_BALANCER.to_owned(), holder.secret.clone()),
@@ -156,7 +194,8 @@ impl Certificates {
             }
         };
         let fresh = pki::fresh_during(&certificate)?;
-        let current = Current { uid: holder.uid.clone(), fresh, seen: Instant::now() };
+        let authorities = authorities.version();
+        let current = Current { holder: holder.clone(), authorities, fresh, seen: Instant::now() };
         self.current.lock().insert(balancer, current);
         Ok(())
     }
@@ -185,9 +224,9 @@ fn secret(namespace: &str, name: &str, keyed: &KeyedCertificate, authority: &str
     }
 }
 
-/// The certificate in a Secret that has all its parts: a key, and the authority that the proxies trust.
-fn held(secret: &Secret, authority: &KeyedCertificate) -> Option<String> {
-    let trusts = text(secret, CA)? == authority.certificate;
+/// The certificate in a Secret that has all its parts: a key, and the authorities that the proxies are to trust.
+fn held(secret: &Secret, authorities: &Authorities) -> Option<String> {
+    let trusts = text(secret, CA)? == authorities.trusted;
     let key = text(secret, KEY)?;
     text(secret, CERTIFICATE).filter(|_| trusts && key.contains("PRIVATE KEY"))
 }
@@ -210,9 +249,37 @@ mod tests {
         let identity = Identity::new("epic-red", "web", "u");
         let made = pki::issue_client(&authority, &identity, ahead).unwrap();
         let fresh = pki::fresh_during(&made.certificate).unwrap();
-        let known = Current { uid: "u".to_owned(), fresh, seen: Instant::now() };
-        assert!(known.is_believed("u", ahead));
-        assert!(!known.is_believed("another", ahead));
-        assert!(!known.is_believed("u", now));
+        let authorities = Authorities::one(authority);
+        let known = Current { fresh, ..current(&authorities) };
+        let version = authorities.version();
+        assert!(known.is_believed("u", version, ahead));
+        assert!(!known.is_believed("another", version, ahead));
+        assert!(!known.is_believed("u", version, now));
+    }
+
+    fn current(authorities: &Authorities) -> Current {
+        let holder = Holder {
+            namespace: "epic-red".to_owned(),
+            load_balancer: "web".to_owned(),
+            uid: "u".to_owned(),
+            account: "red".to_owned(),
+            secret: "web".to_owned(),
+        };
+        let now = SystemTime::now();
+        let fresh = now..now + Duration::from_secs(60);
+        Current { holder, authorities: authorities.version(), fresh, seen: Instant::now() }
+    }
+
+    #[test]
+    fn proxies_hold_what_they_were_given_until_the_authority_takes_a_step() {
+        let now = SystemTime::now();
+        let authorities = Authorities::one(pki::create_authority(now).unwrap());
+        let (certificates, web) = (Certificates::default(), Key::namespaced("epic-red", "web"));
+        certificates.current.lock().insert(web.clone(), current(&authorities));
+        assert!(certificates.holds(&web, "u", &authorities));
+        assert!(!certificates.holds(&web, "successor", &authorities));
+        assert!(!certificates.holds(&Key::namespaced("epic-red", "dns"), "u", &authorities));
+        let next = authorities.advanced(now).unwrap();
+        assert!(!certificates.holds(&web, "u", &next), "it does not trust the next one yet");
     }
 }

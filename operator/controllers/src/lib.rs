@@ -7,6 +7,7 @@
 pub mod account;
 pub mod address_pool;
 pub mod allocation;
+pub mod authority;
 pub mod certificate;
 pub mod claim;
 pub mod context;

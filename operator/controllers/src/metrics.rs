@@ -22,6 +22,13 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
+/// What is watched, as the API server names it.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WatchLabel {
+    /// Plural of the kind.
+    pub kind: String,
+}
+
 /// A kind and one of its reasons.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReasonLabel {
@@ -44,6 +51,8 @@ pub struct Counters {
     pub events: Family<ReasonLabel, Counter>,
     /// Objects that could not be read, by kind.
     pub poisoned: Family<KindLabel, Counter>,
+    /// 1 for each kind that is refused though it was listed before.
+    pub refused: Family<WatchLabel, Gauge>,
     /// 1 while this replica writes.
     pub leads: Gauge,
     /// Proxies that take traffic and are connected to no replica.
@@ -69,6 +78,11 @@ impl Counters {
                 "unreadable_objects",
                 "Objects that could not be read, by kind",
                 counters.poisoned.clone(),
+            );
+            registry.register(
+                "refused_kinds",
+                "1 for each kind that the API server refuses to this replica though it was listed before",
+                counters.refused.clone(),
             );
             registry.register("leads", "1 while this replica writes", counters.leads.clone());
             registry.register(

@@ -9,8 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epic_ops::readiness::Gate;
+use epic_crds::{EPIC, EpicReason};
+use epic_ops::readiness::{Gate, Notice};
 use epic_ops::{Metrics, Readiness, ServeError};
+use kates::QueryStatus;
+use kube::Resource as _;
 use kube::config::{InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Shared};
 use crate::leader::Leadership;
+use crate::metrics::WatchLabel;
 use crate::settings::{Settings, UninstallArguments};
 use crate::uninstall::Asks;
 use crate::{
@@ -205,7 +209,11 @@ pub fn start(context: &Shared, readiness: &Readiness, shutdown: &CancellationTok
     tasks
 }
 
-/// Keeps `/readyz` and the gauge of leadership true. A kind that can no longer be listed makes the replica unready.
+/// Keeps `/readyz` and the gauges of leadership and of refused kinds true.
+///
+/// A kind that was never listed keeps the replica unready: it would serve a part of the world. One that is refused after
+/// it was listed does not: the tables are whole, and a replica that is not ready takes xDS away from every proxy that
+/// connects, as an accident with a role would in all replicas at once. It is shown, counted and told of.
 async fn readiness_of_watches(
     context: &Shared,
     readiness: &Readiness,
@@ -214,27 +222,80 @@ async fn readiness_of_watches(
 ) {
     let mut synced = Some(synced);
     let mut gates: BTreeMap<String, Gate> = BTreeMap::new();
+    let mut refused: BTreeMap<String, Notice> = BTreeMap::new();
     loop {
-        let pending = context.watches.pending();
-        for (name, reason) in &pending {
+        let (missing, stale) = judge(context.watches.pending(), &context.watches.status());
+        for (name, reason) in &missing {
             gates.entry(name.clone()).or_insert_with(|| readiness.gate(name)).close(reason.as_str());
         }
         gates.retain(|name, gate| {
-            let closed = pending.contains_key(name);
+            let closed = missing.contains_key(name);
             if !closed {
                 gate.open();
             }
             closed
         });
-        if pending.is_empty() {
+        for (kind, reason) in &stale {
+            let label = WatchLabel { kind: kind.clone() };
+            context.counters.refused.get_or_create(&label).set(1);
+            refused.entry(kind.clone()).or_insert_with(|| {
+                let text = format!("{reason}; going on with what was read before");
+                tell_refused(context, kind, &text);
+                readiness.notice(kind, text)
+            });
+        }
+        refused.retain(|kind, _| {
+            let label = WatchLabel { kind: kind.clone() };
+            stale.contains_key(kind) || !context.counters.refused.remove(&label)
+        });
+        if missing.is_empty() {
             synced = None;
         } else if let Some(synced) = &synced {
-            synced.because(format!("{} kinds are not listed", pending.len()));
+            synced.because(format!("{} kinds are not listed", missing.len()));
         }
         context.counters.leads.set(i64::from(context.leadership.leads()));
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = sleep(Duration::from_millis(500)) => {}
         }
+    }
+}
+
+/// Of what may not be concluded from: the kinds that were never listed, and those that were and are refused since.
+fn judge(
+    pending: BTreeMap<String, String>,
+    status: &BTreeMap<String, QueryStatus>,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    pending.into_iter().partition(|(name, _)| status.get(name).is_none_or(|status| !status.complete))
+}
+
+/// An Event on EPIC itself, where administrators look.
+fn tell_refused(context: &Shared, kind: &str, text: &str) {
+    tracing::error!(kind, text, "a kind is refused that was listed before");
+    let Ok(snapshot) = context.snapshot() else { return };
+    if let Some(epic) = snapshot.list::<EPIC>().next() {
+        let text = format!("{kind}: {text}");
+        context.events.warn(&epic.object_ref(&()), EpicReason::KindRefused, "Watch", &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kates::Condition;
+
+    #[test]
+    fn a_kind_that_was_listed_once_and_is_refused_now_does_not_make_a_replica_unready() {
+        let status = |complete| QueryStatus {
+            condition: Condition::Refused("forbidden".to_owned()),
+            complete,
+            revision: None,
+            ahead: 0,
+        };
+        let pending = |name: &str| (name.to_owned(), "forbidden".to_owned());
+        let all = [("addresspools".to_owned(), status(true)), ("accounts".to_owned(), status(false))];
+        let (missing, stale) = judge([pending("addresspools"), pending("accounts")].into(), &all.into());
+        assert_eq!(missing, [pending("accounts")].into());
+        assert_eq!(stale, [pending("addresspools")].into());
     }
 }

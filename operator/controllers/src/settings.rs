@@ -46,6 +46,11 @@ pub struct Settings {
     #[arg(long, env = "EPIC_FULL_PASS", default_value = "300", value_parser = seconds)]
     pub full_pass: Duration,
 
+    /// Time from a step in a change of the xDS authority to the next: as long as the kubelets and the other replica may
+    /// take to bring new files to all proxies and to read the Secret.
+    #[arg(long, env = "EPIC_AUTHORITY_SETTLE", default_value = "180", value_parser = seconds)]
+    pub authority_settle: Duration,
+
     /// Writes without asking for the Lease. For a single process under test.
     #[arg(long, env = "EPIC_NO_LEASE")]
     pub no_lease: bool,

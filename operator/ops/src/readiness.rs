@@ -4,6 +4,9 @@
 //! it has done its part. What is still held can be listed, so `/readyz` names the culprit instead of saying no.
 //! Some waits come back (a kind that can no longer be listed): those are a [`Gate`], whose reason is set and cleared.
 //!
+//! What is wrong without holding readiness back (a kind that is refused after it was listed) is a [`Notice`]: `/readyz`
+//! shows it and says yes.
+//!
 //! Invariant: ready means no name is pending. There is no second flag that could disagree.
 
 use std::collections::BTreeMap;
@@ -15,6 +18,7 @@ use parking_lot::Mutex;
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     pending: Arc<Mutex<BTreeMap<String, String>>>,
+    notices: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// Holds readiness back until dropped.
@@ -30,6 +34,20 @@ pub struct Pending {
 pub struct Gate {
     readiness: Readiness,
     name: String,
+}
+
+/// Something wrong that does not hold readiness back, shown until dropped.
+#[derive(Debug)]
+#[must_use = "it is shown no longer as soon as this is dropped"]
+pub struct Notice {
+    readiness: Readiness,
+    name: String,
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        self.readiness.notices.lock().remove(&self.name);
+    }
 }
 
 impl Readiness {
@@ -48,6 +66,17 @@ impl Readiness {
     /// A gate under `name`, open until [`Gate::close`].
     pub fn gate(&self, name: &str) -> Gate {
         Gate { readiness: self.clone(), name: name.to_owned() }
+    }
+
+    /// Shows under `name` what is wrong without being less ready for it. Names are unique within a process.
+    pub fn notice(&self, name: &str, text: impl Into<String>) -> Notice {
+        self.notices.lock().insert(name.to_owned(), text.into());
+        Notice { readiness: self.clone(), name: name.to_owned() }
+    }
+
+    /// What is wrong without holding readiness back, by name.
+    pub fn notices(&self) -> BTreeMap<String, String> {
+        self.notices.lock().clone()
     }
 
     /// Whether nothing is pending.

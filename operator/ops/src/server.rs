@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over HTTP.
 //!
 //! `/healthz` answers as long as the process can answer at all. `/readyz` is 200 or 503 with one line per
-//! pending name. `/metrics` is the OpenMetrics text of one registry.
+//! pending name; either has a line per notice, of what is wrong without holding readiness back. `/metrics` is the OpenMetrics text of one registry.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -87,10 +87,12 @@ pub async fn serve(
 
 async fn readyz(State(readiness): State<Readiness>) -> Response {
     let pending = readiness.pending();
+    let notices = readiness.notices();
+    let lines = pending.iter().chain(&notices).map(|(name, reason)| format!("{name}: {reason}\n"));
+    let lines: String = lines.collect();
     if pending.is_empty() {
-        return "ok\n".into_response();
+        return format!("ok\n{lines}").into_response();
     }
-    let lines: String = pending.iter().map(|(name, reason)| format!("{name}: {reason}\n")).collect();
     (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
 }
 

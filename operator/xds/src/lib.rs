@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Guarantees: nothing is served before the tables are initialized; a client sees the view of the identity in its
-//! certificate and nothing else; unchanged content is never sent again; rejected content is not sent again until it
-//! changes; what a proxy acknowledged comes back as a row, never as a call.
+//! certificate and nothing else; unchanged content is never sent again; rejected content is offered again ever more
+//! rarely until it changes; what a proxy acknowledged comes back as a row, never as a call.
 //! What it does not do: read Kubernetes, store certificates, or write status.
 //!
 //! How an operator wires it:
@@ -61,6 +61,7 @@
 //! # }
 //! ```
 
+pub mod authority;
 pub mod bootstrap;
 pub mod engine;
 pub mod health;
@@ -70,9 +71,11 @@ pub mod pki;
 pub mod report;
 pub mod resources;
 pub mod server;
+pub mod software;
 pub mod sync;
 pub mod views;
 
+pub use authority::Authorities;
 pub use bootstrap::{Bootstrap, Files};
 pub use engine::{EndpointRef, Kind, Revision, View};
 pub use health::{Finding, Findings};
@@ -80,4 +83,5 @@ pub use identity::{Identity, NodeName};
 pub use metrics::Metrics;
 pub use report::{Report, Reports};
 pub use server::{Credentials, Limits, Server, Tls};
+pub use software::Software;
 pub use views::Views;

@@ -3,8 +3,7 @@
 //! Pure but for key generation: time comes in, PEM comes out, nothing is stored. Keys are ECDSA P-256. Leaf
 //! certificates last 24 hours and are renewed at half of that, so that an operator that is away for half a day breaks
 //! nothing. A leaf that begins in the future was made while the clock ran ahead: nobody takes it before that, so it is
-//! replaced at once. To change the authority, hand out both as trusted, then change the leaves, then drop the old one:
-//! [`bundle`].
+//! replaced at once. How the authority is changed: [`crate::authority`].
 
 use std::fmt;
 use std::ops::Range;

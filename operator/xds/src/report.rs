@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::engine::Progress;
 use crate::identity::{Identity, NodeName};
+use crate::software::Software;
 
 /// Number of a stream, unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +30,8 @@ pub struct Report {
     pub identity: Identity,
     /// Pod, as the first request says. Check that it is a proxy of `identity` before writing to it.
     pub node: NodeName,
+    /// Program and version, as the first request says; shared by all proxies that say the same.
+    pub software: Arc<Software>,
     /// False in the last report of a stream. Says nothing about the pod: it may be connected elsewhere.
     pub connected: bool,
     /// When the proxy was heard last, by the clock of this host. A stream whose end was not noticed yet is heard no
@@ -48,6 +51,8 @@ pub struct Reports {
 struct Inner {
     next: u64,
     rows: BTreeMap<StreamId, Report>,
+    /// What open streams say of their proxies, and how many of them.
+    software: BTreeMap<Arc<Software>, usize>,
     watchers: Vec<std::sync::Weak<Watcher>>,
 }
 
@@ -89,12 +94,21 @@ impl Reports {
     }
 
     /// The row of a new stream. It goes when the returned handle is dropped.
-    pub(crate) fn open(self: &Arc<Self>, identity: Identity, node: NodeName) -> OpenReport {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        identity: Identity,
+        node: NodeName,
+        software: Software,
+    ) -> OpenReport {
         let mut inner = self.inner.lock();
+        let known = inner.software.get_key_value(&software).map(|(known, _)| Arc::clone(known));
+        let software = known.unwrap_or_else(|| Arc::new(software));
+        *inner.software.entry(Arc::clone(&software)).or_default() += 1;
         inner.next += 1;
         let stream = StreamId(inner.next);
         let heard = SystemTime::now();
-        let report = Report { stream, identity, node, connected: true, heard, progress: Progress::default() };
+        let progress = Progress::default();
+        let report = Report { stream, identity, node, software, connected: true, heard, progress };
         inner.rows.insert(stream, report);
         inner.tell(stream, None);
         OpenReport { reports: Arc::clone(self), stream }
@@ -164,6 +178,12 @@ impl Drop for OpenReport {
         if let Some(mut row) = inner.rows.remove(&self.stream) {
             row.connected = false;
             inner.tell(self.stream, Some(&row));
+            if let Some(streams) = inner.software.get_mut(&row.software) {
+                *streams -= 1;
+                if *streams == 0 {
+                    inner.software.remove(&row.software);
+                }
+            }
         }
     }
 }
@@ -174,7 +194,8 @@ mod tests {
     use crate::engine::{Kind, Rejection, Version};
 
     fn open(reports: &Arc<Reports>, pod: &str) -> OpenReport {
-        reports.open(Identity::new("red", "web", "u"), NodeName { pod: pod.into() })
+        let software = Software { version: "1.40.0".into(), ..Software::default() };
+        reports.open(Identity::new("red", "web", "u"), NodeName { pod: pod.into() }, software)
     }
 
     fn refusing(message: &str) -> Progress {
@@ -210,6 +231,16 @@ mod tests {
         }
         silent.update(&refusing("a view that came after its proxy had gone"));
         assert!(at(&silent) < at(&heard));
+    }
+
+    #[test]
+    fn what_several_proxies_say_of_themselves_is_kept_once_and_no_longer_than_they_are_there() {
+        let reports = Reports::new();
+        let streams = ["web-1", "web-2", "web-3"].map(|pod| open(&reports, pod));
+        let rows = reports.rows();
+        assert!(rows.iter().all(|row| Arc::ptr_eq(&row.software, &rows[0].software)));
+        drop((rows, streams));
+        assert!(reports.inner.lock().software.is_empty());
     }
 
     #[tokio::test]

@@ -9,17 +9,32 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::engine::View;
 use crate::identity::Identity;
 
-/// A view with the moment it was published, for measuring how long clients take.
+/// A view with the moments since which it says what it says, for measuring how long clients take.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// The view.
     pub view: Arc<View>,
-    /// When it became the current one.
-    pub at: tokio::time::Instant,
+    /// Since when it has its revision: these clusters and listeners.
+    pub at: Instant,
+    /// Since when it has these assignments.
+    pub assignments_at: Instant,
+}
+
+impl Published {
+    fn after(before: Option<&Published>, view: View, now: Instant) -> Self {
+        let same = |same: fn(&View, &View) -> bool, at: fn(&Published) -> Instant| {
+            before.filter(|before| same(&before.view, &view)).map_or(now, at)
+        };
+        let at = same(|before, view| before.revision() == view.revision(), |before| before.at);
+        let assignments_at =
+            same(|before, view| before.assignments() == view.assignments(), |before| before.assignments_at);
+        Self { view: Arc::new(view), at, assignments_at }
+    }
 }
 
 /// What an identity has: a view, streams, or both.
@@ -62,7 +77,7 @@ impl Views {
             if current.as_ref().is_some_and(|published| *published.view == view) {
                 return false;
             }
-            *current = Some(Published { view: Arc::new(view), at: tokio::time::Instant::now() });
+            *current = Some(Published::after(current.as_ref(), view, Instant::now()));
             true
         });
     }

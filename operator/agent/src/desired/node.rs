@@ -477,6 +477,22 @@ fn tunnels(object: &LoadBalancer, identity: &Identity, place: &Place) -> Vec<Tun
 /// Endpoints that proxies reach: through a tunnel under their alias, or past the tunnels.
 fn reach(endpoints: &[&Endpoint], service: &ServiceName, tunnels: &[Tunnel], rows: &mut Rows) {
     for endpoint in endpoints {
+        // Past the tunnels: as the operator's tables have it.
+        if let Some((real, to)) = endpoint.accepted_target() {
+            if let (Some(address), Some(port)) = (address(real), port(to.port)) {
+                let key = PassKey {
+                    service: Some(service.clone()),
+                    address,
+                    port,
+                    protocol: protocol(to.protocol),
+                };
+                rows.passes.push(Pass {
+                    key,
+                    purpose: endpoint.metadata.name.as_deref().unwrap_or_default().into(),
+                });
+            }
+            continue;
+        }
         let (Some(real), Some(number), Some(name)) = (
             address(&endpoint.spec.address),
             port(endpoint.spec.port.port),
@@ -485,13 +501,7 @@ fn reach(endpoints: &[&Endpoint], service: &ServiceName, tunnels: &[Tunnel], row
             continue;
         };
         let protocol = protocol(endpoint.spec.port.protocol);
-        let Some(node) = &endpoint.spec.node_address else {
-            if is_judged_and_accepted(endpoint) {
-                let key = PassKey { service: Some(service.clone()), address: real, port: number, protocol };
-                rows.passes.push(Pass { key, purpose: name.into() });
-            }
-            continue;
-        };
+        let Some(node) = &endpoint.spec.node_address else { continue };
         let node = address(node);
         let alias = endpoint.status.as_ref().and_then(|s| address(s.alias_address.as_deref()?));
         let tunnel = tunnels.iter().find(|tunnel| Some(tunnel.client_node) == node);
@@ -508,14 +518,6 @@ fn reach(endpoints: &[&Endpoint], service: &ServiceName, tunnels: &[Tunnel], row
             endpoint: name.into(),
         });
     }
-}
-
-fn is_judged_and_accepted(endpoint: &Endpoint) -> bool {
-    let accepted = endpoint.condition(epic_crds::condition::ACCEPTED);
-    accepted.is_some_and(|condition| {
-        condition.status == ConditionStatus::True
-            && condition.observed_generation == endpoint.metadata.generation
-    })
 }
 
 /// Client nodes of a LoadBalancer's endpoints, with the tunnel from here.

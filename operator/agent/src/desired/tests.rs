@@ -540,7 +540,18 @@ fn an_endpoint_without_a_node_is_passed_to_only_as_it_was_judged() {
         decide(&objects).rows.passes.len()
     };
     assert_eq!(passes(untunnelled(1, 1, "True")), 1);
-    assert_eq!(passes(untunnelled(2, 1, "True")), 0, "edited since");
+    assert_eq!(passes(untunnelled(2, 1, "True")), 0, "edited since, and nobody knows from what");
+    let mut edited = untunnelled(2, 1, "True");
+    let endpoint = Arc::make_mut(&mut edited);
+    let status = endpoint.status.as_mut().unwrap();
+    status.accepted_address = Some("203.0.113.9".to_owned());
+    status.accepted_port = Some(endpoint.spec.port.clone());
+    (endpoint.spec.address, endpoint.spec.weight) = ("203.0.113.10".to_owned(), Some(7));
+    let mut objects = objects();
+    objects.endpoints = vec![edited];
+    let passed: Vec<_> =
+        decide(&objects).rows.passes.iter().map(|pass| pass.key.address.to_string()).collect();
+    assert_eq!(passed, ["203.0.113.9"], "what was judged last goes on, without anybody who leads");
     assert_eq!(passes(untunnelled(1, 1, "False")), 0);
 }
 

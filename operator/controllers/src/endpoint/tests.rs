@@ -110,6 +110,22 @@ fn said(status: &str, reason: Reason, generation: i64) -> (String, String, Optio
 }
 
 #[test]
+fn what_was_accepted_of_an_endpoint_without_a_node_stays_known_while_an_edit_is_refused() {
+    let mut direct = found(endpoint(1, 0, 0));
+    Arc::make_mut(&mut direct.endpoint).spec.node_address = None;
+    let accepted = after(&direct, &Ok(()));
+    let spec = &direct.endpoint.spec;
+    assert_eq!(accepted.accepted_address.as_ref(), Some(&spec.address));
+    assert_eq!(accepted.accepted_port.as_ref(), Some(&spec.port));
+    let edited = Arc::make_mut(&mut direct.endpoint);
+    edited.spec.address = "10.0.0.77".to_owned();
+    edited.status = Some(accepted.clone());
+    let refused = Refused { reason: Reason::NotSupportedYet, message: "no".to_owned() };
+    assert_eq!(after(&direct, &Err(refused)).accepted_address, accepted.accepted_address);
+    assert_eq!(after(&found(endpoint(1, 0, 0)), &Ok(())).accepted_address, None, "behind a tunnel");
+}
+
+#[test]
 fn one_that_names_a_load_balancer_in_service_is_accepted() {
     assert_eq!(refusal(&found(endpoint(1, 0, 0))), None);
 }

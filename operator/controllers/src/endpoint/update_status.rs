@@ -42,6 +42,11 @@ pub(super) fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) ->
     let before = endpoint.status.clone().unwrap_or_default();
     let mut status = EndpointStatus { conditions: before.conditions.clone(), ..granted(found, &before) };
     let generation = endpoint.metadata.generation;
+    if judged.is_ok() {
+        let spec = Some(&endpoint.spec).filter(|spec| spec.node_address.is_none());
+        status.accepted_address = spec.map(|spec| spec.address.clone());
+        status.accepted_port = spec.map(|spec| spec.port.clone());
+    }
     let conditions = &mut status.conditions;
     match judged {
         Ok(()) => set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, now),
@@ -93,6 +98,8 @@ fn granted(found: &Found, before: &EndpointStatus) -> EndpointStatus {
     let legs: Vec<i64> =
         entry(found).map(|entry| entry.legs().map(|leg| leg.tunnel_id).collect()).unwrap_or_default();
     EndpointStatus {
+        accepted_address: before.accepted_address.clone(),
+        accepted_port: before.accepted_port.clone(),
         group_id: balancer.group_id,
         service_id: balancer.service_id,
         endpoint_id: before.endpoint_id,

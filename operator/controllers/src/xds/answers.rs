@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
-use epic_crds::{ConditionStatus, Endpoint, EndpointReason, HasConditions, LoadBalancer};
+use epic_crds::{ConditionStatus, Endpoint, EndpointReason, HasConditions, LoadBalancer, LoadBalancerReason};
 use epic_xds::report::StreamId;
 use epic_xds::{Report, Reports};
 use futures::future::ready;
@@ -29,8 +29,8 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Snapshot};
-use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
+use kube::{Resource as _, ResourceExt};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,12 @@ const CONCURRENT: usize = 16;
 
 /// Endpoints that one pass writes at most.
 const ENDPOINTS: usize = 256;
+
+/// Rejections that a condition tells of; the others are counted.
+const REJECTIONS: usize = 8;
+
+/// Characters of each.
+const MESSAGE: usize = 1_024;
 
 /// No two streams of one pod are open for so long: the server ends one that answers no pings after half of it.
 const BOTH_OPEN: Duration = Duration::from_secs(30);
@@ -122,7 +128,7 @@ fn latest(rows: &[Report]) -> BTreeMap<Key, BTreeMap<&str, &Report>> {
 /// What a pass has to say.
 struct Planned<'s> {
     /// Pods, each with what is to stand on it.
-    answers: Vec<(&'s Pod, Said)>,
+    answers: Vec<(&'s LoadBalancer, &'s Pod, Said)>,
     /// What ready proxies have acknowledged, by LoadBalancer.
     acknowledged: Vec<(Key, Endpoints)>,
     /// Whether a stream is contradicted.
@@ -143,7 +149,8 @@ async fn pass(
         return Left::Nothing;
     }
     let planned = plan(snapshot, by_balancer, contradicted);
-    let answers = planned.answers.into_iter().map(|(pod, said)| answer(context, pod, said));
+    let answers =
+        planned.answers.into_iter().map(|(balancer, pod, said)| answer(context, balancer, pod, said));
     let mut failed = any_failed(answers.collect()).await;
     let news = planned.acknowledged.iter().map(|(key, endpoints)| unsaid(snapshot, key, endpoints));
     let (endpoints, later) = in_turns(news.collect(), ENDPOINTS);
@@ -176,7 +183,7 @@ fn plan<'s>(
         {
             let Some(pod) = pods.iter().find(|pod| pod.name_any() == *row.node.pod) else { continue };
             let (said, again) = decide(row, read(pod), contradicted, (Instant::now(), Timestamp::now()));
-            planned.answers.extend(said.map(|said| (*pod, said)));
+            planned.answers.extend(said.map(|said| (balancer.as_ref(), *pod, said)));
             planned.contradicted |= again;
             if is_ready(pod) {
                 assigned::merge(&mut endpoints, assigned::of_proxy(row.progress.endpoints.iter()));
@@ -206,13 +213,19 @@ fn in_turns<T>(queues: Vec<Vec<T>>, limit: usize) -> (Vec<T>, Vec<T>) {
 
 /// What a stream's proxy answered; `None` before it has answered anything.
 fn said(row: &Report) -> Option<Answer> {
-    match (row.progress.rejections.iter().next(), row.progress.configured) {
-        (Some(((kind, name), rejection)), _) => {
-            Some(Answer::Rejected(format!("{kind:?} {name}: {}", rejection.message)))
-        }
-        (None, Some(revision)) => Some(Answer::Acknowledged(revision.generation)),
-        (None, None) => None,
+    let rejections = &row.progress.rejections;
+    if rejections.is_empty() {
+        return row.progress.configured.map(|revision| Answer::Acknowledged(revision.generation));
     }
+    let shown = rejections.iter().take(REJECTIONS).map(|((kind, name), rejection)| {
+        let message: String = rejection.message.chars().take(MESSAGE).collect();
+        format!("{kind:?} {name}: {message}")
+    });
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    if rejections.len() > REJECTIONS {
+        text = format!("{text}; and {} more", rejections.len() - REJECTIONS);
+    }
+    Some(Answer::Rejected(text))
 }
 
 /// When the proxy of a stream was heard, in the milliseconds that conditions have.
@@ -247,8 +260,8 @@ fn decide(
     (Some(Said { heard: there.heard, ..mine }), false)
 }
 
-/// Writes what a proxy answered; says whether that failed.
-async fn answer(context: &Shared, pod: &Pod, said: Said) -> bool {
+/// Writes what a proxy answered, and tells the tenant of what it refuses; says whether that failed.
+async fn answer(context: &Shared, balancer: &LoadBalancer, pod: &Pod, said: Said) -> bool {
     // The uid makes sure that a successor of the same name is not meant; conditions merge by type.
     let patch = json!({
         "metadata": {"uid": pod.uid()},
@@ -260,7 +273,13 @@ async fn answer(context: &Shared, pod: &Pod, said: Said) -> bool {
         .patch_status::<Pod, _>(&Key::of(pod), &PatchParams::default(), &Patch::Strategic(patch))
         .await;
     match written {
-        Ok(_) => false,
+        Ok(_) => {
+            if let Answer::Rejected(text) = &said.answer {
+                let (object, text) = (balancer.object_ref(&()), format!("proxy {}: {text}", pod.name_any()));
+                context.events.warn(&object, LoadBalancerReason::ProxyRejected, "Configure", &text);
+            }
+            false
+        }
         Err(error) if error.is_not_found() || error.is_conflict() => false,
         Err(error) => {
             tracing::warn!(pod = pod.name_any(), %error, "condition not written");
@@ -313,7 +332,7 @@ fn is_unsaid(endpoint: &Endpoint, balancer: &Key, generation: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use epic_xds::engine::{EndpointRef, Progress, Revision, Version};
+    use epic_xds::engine::{EndpointRef, Kind, Progress, Rejection, Revision, Version};
     use epic_xds::{Identity, NodeName};
     use std::time::SystemTime;
 
@@ -325,6 +344,7 @@ mod tests {
             stream: StreamId(stream),
             identity: Identity::new("epic-red", "web", "u"),
             node: NodeName { pod: pod.into() },
+            software: Arc::default(),
             connected: true,
             heard: SystemTime::UNIX_EPOCH + START + Duration::from_millis(heard),
             progress: Progress { configured: generation.map(revision), ..Progress::default() },
@@ -356,6 +376,27 @@ mod tests {
             found.values().flat_map(|pods| pods.values()).map(|row| row.stream.0).collect();
         assert_eq!(streams, [7, 5]);
         assert_eq!(found.keys().collect::<Vec<_>>(), [&Key::namespaced("epic-red", "web")]);
+    }
+
+    #[test]
+    fn all_that_a_proxy_refuses_is_said_within_bounds() {
+        let refusing = |names: Vec<String>| {
+            let message: Arc<str> = "cannot bind ".repeat(1_000).into();
+            let rejections = names.into_iter().map(|name| {
+                let rejection = Rejection { version: Version::of(b"x"), message: Arc::clone(&message) };
+                ((Kind::Listener, Arc::from(name)), rejection)
+            });
+            let mut row = row(1, "a", Some(4), 1_000);
+            row.progress.rejections = rejections.collect();
+            match said(&row) {
+                Some(Answer::Rejected(text)) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        let two = refusing(vec!["web-tcp-80".to_owned(), "web-tcp-81".to_owned()]);
+        assert!(two.contains("Listener web-tcp-80: cannot") && two.contains("; Listener web-tcp-81: cannot"));
+        let many = refusing((0..100).map(|n| format!("web-tcp-{n}")).collect());
+        assert!(many.ends_with("; and 92 more") && many.len() < 16 << 10, "{}", many.len());
     }
 
     #[test]

@@ -238,14 +238,20 @@ fn backend(service: &ServiceName, endpoint: &Endpoint) -> Option<Backend> {
         return None;
     }
     let status = endpoint.status.as_ref()?;
-    let real = address::parse(&endpoint.spec.address).ok()?;
-    let dialled = match endpoint.spec.node_address {
+    let (real, dialled, port) = match endpoint.spec.node_address {
         // Behind a tunnel Envoy dials the alias; without one yet there is no way there.
-        Some(_) => address::parse(status.alias_address.as_deref()?).ok()?,
-        None => real,
+        Some(_) => {
+            let alias = address::parse(status.alias_address.as_deref()?).ok()?;
+            (address::parse(&endpoint.spec.address).ok()?, alias, &endpoint.spec.port)
+        }
+        // What nodes let pass, and nothing else.
+        None => {
+            let (real, port) = endpoint.accepted_target()?;
+            let real = address::parse(real).ok()?;
+            (real, real, port)
+        }
     };
     let weight = u16::try_from(endpoint.spec.weight()).ok()?;
-    let port = &endpoint.spec.port;
     Some(Backend {
         state: if weight == 0 { BackendState::Draining } else { BackendState::Active },
         weight,
@@ -334,6 +340,26 @@ mod tests {
         assert_eq!(objects("web"), ["epic-red/a"]);
         assert_eq!(objects("dns"), ["epic-red/c"]);
         assert_eq!(objects("none"), [""; 0]);
+    }
+
+    #[test]
+    fn an_edit_of_an_endpoint_without_a_node_is_served_once_it_is_judged_and_what_it_replaces_until_then() {
+        let mut direct = endpoint("a", "True", None);
+        direct.spec.node_address = None;
+        direct.metadata.generation = Some(1);
+        let served = |endpoint: &Endpoint| {
+            let (_, _, backends) =
+                of(&balancer("web", "True", "192.0.2.1"), std::slice::from_ref(endpoint)).unwrap();
+            let of = |b: &Backend| (b.key.address.to_string(), b.key.port, b.weight);
+            backends.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(served(&direct), [("10.0.0.9".to_owned(), 8080, 1)]);
+        let status = direct.status.as_mut().unwrap();
+        status.accepted_address = Some("10.0.0.9".to_owned());
+        status.accepted_port = Some(direct.spec.port.clone());
+        direct.metadata.generation = Some(2);
+        (direct.spec.address, direct.spec.weight) = ("10.0.0.10".to_owned(), Some(7));
+        assert_eq!(served(&direct), [("10.0.0.9".to_owned(), 8080, 7)]);
     }
 
     #[test]

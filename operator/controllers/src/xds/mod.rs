@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use epic_lb::{Tables, Writer};
 use epic_ops::{Metrics, Readiness};
 use epic_xds::pki;
-use epic_xds::{Credentials, Findings, Limits, Reports, Server, Tls, Views};
+use epic_xds::{Authorities, Credentials, Findings, Limits, Reports, Server, Tls, Views};
 use k8s_openapi::api::core::v1::Service;
 use kates::{Key, Snapshot};
 use tokio::net::TcpListener;
@@ -28,14 +28,11 @@ use tokio_util::sync::CancellationToken;
 pub use assigned::Assigned;
 pub use condition::{configured, has_answered};
 
+use crate::authority;
 use crate::context::Shared;
 use crate::reconcile;
 use crate::settings::Settings;
 use crate::witness::streams;
-
-/// Longest wait before the server's certificate is looked at again: so long nobody can connect when it was made while
-/// the clock ran ahead.
-const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 
 /// xDS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +90,7 @@ pub async fn run(
         tokio::spawn(streams::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
 >>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
         tokio::spawn(renew(Arc::clone(&context), Arc::clone(&tls), credentials, shutdown.clone())),
+        tokio::spawn(authority::run(Arc::clone(&context), shutdown.clone())),
     ];
     // A stream that is open before the tables are filled waits; one that is refused would try elsewhere. So the port
     // is served only from here on, and the replica is ready once its first snapshot is in the tables.
@@ -120,24 +118,36 @@ async fn first_credentials(context: &Shared, pending: &epic_ops::readiness::Pend
     }
 }
 
-/// A server certificate of this replica's own, out of the authority; it is never stored.
+/// A server certificate of this replica's own, out of the authorities as they are known; it is never stored.
 async fn credentials(context: &Shared) -> Result<Credentials, reconcile::Error> {
-    let authority = context.certificates.authority(&context.client).await?;
-    let made = pki::issue_server(&authority, SystemTime::now())?;
+    let authorities = context.certificates.authorities(&context.client).await?;
+    let made = pki::issue_server(&authorities.signing, SystemTime::now())?;
     Ok(Credentials {
         certificate: made.certificate,
         key: made.key,
-        client_authorities: authority.certificate.clone(),
+        client_authorities: authorities.trusted.clone(),
     })
+}
+
+/// Whether what this replica presents is signed and trusts as the authorities say, and is of use by the clock of now: it
+/// may have been made while that ran ahead.
+fn is_current(credentials: &Credentials, authorities: &Authorities) -> bool {
+    credentials.client_authorities == authorities.trusted
+        && pki::is_current(&credentials.certificate, &authorities.signing.certificate, SystemTime::now())
 }
 
 async fn renew(context: Shared, tls: Arc<Tls>, mut current: Credentials, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = sleep(RENEWAL_CHECK) => {}
+            () = sleep(authority::LOOK) => {}
         }
-        if pki::is_fresh(&current.certificate, SystemTime::now()) {
+        // What is known is enough to go on with while the Secret cannot be read.
+        if let Err(error) = context.certificates.look(&context.client).await {
+            tracing::warn!(%error, "the xDS authority cannot be read; going on with what is known");
+        }
+        let known = context.certificates.authorities(&context.client).await;
+        if known.is_ok_and(|authorities| is_current(&current, &authorities)) {
             continue;
         }
         match credentials(&context).await {
@@ -146,6 +156,27 @@ async fn renew(context: Shared, tls: Arc<Tls>, mut current: Credentials, shutdow
                 Err(error) => tracing::error!(%error, "the new server certificate cannot be used"),
             },
             Err(error) => tracing::warn!(%error, "the server certificate is not renewed yet"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_takes_new_credentials_with_every_step_of_a_change() {
+        let mut authorities = Authorities::one(pki::create_authority(SystemTime::now()).unwrap());
+        let of = |authorities: &Authorities| {
+            let made = pki::issue_server(&authorities.signing, SystemTime::now()).unwrap();
+            let client_authorities = authorities.trusted.clone();
+            Credentials { certificate: made.certificate, key: made.key, client_authorities }
+        };
+        for _ in 0..3 {
+            let current = of(&authorities);
+            assert!(is_current(&current, &authorities));
+            authorities = authorities.advanced(SystemTime::now()).unwrap();
+            assert!(!is_current(&current, &authorities), "{:?}", authorities.step());
         }
     }
 }

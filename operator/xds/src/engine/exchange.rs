@@ -42,6 +42,8 @@ pub struct DeltaResponse {
     pub resources: Vec<Arc<Resource>>,
     /// Removed, or never there, by name.
     pub removed: Vec<Arc<str>>,
+    /// It offers one resource that was refused before and has not changed since.
+    pub again: bool,
 }
 
 /// What a client said about a response.
@@ -88,7 +90,8 @@ pub struct Progress {
     pub endpoints: Arc<BTreeSet<EndpointRef>>,
 }
 
-/// A request that ends its stream.
+/// A request that was not applied. All but an unknown type end the stream: a client that is newer than this server asks
+/// for types that this one has not heard of, and has use for the others.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// Not a type that is served.

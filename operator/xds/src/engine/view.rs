@@ -75,6 +75,8 @@ pub struct Resource {
     pub body: Arc<[u8]>,
     /// Of a cluster: the assignment without which a client does not finish warming it.
     pub assignment: Option<Arc<str>>,
+    /// Of a listener: the clusters that it sends to.
+    pub clusters: Arc<[Arc<str>]>,
     /// Of an assignment: the Endpoint objects in it. They are not part of the version: an edit that changes none of
     /// the bytes needs no new acknowledgement.
     pub endpoints: Arc<[EndpointRef]>,
@@ -89,6 +91,7 @@ impl Resource {
             version: Version::of(&body),
             body: body.into(),
             assignment: None,
+            clusters: Arc::default(),
             endpoints: Arc::default(),
         }
     }
@@ -97,6 +100,13 @@ impl Resource {
     #[must_use]
     pub fn needing(mut self, assignment: impl Into<Arc<str>>) -> Self {
         self.assignment = Some(assignment.into());
+        self
+    }
+
+    /// The same, a listener that sends to these clusters.
+    #[must_use]
+    pub fn sending_to(mut self, clusters: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
+        self.clusters = clusters.into_iter().map(Into::into).collect();
         self
     }
 
@@ -122,6 +132,7 @@ pub struct Revision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     revision: Revision,
+    assignments: Version,
     sets: [BTreeMap<Arc<str>, Arc<Resource>>; 3],
 }
 
@@ -132,18 +143,28 @@ impl View {
         for resource in resources {
             sets[resource.kind.index()].insert(Arc::clone(&resource.name), Arc::new(resource));
         }
-        let mut digest = Vec::new();
-        for kind in [Kind::Cluster, Kind::Listener] {
-            for (name, resource) in &sets[kind.index()] {
-                digest.extend_from_slice(format!("{kind} {name} {}\n", resource.version).as_bytes());
+        let digest = |kinds: &[Kind]| {
+            let mut text = Vec::new();
+            for kind in kinds {
+                for (name, resource) in &sets[kind.index()] {
+                    text.extend_from_slice(format!("{kind} {name} {}\n", resource.version).as_bytes());
+                }
             }
-        }
-        Self { revision: Revision { generation, content: Version::of(&digest) }, sets }
+            Version::of(&text)
+        };
+        let content = digest(&[Kind::Cluster, Kind::Listener]);
+        let assignments = digest(&[Kind::Assignment]);
+        Self { revision: Revision { generation, content }, assignments, sets }
     }
 
     /// What an acknowledgement of this view says.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// Version of all assignments together.
+    pub fn assignments(&self) -> Version {
+        self.assignments
     }
 
     /// A resource by name.

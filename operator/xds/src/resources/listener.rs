@@ -48,5 +48,5 @@ pub(super) fn resource(name: &str, service: &Service, port: u16) -> Resource {
         filter_chains: vec![chain],
         ..Listener::default()
     };
-    Resource::new(Kind::Listener, name, listener.encode_to_vec())
+    Resource::new(Kind::Listener, name, listener.encode_to_vec()).sending_to([name])
 }

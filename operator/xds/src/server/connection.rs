@@ -18,14 +18,15 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Server;
-use super::share::{Counted, Held, Share, Shares};
+use super::handshakes::Place;
+use super::share::{Counted, Held, Share};
 use super::stream::{Ending, Streams};
+use super::{Common, Server};
 use crate::health;
 use crate::identity::Identity;
 use crate::metrics::Ended;
@@ -36,17 +37,17 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     server: Server,
-    shares: Arc<Shares>,
+    common: Arc<Common>,
     socket: TcpStream,
     peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     shutdown: CancellationToken,
 ) {
     let shaken = tokio::select! {
         () = shutdown.cancelled() => return,
         shaken = handshake(&server, socket) => shaken,
     };
-    drop(permit);
+    drop(place);
     let (socket, identity, expiry) = match shaken {
         Ok(shaken) => shaken,
         Err((ended, reason)) => {
@@ -56,14 +57,14 @@ pub(super) async fn run(
         }
     };
     let limits = &server.limits;
-    let share = shares.admit(&identity, limits.max_identity_connections, limits.max_identity_bytes);
+    let share = common.shares.admit(&identity, limits.max_identity_connections, limits.max_identity_bytes);
     let Some(share) = share else {
         server.metrics.ended(Ended::Crowded);
         tracing::warn!(%peer, %identity, "refused a connection: its LoadBalancer's proxies have too many");
         return;
     };
     let age = age(server.limits.max_connection_age, expiry, SystemTime::now());
-    serve(server, socket, identity, share, age, shutdown).await;
+    serve(server, common, socket, identity, share, age, shutdown).await;
 }
 
 async fn handshake(
@@ -92,25 +93,27 @@ fn age(limit: Duration, expiry: SystemTime, now: SystemTime) -> Duration {
 
 async fn serve(
     server: Server,
+    common: Arc<Common>,
     socket: TlsStream<TcpStream>,
     identity: Identity,
     share: Arc<Share>,
     age: Duration,
     shutdown: CancellationToken,
 ) {
-    let limits = server.limits.clone();
+    let (limits, metrics) = (server.limits.clone(), server.metrics.clone());
     // Cancelled when the connection is to end; its streams end then, and so can it.
     let aged = CancellationToken::new();
     let gone = CancellationToken::new();
     let _end_streams = gone.clone().drop_guard();
     let ending = Ending { aged: aged.clone(), gone, shutdown: shutdown.clone() };
     let finder = server.findings.open(identity.clone());
-    let streams = Arc::new(Streams { server, identity, ending });
+    let streams = Arc::new(Streams { server, common, identity, ending });
+    let (open, opened) = watch::channel(0);
     let service = AggregatedDiscoveryServiceServer::from_arc(streams)
         .max_decoding_message_size(limits.max_request_bytes);
     let service = TowerToHyperService::new(service);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let held = Held::new(&share);
+        let held = Held::new(&share, open.clone());
         request.extensions_mut().insert(Arc::clone(&held));
         request.extensions_mut().insert(Arc::clone(&finder));
         let request = request.map(|body| Counted::new(body, held));
@@ -134,12 +137,29 @@ async fn serve(
             }
             return;
         }
+        // It holds a place that others of its identity may need.
+        () = idle(opened, limits.idle_timeout) => {
+            metrics.ended(Ended::Idle);
+            return;
+        }
         () = tokio::time::sleep(age) => aged.cancel(),
         () = shutdown.cancelled() => {}
     }
     // No new streams; then those that are open end, and the connection with them.
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(GOODBYE, connection).await;
+}
+
+/// Returns when a connection has had no stream for so long.
+async fn idle(mut open: watch::Receiver<usize>, limit: Duration) {
+    loop {
+        let begins = open.wait_for(|streams| *streams > 0);
+        if tokio::time::timeout(limit, begins).await.is_err() {
+            return;
+        }
+        // The sender lives as long as the connection.
+        let _ = open.wait_for(|streams| *streams == 0).await;
+    }
 }
 
 #[cfg(test)]

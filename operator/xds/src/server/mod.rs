@@ -6,10 +6,14 @@
 //! one session and one message.
 //!
 //! Guarantees: who is not known by certificate gets no stream; an error of a request ends its own stream and nothing
-//! else; a connection ends before the certificate that opened it, and with it all its streams; no certificate takes more
-//! than its share of connections and memory.
+//! else; a connection ends before the certificate that opened it, and with it all its streams; a stream that the server
+//! ends has been sent all that was owed; no certificate takes more than its share of connections and memory, and no
+//! address more than its share of handshakes.
 
+mod admission;
 mod connection;
+mod convergence;
+mod handshakes;
 mod share;
 mod stream;
 mod tls;
@@ -19,10 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use admission::Admissions;
+use handshakes::Handshakes;
 use share::Shares;
 pub use tls::{Credentials, Tls, TlsError};
 
@@ -41,6 +47,16 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Handshakes at one time; further connections are closed at once, and their proxies try again.
     pub max_handshakes: usize,
+    /// Handshakes at one time from one address. Proxies that come back at once through one address, as behind a
+    /// masquerading node, get in one after another.
+    pub max_source_handshakes: usize,
+    /// How long a connection may be without a stream, from its handshake on.
+    pub idle_timeout: Duration,
+    /// Streams a second that get their first responses, after a burst of as many. One that has nothing to get, and all
+    /// later responses, do not count.
+    pub first_responses_per_second: u32,
+    /// Bytes a second of first responses.
+    pub first_bytes_per_second: usize,
     /// HTTP/2 ping after this much silence.
     pub keepalive_interval: Duration,
     /// A connection that does not answer a ping for this long is dead.
@@ -52,8 +68,8 @@ pub struct Limits {
     /// Connections of one identity, which is all proxies of a LoadBalancer: 256 at most, those that drain included, and
     /// the old ones of those that came back before their end was noticed.
     pub max_identity_connections: usize,
-    /// Memory that requests of one identity take, all streams together: those that arrive, and what is kept of them. The
-    /// names of 256 proxies with 256 ports each are about 100 MB when they are as long as they can be.
+    /// Memory that requests of one identity take, all streams together: those that arrive, and what is kept of them and
+    /// of what they do not answer. The names of 256 proxies with 256 ports each are about 100 MB when they are as long as they can be.
     pub max_identity_bytes: usize,
 }
 
@@ -63,6 +79,10 @@ impl Default for Limits {
             max_connection_age: Duration::from_secs(8 * 3600),
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 256,
+            max_source_handshakes: 8,
+            idle_timeout: Duration::from_secs(30),
+            first_responses_per_second: 200,
+            first_bytes_per_second: 64 << 20,
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
             max_streams: 4,
@@ -90,14 +110,29 @@ pub struct Server {
     pub limits: Limits,
 }
 
+/// What all connections of one server share.
+#[derive(Debug)]
+struct Common {
+    shares: Arc<Shares>,
+    admissions: Admissions,
+}
+
 impl Server {
     /// Serves `listener` until `shutdown` is cancelled, then ends all streams and connections and returns.
     ///
     /// # Errors
     /// When the listener itself fails; failures of single connections are logged and counted.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        let handshakes = Arc::new(Semaphore::new(self.limits.max_handshakes));
-        let shares = Arc::new(Shares::default());
+        let limits = &self.limits;
+        let handshakes = Handshakes::new(limits.max_handshakes, limits.max_source_handshakes);
+        let common = Arc::new(Common {
+            shares: Arc::default(),
+            admissions: Admissions::new(
+                limits.first_responses_per_second,
+                limits.first_bytes_per_second,
+                Instant::now(),
+            ),
+        });
         let tasks = TaskTracker::new();
         let result = loop {
             let accepted = tokio::select! {
@@ -114,19 +149,12 @@ impl Server {
                 }
                 Err(error) => break Err(error),
             };
-            match Arc::clone(&handshakes).try_acquire_owned() {
-                Ok(permit) => {
-                    let shares = Arc::clone(&shares);
-                    tasks.spawn(connection::run(
-                        self.clone(),
-                        shares,
-                        socket,
-                        peer,
-                        permit,
-                        shutdown.clone(),
-                    ));
+            match handshakes.begin(peer.ip()) {
+                Some(place) => {
+                    let common = Arc::clone(&common);
+                    tasks.spawn(connection::run(self.clone(), common, socket, peer, place, shutdown.clone()));
                 }
-                Err(_) => self.metrics.ended(Ended::Busy),
+                None => self.metrics.ended(Ended::Busy),
             }
         };
         tasks.close();

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::identity::Identity;
@@ -89,11 +90,16 @@ pub(super) struct Held {
     share: Arc<Share>,
     arriving: AtomicUsize,
     kept: AtomicUsize,
+    /// Streams of its connection.
+    open: watch::Sender<usize>,
 }
 
 impl Held {
-    pub(super) fn new(share: &Arc<Share>) -> Arc<Self> {
-        Arc::new(Self { share: Arc::clone(share), arriving: AtomicUsize::new(0), kept: AtomicUsize::new(0) })
+    /// One more stream, counted in `open` as long as it lives.
+    pub(super) fn new(share: &Arc<Share>, open: watch::Sender<usize>) -> Arc<Self> {
+        open.send_modify(|streams| *streams += 1);
+        let (arriving, kept) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { share: Arc::clone(share), arriving, kept, open })
     }
 
     /// More bytes of a request came.
@@ -119,6 +125,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let _ = self.share.count(*self.arriving.get_mut() + *self.kept.get_mut(), 0);
+        self.open.send_modify(|streams| *streams -= 1);
     }
 }
 
@@ -163,6 +170,10 @@ impl Body for Counted {
 mod tests {
     use super::*;
 
+    fn held(share: &Arc<Share>) -> Arc<Held> {
+        Held::new(share, watch::Sender::new(0))
+    }
+
     fn admit(shares: &Arc<Shares>, load_balancer: &str) -> Option<Arc<Share>> {
         shares.admit(&Identity::new("red", load_balancer, "u"), 2, 100)
     }
@@ -174,7 +185,7 @@ mod tests {
         let _second = admit(&shares, "web").unwrap();
         assert!(admit(&shares, "web").is_none());
         assert!(admit(&shares, "dns").is_some());
-        let stream = Held::new(&first);
+        let stream = held(&first);
         drop(first);
         assert!(admit(&shares, "web").is_none());
         drop(stream);
@@ -185,7 +196,7 @@ mod tests {
     fn bytes_count_once_while_they_arrive_and_as_long_as_they_are_kept() {
         let shares = Arc::new(Shares::default());
         let (web, dns) = (admit(&shares, "web").unwrap(), admit(&shares, "dns").unwrap());
-        let (one, other) = (Held::new(&web), Held::new(&admit(&shares, "web").unwrap()));
+        let (one, other) = (held(&web), held(&admit(&shares, "web").unwrap()));
         one.arrive(60).unwrap();
         assert!(other.arrive(60).is_err());
         drop(other);
@@ -193,15 +204,15 @@ mod tests {
         one.keep(60).unwrap();
         one.arrive(40).unwrap();
         assert!(one.arrive(1).is_err());
-        Held::new(&dns).arrive(100).unwrap();
+        held(&dns).arrive(100).unwrap();
         drop(one);
-        Held::new(&web).arrive(100).unwrap();
+        held(&web).arrive(100).unwrap();
     }
 
     #[test]
     fn who_is_gone_is_forgotten() {
         let shares = Arc::new(Shares::default());
-        Held::new(&admit(&shares, "web").unwrap()).keep(7).unwrap();
+        held(&admit(&shares, "web").unwrap()).keep(7).unwrap();
         assert!(shares.taken.lock().is_empty());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use epic_xds::engine::{DeltaRequest, DeltaResponse, DeltaSession, Kind, Resource, View};
 use proptest::prelude::*;
@@ -13,8 +14,10 @@ use proptest::test_runner::RngSeed;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const CONTENTS: u8 = 5;
-/// Contents from here on are refused by the client.
+/// Contents from here on are refused by the client, unless it is tolerant.
 const BAD: u8 = 3;
+/// Seconds that must have passed after a first, second, … refusal before the same is offered again.
+const WAITS: [u64; 7] = [5, 10, 20, 40, 80, 160, 300];
 
 /// One step of a run.
 #[derive(Clone, Debug)]
@@ -33,6 +36,10 @@ enum Step {
     Read,
     /// The client withholds its answers for clusters, or lets them go.
     Warm(bool),
+    /// The client takes what it refuses otherwise, or not any more: a port is free for a while.
+    Tolerate(bool),
+    /// Seconds pass.
+    Wait(u64),
     /// The stream breaks and the client comes back with what it has.
     Reconnect,
 }
@@ -49,6 +56,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         10 => Just(Step::Deliver),
         10 => Just(Step::Read),
         2 => any::<bool>().prop_map(Step::Warm),
+        1 => any::<bool>().prop_map(Step::Tolerate),
+        2 => (1..400u64).prop_map(Step::Wait),
         1 => Just(Step::Reconnect),
     ];
     proptest::collection::vec(step, 1..60)
@@ -71,6 +80,17 @@ struct ClientLane {
     copy: BTreeMap<String, u8>,
 }
 
+/// Something that the client refused by itself.
+#[derive(Clone, Debug)]
+struct Refusal {
+    version: String,
+    times: usize,
+    /// Not to be offered again before.
+    until: Duration,
+    /// Offered again, and not answered.
+    offered: bool,
+}
+
 /// What the server has been told and has said.
 #[derive(Debug, Default)]
 struct ServerLane {
@@ -86,7 +106,7 @@ struct ServerLane {
     said: BTreeMap<String, Option<String>>,
     /// Last version that the client accepted.
     accepted: BTreeMap<String, String>,
-    refused: BTreeMap<String, String>,
+    refused: BTreeMap<String, Refusal>,
     /// Versions refused together with others since: applied or not, nobody knows.
     doubtful: BTreeMap<String, BTreeSet<String>>,
     /// Last response that was sent before the client gave a name up: it drops what it took from there.
@@ -104,6 +124,8 @@ struct World {
     under_way: VecDeque<(usize, DeltaRequest)>,
     withheld: VecDeque<(usize, DeltaRequest)>,
     warming: bool,
+    tolerant: bool,
+    now: Duration,
 }
 
 fn resource(kind: Kind, name: &str, content: u8) -> Resource {
@@ -138,6 +160,8 @@ impl World {
             under_way: VecDeque::new(),
             withheld: VecDeque::new(),
             warming: false,
+            tolerant: false,
+            now: Duration::ZERO,
         };
         world.session.set_view(view);
         world
@@ -173,6 +197,8 @@ impl World {
                     self.under_way.append(&mut self.withheld);
                 }
             }
+            Step::Tolerate(tolerant) => self.tolerant = tolerant,
+            Step::Wait(seconds) => self.wait(seconds),
             Step::Reconnect => self.reconnect(),
         }
     }
@@ -208,6 +234,11 @@ impl World {
         self.under_way.push_back((kind, request));
     }
 
+    fn wait(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.session.advance(self.now);
+    }
+
     fn deliver(&mut self) {
         let Some((kind, request)) = self.under_way.pop_front() else { return };
         let lane = &mut self.server[kind];
@@ -217,7 +248,7 @@ impl World {
             let settled: Vec<DeltaResponse> = lane.unanswered.drain(..=position).collect();
             let (last, earlier) = settled.split_last().unwrap();
             earlier.iter().for_each(|response| lane.accept(response));
-            if request.error.is_some() { lane.refuse(last, &self.view) } else { lane.accept(last) }
+            if request.error.is_some() { lane.refuse(last, &self.view, self.now) } else { lane.accept(last) }
         }
         lane.subscribe(kind, &request);
         self.session.request(&request).unwrap();
@@ -230,10 +261,11 @@ impl World {
         self.judge(&response);
         let lane = &mut self.client[kind];
         let contents: Vec<(&str, u8)> = response.resources.iter().map(|r| (&*r.name, r.body[1])).collect();
-        let bad = contents.iter().any(|(_, content)| *content >= BAD);
+        let refused = |content: u8| content >= BAD && !self.tolerant;
+        let bad = contents.iter().any(|(_, content)| refused(*content));
         for (name, content) in contents {
             // Of refused listeners the good ones are applied, of refused clusters and assignments none.
-            let applied = content < BAD && (!bad || response.kind == Kind::Listener);
+            let applied = !refused(content) && (!bad || response.kind == Kind::Listener);
             if applied && lane.wants.covers(name) {
                 lane.copy.insert(name.to_owned(), content);
             }
@@ -265,9 +297,15 @@ impl World {
             assert_eq!(self.view.get(response.kind, name), Some(resource), "not what the view holds");
             assert!(lane.wants.covers(name), "{name} was not asked for");
             let version = resource.version.to_string();
-            assert_ne!(lane.refused.get(name), Some(&version), "{name} was refused and has not changed");
+            let refusal = lane.refused.get_mut(name).filter(|refusal| refusal.version == version);
+            assert_eq!(response.again, refusal.is_some(), "{name} is called refused before, or is not");
+            if let Some(refusal) = refusal {
+                assert_eq!(response.resources.len(), 1, "{name} was refused and is sent with others");
+                assert!(self.now >= refusal.until, "{name} was refused and is offered again too early");
+                assert!(!std::mem::replace(&mut refusal.offered, true), "{name} is offered twice");
+            }
             let unchanged = lane.said.get(name) == Some(&Some(version.clone()));
-            let cause = lane.owed.remove(name) | lane.follow.remove(name);
+            let cause = lane.owed.remove(name) | lane.follow.remove(name) | response.again;
             assert!(!unchanged || cause, "{name} was sent again without cause");
             lane.said.insert(name.to_owned(), Some(version));
         }
@@ -290,6 +328,7 @@ impl World {
         self.under_way.clear();
         self.withheld.clear();
         self.session = DeltaSession::new();
+        self.session.advance(self.now);
         self.session.set_view(Arc::clone(&self.view));
         self.server = Default::default();
         for kind in Kind::MAKE {
@@ -320,9 +359,19 @@ impl World {
         }
     }
 
-    /// Lets everything arrive, then compares.
+    /// Lets everything arrive, then compares; and once more when what made the client refuse things has passed.
     fn settle(&mut self) {
         self.warming = false;
+        self.deliver_everything();
+        self.check_rest();
+        self.tolerant = true;
+        self.wait(*WAITS.last().unwrap());
+        self.deliver_everything();
+        self.check_rest();
+        assert!(self.session.progress().rejections.is_empty(), "refused for ever");
+    }
+
+    fn deliver_everything(&mut self) {
         let mut responses = 0;
         loop {
             self.under_way.append(&mut self.withheld);
@@ -344,7 +393,6 @@ impl World {
             }
             assert!(responses < 500, "does not come to rest");
         }
-        self.check_rest();
     }
 
     /// Reads one response; its place in the order, type and names.
@@ -376,36 +424,31 @@ impl World {
     }
 
     fn check_rest(&self) {
-        let mut refused = 0;
+        let rejections = &self.session.progress().rejections;
+        // A listener that the client refuses may leave it with a form that sends to clusters of before.
+        let clings = rejections.keys().any(|(kind, _)| *kind == Kind::Listener);
         for kind in Kind::MAKE {
             let (client, server) = (&self.client[kind as usize], &self.server[kind as usize]);
             assert!(!server.greet, "{kind}: nothing was never said");
             assert!(server.owed.is_empty(), "{kind}: never answered: {:?}", server.owed);
             for (name, content) in NAMES.into_iter().zip(self.contents[kind as usize]) {
-                if !client.wants.covers(name) {
+                let reported = rejections.contains_key(&(kind, Arc::from(name)));
+                let refused = content.is_some_and(|content| content >= BAD);
+                assert!(!reported || client.wants.covers(name) && refused, "{kind} {name} is reported");
+                let held = client.copy.get(name).copied();
+                if !client.wants.covers(name) || held == content {
                     continue;
                 }
-                let held = client.copy.get(name).copied();
-                match content {
-                    Some(content) if content >= BAD => {
-                        refused += 1;
-                        assert!(held.is_none_or(|held| held < BAD));
-                        let key = (kind, Arc::from(name));
-                        assert!(
-                            self.session.progress().rejections.contains_key(&key),
-                            "{kind} {name} is not reported"
-                        );
-                    }
-                    content => assert_eq!(held, content, "{kind} {name}"),
-                }
+                assert!(!refused || reported, "{kind} {name} is not reported");
+                let stays = content.is_none() && kind != Kind::Listener && clings;
+                assert!(refused || stays, "{kind} {name}: {held:?} is held, not {content:?}");
             }
         }
-        assert_eq!(self.session.progress().rejections.len(), refused, "reported, but not refused");
         let all_asked =
             [Kind::Cluster, Kind::Listener].iter().all(|k| self.client[*k as usize].wants.0.contains("*"));
-        let bad = |kind: Kind| self.contents[kind as usize].iter().flatten().any(|content| *content >= BAD);
+        let refused = rejections.keys().any(|(kind, _)| *kind != Kind::Assignment);
         let configured = self.session.progress().configured == Some(self.view.revision());
-        if bad(Kind::Cluster) || bad(Kind::Listener) {
+        if refused {
             assert!(!configured, "counts as configured though something is refused");
         } else if all_asked {
             assert!(configured, "does not count as configured");
@@ -416,6 +459,9 @@ impl World {
 impl ServerLane {
     fn accept(&mut self, response: &DeltaResponse) {
         for resource in &response.resources {
+            if self.refused.get(&*resource.name).is_some_and(|r| r.version == resource.version.to_string()) {
+                self.refused.remove(&*resource.name);
+            }
             let forgotten = self.given_up.get(&*resource.name).is_some_and(|last| response.nonce <= *last);
             if self.wants.covers(&resource.name) && !forgotten {
                 self.accepted.insert(resource.name.to_string(), resource.version.to_string());
@@ -429,7 +475,7 @@ impl ServerLane {
         }
     }
 
-    fn refuse(&mut self, response: &DeltaResponse, view: &View) {
+    fn refuse(&mut self, response: &DeltaResponse, view: &View, now: Duration) {
         for resource in &response.resources {
             let (name, version) = (resource.name.to_string(), resource.version.to_string());
             let alone = response.resources.len() == 1;
@@ -453,7 +499,10 @@ impl ServerLane {
                 if view.get(response.kind, &name) == Some(resource) {
                     self.owed.remove(&name);
                 }
-                self.refused.insert(name, version);
+                let before = self.refused.get(&name).filter(|refusal| refusal.version == version);
+                let times = before.map_or(0, |refusal| refusal.times) + 1;
+                let until = now + Duration::from_secs(WAITS[times.min(WAITS.len()) - 1]);
+                self.refused.insert(name, Refusal { version, times, until, offered: false });
             } else {
                 self.said.remove(&name);
             }

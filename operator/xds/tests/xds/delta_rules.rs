@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use epic_xds::engine::{
     DeltaRequest, DeltaSession, EndpointRef, Kind, MAX_NAME_LENGTH, ProtocolError, Resource, Verdict, View,
@@ -17,7 +18,7 @@ pub(crate) fn view(generation: i64, clusters: &str, assignments: &str, listeners
                 match kind {
                     Kind::Cluster => resource.needing(name),
                     Kind::Assignment => resource.holding(endpoints(content)),
-                    Kind::Listener => resource,
+                    Kind::Listener => resource.sending_to(destinations(name, content)),
                 }
             })
             .collect()
@@ -30,6 +31,12 @@ pub(crate) fn view(generation: i64, clusters: &str, assignments: &str, listeners
 fn endpoints(content: &str) -> Vec<EndpointRef> {
     let names = content.split('+').filter(|name| *name != "-");
     names.map(|name| endpoint(name, 1)).collect()
+}
+
+/// A listener `1@a+b` sends to the clusters a and b; without that it sends to the one of its name.
+fn destinations(name: &str, content: &str) -> Vec<String> {
+    let names = content.split_once('@').map_or(name, |(_, names)| names);
+    names.split('+').map(str::to_owned).collect()
 }
 
 fn endpoint(name: &str, generation: i64) -> EndpointRef {
@@ -95,6 +102,12 @@ impl Client {
 
     fn show(&mut self, view: &Arc<View>) -> Vec<String> {
         self.session.set_view(Arc::clone(view));
+        self.read()
+    }
+
+    /// What the server sends when so much time has passed since the stream began.
+    fn at(&mut self, seconds: u64) -> Vec<String> {
+        self.session.advance(Duration::from_secs(seconds));
         self.read()
     }
 
@@ -314,6 +327,143 @@ fn a_refused_resource_is_not_sent_again_until_it_changes_and_the_last_good_form_
     assert_eq!(client.show(&view(5, "a=1", "a=2", "a=5")), ["listener#6 +a"]);
     client.ack(Kind::Listener, 6);
     assert_eq!(client.session.progress().configured.unwrap().generation, 5);
+}
+
+#[test]
+fn a_refused_resource_is_offered_again_by_itself_and_counts_as_refused_until_it_is_taken() {
+    let mut client = Client::settled(&view(1, "a=1", "a=1", "a=1"));
+    client.show(&view(2, "a=1", "a=1", "a=taken"));
+    client.nack(Kind::Listener, 4);
+    assert_eq!(client.session.next_offer(), Some(Duration::from_secs(5)));
+    assert_eq!(client.at(4), NOTHING);
+    client.session.set_view(view(3, "a=1", "a=1", "a=taken b=1"));
+    client.session.advance(Duration::from_secs(5));
+    assert_eq!(client.read(), ["listener#5 +b", "listener#6 +a"]);
+    assert_eq!(client.rejected(), ["listener a"]);
+    client.ack(Kind::Listener, 5);
+    assert_eq!(client.at(3_600), NOTHING, "nothing is offered twice before it was answered");
+    client.ack(Kind::Listener, 6);
+    assert!(client.rejected().is_empty());
+    assert_eq!(client.session.progress().configured.unwrap().generation, 3);
+    assert_eq!(client.session.next_offer(), None);
+}
+
+#[test]
+fn what_is_refused_for_good_costs_a_bounded_number_of_responses_in_an_hour() {
+    let refused: Vec<String> = (0..10).map(|n| format!("n{n}=bad")).collect();
+    let mut client = Client::with(&view(1, "", "", &refused.join(" ")));
+    client.session.request(&request(Kind::Listener, &[])).unwrap();
+    let (mut now, mut offers) = (Duration::ZERO, 0);
+    while now < Duration::from_secs(3_600) {
+        while let Some(response) = client.session.next_response() {
+            if response.again {
+                offers += 1;
+                assert_eq!(response.resources.len(), 1);
+            }
+            client.answer(Kind::Listener, response.nonce, Some("cannot bind"));
+        }
+        now = client.session.next_offer().expect("it is offered again");
+        assert!(client.session.advance(now));
+    }
+    assert_eq!(offers, 10 * 16, "after 5, 10, 20, 40, 80, 160 s, then every 300 s");
+    assert_eq!(client.rejected().len(), 10);
+}
+
+#[test]
+fn what_was_refused_and_changes_is_offered_at_once_and_its_waits_begin_anew() {
+    let mut client = Client::settled(&view(1, "a=1", "a=1", "a=1"));
+    client.show(&view(2, "a=1", "a=1", "a=bad"));
+    client.nack(Kind::Listener, 4);
+    assert_eq!(client.at(5), ["listener#5 +a"]);
+    client.nack(Kind::Listener, 5);
+    assert_eq!(client.session.next_offer(), Some(Duration::from_secs(15)));
+    assert_eq!(client.show(&view(3, "a=1", "a=1", "a=worse")), ["listener#6 +a"]);
+    client.nack(Kind::Listener, 6);
+    assert_eq!(client.session.next_offer(), Some(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_listener_waits_while_its_cluster_is_refused_and_the_client_has_no_form_of_it() {
+    let mut client = Client::settled(&view(1, "a=1", "a=1", "a=1"));
+    let next = view(2, "a=1 b=bad", "a=1 b=1", "a=1");
+    assert_eq!(client.show(&next), ["cluster#4 +b"]);
+    client.nack(Kind::Cluster, 4);
+    let next = view(3, "a=1 b=bad", "a=1 b=1", "a=2@a+b c=1@a");
+    assert_eq!(client.show(&next), ["listener#5 +c"], "the form in force goes on");
+    client.ack(Kind::Listener, 5);
+    assert_ne!(client.session.progress().configured.map(|r| r.generation), Some(3));
+    assert_eq!(client.at(5), ["cluster#6 +b"]);
+    assert_eq!(client.ack(Kind::Cluster, 6), ["listener#7 +a"]);
+    // A cluster of which the client keeps an earlier form keeps nobody waiting.
+    client.show(&view(4, "a=bad b=bad", "a=1 b=1", "a=2@a+b c=1@a"));
+    client.nack(Kind::Cluster, 8);
+    let next = view(5, "a=bad b=bad", "a=1 b=1", "a=3@a+b c=1@a");
+    assert_eq!(client.show(&next), ["listener#10 +a"]);
+}
+
+#[test]
+fn a_cluster_stays_while_the_listener_that_is_held_on_to_sends_to_it() {
+    let mut client = Client::settled(&view(1, "a=1 b=1", "a=1 b=1", "l=1@a"));
+    client.show(&view(2, "a=1 b=1", "a=1 b=1", "l=bad@b"));
+    client.nack(Kind::Listener, 4);
+    let next = view(3, "b=1", "b=1", "l=bad@b");
+    assert_eq!(client.show(&next), NOTHING, "the last good form sends to a");
+    assert_eq!(client.at(5), ["listener#5 +l"]);
+    assert_eq!(client.ack(Kind::Listener, 5), ["cluster#6 -a", "assignment#7 -a"]);
+}
+
+#[test]
+fn a_listener_never_overtakes_its_cluster_for_want_of_room() {
+    let mut client = Client::settled(&view(1, "a=0", "a=0", "a=0"));
+    for n in 1..=64 {
+        client.session.set_view(view(1, &format!("a={n}"), "a=0", "a=0"));
+        assert_eq!(client.read().len(), 2, "the cluster and the assignment behind it");
+        client.session.request(&request(Kind::Assignment, &[])).unwrap();
+        let nonce = 3 + 2 * n;
+        assert_eq!(client.answer(Kind::Assignment, nonce, None), Verdict::Acknowledged);
+    }
+    // Envoy withholds its answers for clusters, so there is no room for another one; endpoints go on.
+    let next = view(2, "a=64 b=1", "a=1 b=1", "a=0 b=1");
+    assert_eq!(client.show(&next), ["assignment#132 +a"]);
+    assert_eq!(client.ack(Kind::Cluster, 130), ["cluster#133 +b", "listener#134 +b"]);
+}
+
+#[test]
+fn a_client_that_never_answers_keeps_no_bodies_and_what_it_keeps_is_counted() {
+    let many = |generation: i64| {
+        let body = format!("assignment {generation}").into_bytes();
+        let endpoints: Vec<_> = (0..1_000).map(|n| endpoint(&n.to_string(), generation)).collect();
+        Arc::new(View::new(1, [Resource::new(Kind::Assignment, "a", body).holding(endpoints)]))
+    };
+    let mut client = Client::with(&many(0));
+    assert_eq!(client.ask(Kind::Assignment, &["a"]), ["assignment#1 +a"]);
+    let bodies: Vec<_> = (1..200)
+        .map(|generation| {
+            let view = many(generation);
+            let body = Arc::downgrade(&view.get(Kind::Assignment, "a").unwrap().body);
+            client.show(&view);
+            body
+        })
+        .collect();
+    let alive = bodies.iter().filter(|body| body.strong_count() > 0).count();
+    assert_eq!(alive, 1, "that of the present view");
+    let kept = client.session.kept_bytes();
+    assert!((64 * 1_000 * size_of::<EndpointRef>()..8 << 20).contains(&kept), "{kept}");
+    client.ack(Kind::Assignment, 64);
+    client.ack(Kind::Assignment, 65);
+    assert!(client.session.kept_bytes() < 1_000, "{}", client.session.kept_bytes());
+}
+
+#[test]
+fn assignments_are_level_when_all_that_were_asked_for_are_acknowledged() {
+    let first = view(1, "a=1", "a=1", "a=1");
+    let mut client = Client::settled(&first);
+    assert_eq!(client.session.assigned(), Some(first.assignments()));
+    let second = view(1, "a=1", "a=2", "a=1");
+    client.show(&second);
+    assert_eq!(client.session.assigned(), Some(first.assignments()));
+    client.ack(Kind::Assignment, 4);
+    assert_eq!(client.session.assigned(), Some(second.assignments()));
 }
 
 #[test]

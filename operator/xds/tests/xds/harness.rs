@@ -10,9 +10,13 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Delt
 use epic_xds::engine::Kind;
 use epic_xds::pki::{self, KeyedCertificate};
 use epic_xds::{Credentials, Findings, Identity, Limits, Metrics, Report, Reports, Server, Tls, Views};
-use tokio::net::TcpListener;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
@@ -76,6 +80,16 @@ impl Site {
 
     pub(crate) fn client_certificate(&self, identity: &Identity) -> KeyedCertificate {
         pki::issue_client(&self.authority, identity, SystemTime::now()).unwrap()
+    }
+
+    /// Value of a metric as it is scraped, named with its labels; 0 when it is not there yet.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.metrics.show(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// Waits until a report fulfils `wanted`.
@@ -142,6 +156,34 @@ pub(crate) async fn channel(
         None => tls,
     };
     Channel::from_shared(format!("https://{address}")).unwrap().tls_config(tls)?.connect().await
+}
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, is: impl Fn() -> bool) {
+    retry(what, || std::future::ready(if is() { Ok(()) } else { Err("not so") })).await;
+}
+
+/// A connection that has shaken hands and says nothing more.
+pub(crate) async fn tls(
+    address: SocketAddr,
+    authority: &str,
+    certificate: &KeyedCertificate,
+) -> TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = vec![CertificateDer::from_pem_slice(certificate.certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
+    let mut configuration = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    configuration.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from(pki::SERVER_NAME).unwrap();
+    TlsConnector::from(Arc::new(configuration)).connect(name, socket).await.unwrap()
 }
 
 impl Client {

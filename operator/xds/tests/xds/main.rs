@@ -14,6 +14,8 @@ mod envoy;
 mod golden;
 mod harness;
 mod ops;
+mod refusals;
 mod resources;
+mod rotation;
 mod rows;
 mod server;

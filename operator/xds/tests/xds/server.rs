@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use epic_lb::LbPolicy;
-use epic_xds::engine::Kind;
+use epic_xds::engine::{Kind, Resource, View};
 use epic_xds::{Identity, Limits, pki, sync};
+use tokio::io::AsyncReadExt;
 use tonic::Code;
 
-use crate::harness::{Client, DEADLINE, Site, channel, credentials, node, request};
+use crate::harness::{Client, DEADLINE, Site, channel, credentials, eventually, node, request, shown, tls};
 use crate::rows::{Ep, UID, World, identity, service};
 
 fn endpoint(n: u8) -> Ep {
@@ -54,7 +55,6 @@ async fn a_proxy_is_configured_and_reported() {
     world.policy("web", LbPolicy::Maglev);
     assert_eq!(client.take().await, "cluster +web-tcp-80");
     assert_eq!(client.take().await, "assignment +web-tcp-80");
-    assert_eq!(client.take().await, "listener +web-tcp-80");
     site.report("generation 2", |r| r.progress.configured.is_some_and(|r| r.generation == 2)).await;
     let end = site.report("the end", |r| !r.connected);
     let ((), end) = tokio::join!(server.stop(), end);
@@ -147,13 +147,191 @@ async fn a_bad_request_ends_its_own_stream_and_no_other() {
     let mut without_node = Client::open(channel.clone(), us()).await.unwrap();
     without_node.send(request(Kind::Cluster, &[])).await;
     without_node.take().await;
-    let mut other_node = request(Kind::Cluster, &[]);
-    other_node.type_url = "type.googleapis.com/google.protobuf.Any".into();
-    without_node.send(other_node).await;
+    without_node.ask(Kind::Assignment, &[&"x".repeat(2_000)]).await;
     assert_eq!(without_node.read().await.unwrap_err().code(), Code::InvalidArgument);
 
     world.endpoints("web", &[endpoint(1), endpoint(2)]);
     assert_eq!(good.take().await, "assignment +web-tcp-80");
+}
+
+#[tokio::test]
+async fn a_type_that_is_not_served_is_counted_and_ends_nothing() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    let mut routes = request(Kind::Cluster, &["a"]);
+    routes.type_url = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration".into();
+    client.send(routes.clone()).await;
+    client.send(routes).await;
+    client.expect_nothing().await;
+    assert_eq!(site.metric("xds_unknown_types_total"), 2.0);
+}
+
+#[tokio::test]
+async fn silent_connections_from_one_address_keep_nobody_else_out() {
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(server.address).await.unwrap());
+    }
+    let busy = || site.metric("xds_ended_total{reason=\"Busy\"}");
+    eventually("the others are turned away", || busy() >= 292.0).await;
+    let start = tokio::time::Instant::now();
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    assert!(start.elapsed() < Duration::from_secs(10), "not after the silent ones timed out");
+    assert_eq!(busy(), 292.0, "eight of one address may try, and the proxy is not turned away");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_stream_is_ended_and_leaves_its_place() {
+    let site = Site::new();
+    let _world = world(&site);
+    let limits =
+        Limits { idle_timeout: Duration::from_millis(200), max_identity_connections: 1, ..Limits::default() };
+    let server = site.serve(limits, 0).await;
+    let certificate = site.client_certificate(&identity("web"));
+    // It shakes hands and says nothing, not even that it speaks HTTP/2.
+    let mut silent = tls(server.address, &site.authority.certificate, &certificate).await;
+    let mut text = Vec::new();
+    let end = tokio::time::timeout(DEADLINE, silent.read_to_end(&mut text)).await;
+    assert!(end.is_ok(), "the connection ends");
+    let room = async { while answered(&site, server.address, "web").await.is_none() {} };
+    tokio::time::timeout(DEADLINE, room).await.expect("there is room again");
+    assert_eq!(site.metric("xds_ended_total{reason=\"Idle\"}"), 1.0);
+    // One with a stream stays, however quiet it is.
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    let age = tokio::time::timeout(Duration::from_millis(600), client.responses.message()).await;
+    assert!(age.is_err(), "{age:?}");
+    client.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_the_server_ends_has_been_sent_the_assignment_behind_its_cluster() {
+    let site = Site::new();
+    let server = site.serve(Limits::default(), 0).await;
+    // Large enough that the transport takes one and then no more.
+    let publish = |cluster: u8, assignment: u8| {
+        let name = "web-tcp-80";
+        let resources = [
+            Resource::new(Kind::Cluster, name, vec![cluster; 1 << 17]).needing(name),
+            Resource::new(Kind::Assignment, name, vec![assignment; 1 << 17]),
+        ];
+        site.views.publish(&identity("web"), View::new(1, resources));
+    };
+    publish(1, 1);
+    let mut client = open(&site, server.address, "web").await;
+    client.ask(Kind::Cluster, &[]).await;
+    assert_eq!(client.take().await, "cluster +web-tcp-80");
+    client.ask(Kind::Assignment, &["web-tcp-80"]).await;
+    assert_eq!(client.take().await, "assignment +web-tcp-80");
+    // One response is on its way, one waits in the channel, and the cluster with its assignment behind them.
+    let sent = || site.metric("xds_responses_total{kind=\"Assignment\"}");
+    for n in 2..=3 {
+        publish(1, n);
+        eventually("an assignment is under way", || sent() >= f64::from(n)).await;
+    }
+    publish(2, 3);
+    let read = async {
+        let mut all = Vec::new();
+        while let Ok(Some(response)) = client.read().await {
+            all.push(shown(&response));
+        }
+        all
+    };
+    let ((), read) = tokio::join!(server.stop(), read);
+    let [.., cluster, assignment] = &read[..] else { panic!("{read:?}") };
+    assert_eq!([cluster, assignment], ["cluster +web-tcp-80", "assignment +web-tcp-80"], "{read:?}");
+}
+
+#[tokio::test]
+async fn first_responses_go_out_in_turn_and_a_client_that_has_them_waits_for_nobody() {
+    let site = Site::new();
+    let world = world(&site);
+    let limits = Limits { first_responses_per_second: 5, max_source_handshakes: 64, ..Limits::default() };
+    let server = site.serve(limits, 0).await;
+    let mut early = open(&site, server.address, "web").await;
+    configure(&mut early).await;
+    let start = tokio::time::Instant::now();
+    let crowd = (0..10).map(|_| async {
+        let mut client = open(&site, server.address, "web").await;
+        client.ask(Kind::Cluster, &[]).await;
+        assert_eq!(client.take().await, "cluster +web-tcp-80");
+    });
+    let crowd = futures::future::join_all(crowd);
+    let update = async {
+        eventually("somebody waits", || site.metric("xds_waiting_streams") >= 1.0).await;
+        world.endpoints("web", &[endpoint(1), endpoint(2)]);
+        assert_eq!(early.take().await, "assignment +web-tcp-80");
+        // One that comes back to what it has gets no response and takes no turn.
+        let view = site.views.current(&identity("web")).unwrap();
+        let mut again = open(&site, server.address, "web").await;
+        for kind in [Kind::Cluster, Kind::Listener] {
+            let mut first = request(kind, &[]);
+            let versions = view.of(kind).map(|r| (r.name.to_string(), r.version.to_string()));
+            first.initial_resource_versions = versions.collect();
+            again.send(first).await;
+        }
+        site.report("the one that came back", |r| r.progress.configured.is_some()).await;
+    };
+    let (_, ()) = tokio::join!(crowd, update);
+    // Five at once, then one each 200 ms.
+    assert!(start.elapsed() > Duration::from_millis(800), "{:?}", start.elapsed());
+    assert_eq!(site.metric("xds_waiting_streams"), 0.0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_keeps_old_endpoints_by_not_answering_pays_for_them_with_its_share() {
+    let site = Site::new();
+    let world = world(&site);
+    let limits = Limits { max_identity_bytes: 64 << 10, ..Limits::default() };
+    let server = site.serve(limits, 0).await;
+    let mut client = open(&site, server.address, "web").await;
+    configure(&mut client).await;
+    let many = |round: u8| -> Vec<Ep> {
+        (0..200)
+            .map(|n| Ep::new(&format!("e{round}-{n}"), [100, 127, round, n], [10, 0, round, n], 8080))
+            .collect()
+    };
+    for round in 1..=60 {
+        world.endpoints("web", &many(round));
+        match client.read().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                return;
+            }
+        }
+    }
+    panic!("it keeps more than its share");
+}
+
+#[tokio::test]
+async fn what_a_proxy_says_of_its_version_is_kept_with_its_stream_and_counted() {
+    use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+    let site = Site::new();
+    let _world = world(&site);
+    let server = site.serve(Limits::default(), 0).await;
+    let certificate = site.client_certificate(&identity("web"));
+    let channel = channel(server.address, &site.authority.certificate, Some(&certificate)).await.unwrap();
+    let mut us = node("epic-red/pod-1", "epic-red/web");
+    us.user_agent_name = "envoy".into();
+    us.user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion("1.39.1".into()));
+    let mut client = Client::open(channel, us).await.unwrap();
+    client.ask(Kind::Cluster, &[]).await;
+    client.take().await;
+    assert_eq!(site.reports.rows()[0].software.to_string(), "envoy 1.39.1");
+    assert_eq!(site.metric("xds_proxies{version=\"1.39.1\"}"), 1.0);
+    drop(client);
+    eventually("it is counted no more", || site.metric("xds_proxies{version=\"1.39.1\"}") == 0.0).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,26 @@ use std::sync::Arc;
 
 use super::super::view::{EndpointRef, Resource, Version};
 
+/// What is remembered of a resource that was sent: all but its body, which nobody needs any more.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) name: Arc<str>,
+    pub(super) version: Version,
+    pub(super) endpoints: Arc<[EndpointRef]>,
+    clusters: Arc<[Arc<str>]>,
+}
+
+impl From<&Arc<Resource>> for Sent {
+    fn from(resource: &Arc<Resource>) -> Self {
+        Self {
+            name: Arc::clone(&resource.name),
+            version: resource.version,
+            endpoints: Arc::clone(&resource.endpoints),
+            clusters: Arc::clone(&resource.clusters),
+        }
+    }
+}
+
 /// Belief about one name. None at all: nothing was ever said about it.
 #[derive(Clone, Debug)]
 pub(super) struct Belief {
@@ -14,6 +34,8 @@ pub(super) struct Belief {
     pub(super) doubt: Doubt,
     /// Endpoints of the assignment that was acknowledged last.
     pub(super) endpoints: Arc<[EndpointRef]>,
+    /// Clusters that the listener sends to which was acknowledged last, if that is known.
+    clusters: Option<Arc<[Arc<str>]>>,
     /// Nonce of the first response that it is about. The client gave the name up after it was sent earlier ones, so
     /// what it answers to them says nothing.
     since: u64,
@@ -41,12 +63,15 @@ pub(super) enum Doubt {
 
 impl Belief {
     pub(super) fn unheard(last: Last, since: u64) -> Self {
-        Self { last, good: None, doubt: Doubt::None, endpoints: Arc::default(), since, until: since }
+        let endpoints = Arc::default();
+        Self { last, good: None, doubt: Doubt::None, endpoints, clusters: None, since, until: since }
     }
 
-    /// A version that a client says it has kept; `None` is one that we did not make.
-    pub(super) fn kept(version: Option<Version>) -> Self {
-        Self { good: version, ..Self::unheard(version.map_or(Last::Unclear, Last::Sent), 0) }
+    /// A version that a client says it has kept; `None` is one that we did not make. `current` is what the name is now.
+    pub(super) fn kept(version: Option<Version>, current: Option<&Arc<Resource>>) -> Self {
+        let same = current.filter(|resource| Some(resource.version) == version);
+        let clusters = same.map(|resource| Arc::clone(&resource.clusters));
+        Self { good: version, clusters, ..Self::unheard(version.map_or(Last::Unclear, Last::Sent), 0) }
     }
 
     /// It was given up while a response with it was under way, and may have been taken from there.
@@ -66,11 +91,21 @@ impl Belief {
     }
 
     /// The client has applied this version.
-    pub(super) fn accept(&mut self, resource: &Resource, nonce: u64) {
+    pub(super) fn accept(&mut self, sent: &Sent, nonce: u64) {
         if nonce >= self.since {
-            self.good = Some(resource.version);
+            self.good = Some(sent.version);
             self.doubt = Doubt::None;
-            self.endpoints = Arc::clone(&resource.endpoints);
+            self.endpoints = Arc::clone(&sent.endpoints);
+            self.clusters = Some(Arc::clone(&sent.clusters));
+        }
+    }
+
+    /// Clusters that the form in force sends to, when the last one is refused or not sent; `None` when nobody knows.
+    pub(super) fn in_use(&self) -> Option<&[Arc<str>]> {
+        match (self.good, self.doubt, self.last) {
+            (None, Doubt::None, last) if last != Last::Unclear => Some(&[]),
+            (Some(_), Doubt::None, _) => self.clusters.as_deref(),
+            _ => None,
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::exchange::{DeltaRequest, DeltaResponse, Event, Rejection, Verdict};
 use super::super::kind::Kind;
 use super::super::subscription::{Shift, Subscription};
 use super::super::view::{EndpointRef, Resource, Version, View};
-use super::belief::{Belief, Last};
+use super::belief::{Belief, Last, Sent};
+use super::refusal::Refused;
 
 /// Unanswered responses of one type after which changes are collected instead of sent. Envoy withholds answers for
 /// clusters while one warms, so this must not be small; it bounds the memory that a silent client costs.
@@ -15,6 +17,23 @@ const MAX_UNANSWERED: usize = 64;
 
 /// Longest text of a rejection that is kept, in characters.
 const MAX_MESSAGE: usize = 2_048;
+
+/// Clusters that the client's listeners send to though the view has no such listener any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum InUse {
+    These(BTreeSet<Arc<str>>),
+    /// It holds a listener of which nobody knows where it sends to.
+    Unknown,
+}
+
+impl InUse {
+    pub(super) fn has(&self, cluster: &str) -> bool {
+        match self {
+            InUse::These(names) => names.contains(cluster),
+            InUse::Unknown => true,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -27,7 +46,7 @@ pub(super) struct Lane {
     due: BTreeMap<Arc<str>, Cause>,
     /// Groups of names that are sent by themselves because they were in a refused response.
     suspects: VecDeque<BTreeSet<Arc<str>>>,
-    rejected: BTreeMap<Arc<str>, Rejection>,
+    rejected: BTreeMap<Arc<str>, Refused>,
     unanswered: VecDeque<Unanswered>,
 }
 
@@ -43,8 +62,14 @@ enum Cause {
 #[derive(Debug)]
 struct Unanswered {
     nonce: u64,
-    resources: Vec<Arc<Resource>>,
+    sent: Vec<Sent>,
     removed: Vec<Arc<str>>,
+}
+
+impl Unanswered {
+    fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.sent.iter().map(|sent| &sent.name).chain(&self.removed)
+    }
 }
 
 enum Need {
@@ -75,7 +100,7 @@ impl Lane {
     }
 
     pub(super) fn rejected(&self) -> impl Iterator<Item = (&Arc<str>, &Rejection)> {
-        self.rejected.iter()
+        self.rejected.iter().map(|(name, refused)| (name, &refused.rejection))
     }
 
     /// Whether the client has acknowledged all of the current view.
@@ -87,6 +112,73 @@ impl Lane {
             && self.rejected.is_empty()
     }
 
+    /// Whether the client has acknowledged all that it asked for of the current view, by name.
+    pub(super) fn is_level(&self) -> bool {
+        !self.held.is_empty() && self.due.is_empty() && self.unanswered.is_empty() && self.rejected.is_empty()
+    }
+
+    /// Whether there is something to say, room or not.
+    pub(super) fn owes(&self) -> bool {
+        self.greet || !self.due.is_empty()
+    }
+
+    /// Whether there is something to send or remove for which there is no room.
+    pub(super) fn is_stuck(&self, view: &View) -> bool {
+        let says = |(name, cause): (&Arc<str>, &Cause)| {
+            matches!(self.need(name, *cause, view), Need::Send(_) | Need::Remove)
+        };
+        self.is_full() && self.due.iter().any(says)
+    }
+
+    fn is_full(&self) -> bool {
+        self.unanswered.len() >= MAX_UNANSWERED
+    }
+
+    /// When the next refused resource is to be offered again.
+    pub(super) fn next_offer(&self) -> Option<Duration> {
+        self.rejected.values().filter_map(Refused::waits_until).min()
+    }
+
+    /// Makes those refused resources due whose time has come, each by itself; says whether there are any.
+    pub(super) fn offer(&mut self, now: Duration) -> bool {
+        let due =
+            self.rejected.iter_mut().filter_map(|(name, refused)| refused.comes_due(now).then_some(name));
+        let due: Vec<Arc<str>> = due.map(Arc::clone).collect();
+        for name in &due {
+            self.suspects.push_back(BTreeSet::from([Arc::clone(name)]));
+            self.look_at(Arc::clone(name));
+        }
+        !due.is_empty()
+    }
+
+    /// Whether a name is about to be offered again.
+    pub(super) fn is_offered(&self, name: &str) -> bool {
+        self.rejected.get(name).is_some_and(Refused::is_due)
+    }
+
+    /// Whether there is something to remove, room or not.
+    pub(super) fn has_removals(&self, view: &View) -> bool {
+        self.due.iter().any(|(name, cause)| matches!(self.need(name, *cause, view), Need::Remove))
+    }
+
+    /// Whether the client has no form of a name because it refuses it.
+    pub(super) fn is_refused_altogether(&self, name: &str) -> bool {
+        self.rejected.contains_key(name) && self.held.get(name).is_none_or(|belief| belief.good.is_none())
+    }
+
+    /// Of listeners: the clusters that forms in force send to which the view has replaced, and the client has not.
+    pub(super) fn in_use(&self) -> InUse {
+        let mut clusters = BTreeSet::new();
+        for name in self.rejected.keys().chain(self.due.keys()) {
+            match self.held.get(name).map(Belief::in_use) {
+                None => {}
+                Some(Some(names)) => clusters.extend(names.iter().map(Arc::clone)),
+                Some(None) => return InUse::Unknown,
+            }
+        }
+        InUse::These(clusters)
+    }
+
     /// The one place that decides what a name needs.
     fn need(&self, name: &str, cause: Cause, view: &View) -> Need {
         let resource = view.get(self.kind, name);
@@ -94,10 +186,12 @@ impl Lane {
             return if cause == Cause::Owed && resource.is_some() { Need::Later } else { Need::Nothing };
         }
         let last = self.held.get(name).map(|belief| belief.last);
+        let refused = self.rejected.get(name);
+        let refused =
+            refused.filter(|refused| resource.is_some_and(|r| r.version == refused.rejection.version));
         match resource {
-            Some(r) if self.rejected.get(name).is_some_and(|rejection| rejection.version == r.version) => {
-                Need::Nothing
-            }
+            Some(r) if refused.is_some_and(Refused::is_due) => Need::Send(Arc::clone(r)),
+            Some(_) if refused.is_some() => Need::Nothing,
             Some(r) if cause == Cause::Owed || last != Some(Last::Sent(r.version)) => {
                 Need::Send(Arc::clone(r))
             }
@@ -130,7 +224,7 @@ impl Lane {
         };
         for name in names {
             let current = view.get(self.kind, &name).map(|r| r.version);
-            if self.rejected.get(&name).is_some_and(|rejection| Some(rejection.version) != current) {
+            if self.rejected.get(&name).is_some_and(|refused| Some(refused.rejection.version) != current) {
                 self.rejected.remove(&name);
                 // What was refused once does not take others along when it is refused again.
                 self.suspects.push_back(BTreeSet::from([Arc::clone(&name)]));
@@ -142,8 +236,9 @@ impl Lane {
     /// Drops names that need nothing any more, and rejections of what is no longer there.
     pub(super) fn tidy(&mut self, view: &View) {
         let kind = self.kind;
-        self.rejected
-            .retain(|name, rejection| view.get(kind, name).is_some_and(|r| r.version == rejection.version));
+        self.rejected.retain(|name, refused| {
+            view.get(kind, name).is_some_and(|r| r.version == refused.rejection.version)
+        });
         let mut due = std::mem::take(&mut self.due);
         due.retain(|name, cause| !matches!(self.need(name, *cause, view), Need::Nothing));
         self.due = due;
@@ -158,7 +253,9 @@ impl Lane {
         for (name, version) in kept {
             if self.subscription.covers(name) {
                 let name: Arc<str> = name.as_str().into();
-                self.held.insert(Arc::clone(&name), Belief::kept(version.parse::<Version>().ok()));
+                let current = view.and_then(|view| view.get(self.kind, &name));
+                let belief = Belief::kept(version.parse::<Version>().ok(), current);
+                self.held.insert(Arc::clone(&name), belief);
                 self.look_at(name);
             }
         }
@@ -195,8 +292,8 @@ impl Lane {
 
     fn look_at_everything(&mut self, view: Option<&View>) {
         let since = self.unanswered.back().map_or(0, |response| response.nonce + 1);
-        for resource in self.unanswered.iter().flat_map(|response| &response.resources) {
-            self.held.entry(Arc::clone(&resource.name)).or_insert_with(|| Belief::crossed(since));
+        for sent in self.unanswered.iter().flat_map(|response| &response.sent) {
+            self.held.entry(Arc::clone(&sent.name)).or_insert_with(|| Belief::crossed(since));
         }
         let kind = self.kind;
         let held: Vec<Arc<str>> = self.held.keys().map(Arc::clone).collect();
@@ -213,33 +310,53 @@ impl Lane {
         }
     }
 
-    /// Resources to send now: all that are above suspicion, else one group of suspects.
-    pub(super) fn additions(&mut self, view: &View) -> Option<Vec<Arc<Resource>>> {
-        if self.unanswered.len() >= MAX_UNANSWERED {
+    /// Resources to send now: all that are above suspicion, else one group of suspects. `waits` says which are held
+    /// back for the sake of what they refer to.
+    pub(super) fn additions(
+        &mut self,
+        view: &View,
+        waits: impl Fn(&Resource) -> bool,
+    ) -> Option<Vec<Arc<Resource>>> {
+        if self.is_full() {
             return None;
         }
+        let ready =
+            |lane: &Self, name: &Arc<str>| lane.sendable(name, view).filter(|resource| !waits(resource));
         let suspect = |name: &Arc<str>| self.suspects.iter().any(|group| group.contains(name));
         let clear = self.due.keys().filter(|name| !suspect(name));
-        let clear: Vec<Arc<Resource>> = clear.filter_map(|name| self.sendable(name, view)).collect();
+        let clear: Vec<Arc<Resource>> = clear.filter_map(|name| ready(self, name)).collect();
         if !clear.is_empty() {
             return Some(clear);
         }
-        while let Some(group) = self.suspects.pop_front() {
-            let group: Vec<_> = group.iter().filter_map(|name| self.sendable(name, view)).collect();
+        // Suspects that are held back stay in their groups.
+        let mut held_back = Vec::new();
+        let mut found = None;
+        while let Some(mut group) = self.suspects.pop_front() {
+            let now: Vec<_> = group.iter().filter_map(|name| ready(self, name)).collect();
+            group.retain(|name| self.sendable(name, view).is_some_and(|resource| waits(&resource)));
             if !group.is_empty() {
-                return Some(group);
+                held_back.push(group);
+            }
+            if !now.is_empty() {
+                found = Some(now);
+                break;
             }
         }
-        self.greet.then(Vec::new)
+        for group in held_back.into_iter().rev() {
+            self.suspects.push_front(group);
+        }
+        found.or_else(|| self.greet.then(Vec::new))
     }
 
-    /// Names to remove now.
-    pub(super) fn removals(&self, view: &View) -> Option<Vec<Arc<str>>> {
-        if self.unanswered.len() >= MAX_UNANSWERED {
+    /// Names to remove now, but for those that something still needs. A client that asks is told all the same.
+    pub(super) fn removals(&self, view: &View, needed: impl Fn(&str) -> bool) -> Option<Vec<Arc<str>>> {
+        if self.is_full() {
             return None;
         }
-        let gone =
-            self.due.iter().filter(|(name, cause)| matches!(self.need(name, **cause, view), Need::Remove));
+        let gone = self.due.iter().filter(|(name, cause)| {
+            matches!(self.need(name, **cause, view), Need::Remove)
+                && (**cause == Cause::Owed || !needed(name))
+        });
         let gone: Vec<Arc<str>> = gone.map(|(name, _)| Arc::clone(name)).collect();
         (!gone.is_empty()).then_some(gone)
     }
@@ -247,6 +364,11 @@ impl Lane {
     /// Books a response as sent.
     pub(super) fn sent(&mut self, response: &DeltaResponse) {
         self.greet = false;
+        for resource in &response.resources {
+            if let Some(refused) = self.rejected.get_mut(&resource.name) {
+                refused.offer_made();
+            }
+        }
         let added = response.resources.iter().map(|r| (&r.name, Last::Sent(r.version)));
         let removed = response.removed.iter().map(|name| (name, Last::Missing));
         for (name, last) in added.chain(removed) {
@@ -256,13 +378,13 @@ impl Lane {
         }
         self.unanswered.push_back(Unanswered {
             nonce: response.nonce,
-            resources: response.resources.clone(),
+            sent: response.resources.iter().map(Sent::from).collect(),
             removed: response.removed.clone(),
         });
     }
 
     /// Books the acknowledgement or rejection in a request, if it holds one.
-    pub(super) fn answer(&mut self, request: &DeltaRequest) -> Option<Event> {
+    pub(super) fn answer(&mut self, request: &DeltaRequest, now: Duration) -> Option<Event> {
         if request.nonce.is_empty() {
             return None;
         }
@@ -274,7 +396,7 @@ impl Lane {
         };
         let mut settled: Vec<Unanswered> = self.unanswered.drain(..=position).collect();
         let last = settled.pop()?;
-        let names = last.resources.iter().map(|r| &r.name).chain(&last.removed).map(Arc::clone).collect();
+        let names = last.names().map(Arc::clone).collect();
         let verdict = if request.error.is_some() { Verdict::Rejected } else { Verdict::Acknowledged };
         let event = event(verdict, names);
         for earlier in &settled {
@@ -282,16 +404,21 @@ impl Lane {
         }
         match &request.error {
             None => self.accept(&last),
-            Some(message) => self.reject(&last, message),
+            Some(message) => self.reject(&last, message, now),
         }
         Some(event)
     }
 
     fn accept(&mut self, response: &Unanswered) {
         // Without a belief the client has given the name up since.
-        for resource in &response.resources {
-            if let Some(belief) = self.held.get_mut(&resource.name) {
-                belief.accept(resource, response.nonce);
+        for sent in &response.sent {
+            if let Some(belief) = self.held.get_mut(&sent.name) {
+                belief.accept(sent, response.nonce);
+            }
+            // What it refused before it has taken now.
+            if self.rejected.get(&sent.name).is_some_and(|refused| refused.rejection.version == sent.version)
+            {
+                self.rejected.remove(&sent.name);
             }
         }
         for name in &response.removed {
@@ -303,18 +430,18 @@ impl Lane {
         }
     }
 
-    fn reject(&mut self, response: &Unanswered, message: &str) {
-        if let [culprit] = &response.resources[..] {
-            self.refuse(culprit, response.nonce, message);
+    fn reject(&mut self, response: &Unanswered, message: &str, now: Duration) {
+        if let [culprit] = &response.sent[..] {
+            self.refuse(culprit, response.nonce, message, now);
             return;
         }
         let mut again = Vec::new();
-        for resource in &response.resources {
-            let Some(belief) = self.held.get_mut(&resource.name) else { continue };
-            belief.suspect(resource.version);
-            if belief.ends_with(resource.version, response.nonce) {
+        for sent in &response.sent {
+            let Some(belief) = self.held.get_mut(&sent.name) else { continue };
+            belief.suspect(sent.version);
+            if belief.ends_with(sent.version, response.nonce) {
                 belief.last = Last::Unclear;
-                again.push(Arc::clone(&resource.name));
+                again.push(Arc::clone(&sent.name));
             }
         }
         let (left, right) = again.split_at(again.len() / 2);
@@ -325,7 +452,7 @@ impl Lane {
     }
 
     /// Books a resource that was refused by itself. If it was sent once more since, the answer to that decides.
-    fn refuse(&mut self, culprit: &Resource, nonce: u64, message: &str) {
+    fn refuse(&mut self, culprit: &Sent, nonce: u64, message: &str, now: Duration) {
         let Some(belief) = self.held.get_mut(&culprit.name) else { return };
         if !belief.ends_with(culprit.version, nonce) {
             return;
@@ -338,17 +465,15 @@ impl Lane {
         }
         let message: String = message.chars().take(MAX_MESSAGE).collect();
         let rejection = Rejection { version: culprit.version, message: message.into() };
-        self.rejected.insert(Arc::clone(&culprit.name), rejection);
+        let refused = Refused::at(now, rejection, self.rejected.get(&culprit.name));
+        self.rejected.insert(Arc::clone(&culprit.name), refused);
     }
 
     /// Endpoints that the client is known to have. An assignment that is in force as the view has it stands for the
     /// objects that the view names: a reconnected client proves it by its version, and an edit of an object that
     /// changes none of the bytes is acknowledged already.
     pub(super) fn endpoints(&mut self, view: &View) -> BTreeSet<EndpointRef> {
-        let unanswered = self.unanswered.iter();
-        let under_way: BTreeSet<&Arc<str>> = unanswered
-            .flat_map(|response| response.resources.iter().map(|r| &r.name).chain(&response.removed))
-            .collect();
+        let under_way: BTreeSet<&Arc<str>> = self.unanswered.iter().flat_map(Unanswered::names).collect();
         for (name, belief) in self.held.iter_mut().filter(|(name, _)| !under_way.contains(name)) {
             if let Some(resource) = view.get(self.kind, name)
                 && belief.is_in_force(resource.version)
@@ -357,5 +482,20 @@ impl Lane {
             }
         }
         self.held.values().flat_map(|belief| belief.endpoints.iter().cloned()).collect()
+    }
+
+    /// Memory that endpoints take which the view has no more, about: what a client that does not answer keeps here of
+    /// views that are gone.
+    pub(super) fn kept_endpoints(&self, view: Option<&View>) -> usize {
+        let current = |name: &str| view.and_then(|view| view.get(self.kind, name)).map(|r| &r.endpoints);
+        let unanswered = self.unanswered.iter().flat_map(|response| &response.sent);
+        let unanswered = unanswered.map(|sent| (&sent.name, &sent.endpoints));
+        let held = self.held.iter().map(|(name, belief)| (name, &belief.endpoints));
+        let old = unanswered.chain(held).filter(|(name, endpoints)| {
+            !endpoints.is_empty() && current(name).is_none_or(|current| !Arc::ptr_eq(current, endpoints))
+        });
+        let each: BTreeMap<_, usize> =
+            old.map(|(_, list)| (Arc::as_ptr(list).cast::<u8>(), list.len())).collect();
+        each.values().sum::<usize>() * size_of::<EndpointRef>()
     }
 }

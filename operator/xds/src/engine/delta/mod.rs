@@ -18,21 +18,30 @@
 //!   acknowledgements while anything warms.
 //! - *A rejection of several resources* does not say which of them is at fault nor whether any was applied. They are
 //!   sent again in two halves, and so on, until single ones are refused: at most twice as many responses as resources.
-//!   A single one that was refused is not sent again until it changes, and then by itself; its last good form counts
-//!   as held. A client that asks about the name again gets it, as always.
+//!   A single one that was refused is sent again when it changes, and until then offered again as it is, more and more
+//!   rarely ([`refusal`]); by itself in both cases. Its last good form counts as held. A client that asks about the name
+//!   again gets it, as always.
+//! - *What refers waits for what it refers to.* A listener is not sent while its cluster is refused and the client has no
+//!   form of it, nor while there is no room for clusters or assignments. A cluster is not removed while a listener that
+//!   the client holds on to, since it refused the next form, sends to it.
+//! - *Sent bodies are not kept.* An answer is about names and versions.
+//!
+//! There is no clock here: [`DeltaSession::advance`] tells the time.
 //!
 //! What it does not do: take a view away. When a LoadBalancer goes, its proxies keep what they have until they end.
 
 mod belief;
 mod lane;
+mod refusal;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exchange::{
     DeltaRequest, DeltaResponse, Event, MAX_NAME_LENGTH, MAX_NAMES, MAX_NAMES_BYTES, Progress, ProtocolError,
 };
 use super::kind::Kind;
-use super::view::{Resource, View};
+use super::view::{Resource, Version, View};
 use lane::Lane;
 
 /// What a name costs beside its bytes, about: entries in the maps of a lane, and the counters of what they share.
@@ -46,6 +55,10 @@ pub struct DeltaSession {
     lanes: [Lane; 3],
     /// Length of the longest name that the client said.
     longest: usize,
+    /// Since the session began.
+    now: Duration,
+    /// [`View::assignments`] of the last view whose assignments were all acknowledged.
+    assigned: Option<Version>,
     progress: Progress,
 }
 
@@ -56,6 +69,8 @@ impl Default for DeltaSession {
             view: None,
             lanes: Kind::MAKE.map(Lane::new),
             longest: 0,
+            now: Duration::ZERO,
+            assigned: None,
             progress: Progress::default(),
         }
     }
@@ -77,6 +92,28 @@ impl DeltaSession {
         self.view.as_ref()
     }
 
+    /// [`View::assignments`] of the last view of which the client acknowledged all the assignments that it asked for.
+    pub fn assigned(&self) -> Option<Version> {
+        self.assigned
+    }
+
+    /// It is `now`, counted from the beginning of the session; says whether refused resources came due with that.
+    pub fn advance(&mut self, now: Duration) -> bool {
+        self.now = self.now.max(now);
+        let now = self.now;
+        self.lanes.iter_mut().fold(false, |any, lane| lane.offer(now) | any)
+    }
+
+    /// When to call [`DeltaSession::advance`] at the latest: refused resources come due then.
+    pub fn next_offer(&self) -> Option<Duration> {
+        self.lanes.iter().filter_map(Lane::next_offer).min()
+    }
+
+    /// Whether there is something to say to the client, now or once it has answered.
+    pub fn owes(&self) -> bool {
+        self.view.is_some() && self.lanes.iter().any(Lane::owes)
+    }
+
     /// Serves `view` from now on. Before the first view the session answers nothing.
     pub fn set_view(&mut self, view: Arc<View>) {
         let before = self.view.replace(Arc::clone(&view));
@@ -90,13 +127,13 @@ impl DeltaSession {
     /// Takes one request.
     ///
     /// # Errors
-    /// When the stream must end. Nothing of the request was applied then.
+    /// Nothing of the request was applied. The stream must end, but for an unknown type.
     pub fn request(&mut self, request: &DeltaRequest) -> Result<Option<Event>, ProtocolError> {
         let kind = Kind::of_type_url(&request.type_url)
             .ok_or_else(|| ProtocolError::UnknownType(request.type_url.chars().take(256).collect()))?;
         self.longest = self.check_names(request)?;
         let lane = &mut self.lanes[kind.index()];
-        let event = lane.answer(request);
+        let event = lane.answer(request, self.now);
         lane.subscribe(request, self.view.as_deref());
         self.settle();
         if kind == Kind::Assignment {
@@ -109,21 +146,59 @@ impl DeltaSession {
     /// what it returns counts as sent.
     pub fn next_response(&mut self) -> Option<DeltaResponse> {
         let view = Arc::clone(self.view.as_ref()?);
-        let lanes = &mut self.lanes;
-        let addition =
-            Kind::MAKE.into_iter().find_map(|kind| Some((kind, lanes[kind.index()].additions(&view)?)));
-        if let Some((kind, resources)) = addition {
-            return Some(self.respond(kind, resources, Vec::new()));
+        for kind in Kind::MAKE {
+            if kind == Kind::Listener && self.is_stuck(&[Kind::Cluster, Kind::Assignment], &view) {
+                continue;
+            }
+            let [clusters, assignments, listeners] = &mut self.lanes;
+            let resources = match kind {
+                Kind::Cluster => clusters.additions(&view, |_| false),
+                Kind::Assignment => assignments.additions(&view, |_| false),
+                Kind::Listener => listeners.additions(&view, |listener| {
+                    listener.clusters.iter().any(|cluster| clusters.is_refused_altogether(cluster))
+                }),
+            };
+            if let Some(resources) = resources {
+                return Some(self.respond(kind, resources, Vec::new()));
+            }
         }
-        let removal =
-            Kind::BREAK.into_iter().find_map(|kind| Some((kind, lanes[kind.index()].removals(&view)?)));
-        removal.map(|(kind, names)| self.respond(kind, Vec::new(), names))
+        let names = self.removals(&view)?;
+        Some(self.respond(names.0, Vec::new(), names.1))
     }
 
-    /// Memory that the client's requests cost as long as the session lasts, about.
+    /// Names to remove now. What is referred to goes after what refers to it, and stays while that cannot go.
+    fn removals(&self, view: &View) -> Option<(Kind, Vec<Arc<str>>)> {
+        let lane = |kind: Kind| &self.lanes[kind.index()];
+        for kind in Kind::BREAK {
+            let names = match kind {
+                Kind::Listener => lane(kind).removals(view, |_| false),
+                Kind::Cluster if self.is_stuck(&[Kind::Listener], view) => None,
+                Kind::Cluster => {
+                    let in_use = lane(Kind::Listener).in_use();
+                    lane(kind).removals(view, |name| in_use.has(name))
+                }
+                Kind::Assignment => {
+                    // A cluster that stays needs its endpoints.
+                    let stays = lane(Kind::Cluster).has_removals(view);
+                    lane(kind).removals(view, |_| stays)
+                }
+            };
+            if let Some(names) = names {
+                return Some((kind, names));
+            }
+        }
+        None
+    }
+
+    fn is_stuck(&self, kinds: &[Kind], view: &View) -> bool {
+        kinds.iter().any(|kind| self.lanes[kind.index()].is_stuck(view))
+    }
+
+    /// Memory that the client costs beside the view, about: the names that it asked for, and what it does not answer.
     pub fn kept_bytes(&self) -> usize {
         let texts: usize = self.progress.rejections.values().map(|rejection| rejection.message.len()).sum();
-        self.names() * (self.longest + NAME_OVERHEAD) + texts
+        let endpoints: usize = self.lanes.iter().map(|lane| lane.kept_endpoints(self.view.as_deref())).sum();
+        self.names() * (self.longest + NAME_OVERHEAD) + texts + endpoints
     }
 
     fn names(&self) -> usize {
@@ -157,7 +232,8 @@ impl DeltaSession {
         for assignment in resources.iter().filter_map(|resource| resource.assignment.as_ref()) {
             self.lanes[Kind::Assignment.index()].owe(Arc::clone(assignment));
         }
-        let response = DeltaResponse { kind, nonce: self.nonce, resources, removed };
+        let again = resources.iter().any(|resource| self.lanes[kind.index()].is_offered(&resource.name));
+        let response = DeltaResponse { kind, nonce: self.nonce, resources, removed, again };
         self.lanes[kind.index()].sent(&response);
         response
     }
@@ -171,6 +247,9 @@ impl DeltaSession {
         let settled = |kind: Kind| self.lanes[kind.index()].is_settled();
         if settled(Kind::Cluster) && settled(Kind::Listener) {
             self.progress.configured = Some(view.revision());
+        }
+        if self.lanes[Kind::Assignment.index()].is_level() {
+            self.assigned = Some(view.assignments());
         }
         let rejections = Kind::MAKE.into_iter().zip(&self.lanes).flat_map(|(kind, lane)| {
             lane.rejected().map(move |(name, rejection)| ((kind, Arc::clone(name)), rejection.clone()))
