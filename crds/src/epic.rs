@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::{Condition, has_conditions};
+use crate::proxies::ProxySettings;
 use crate::reason::reasons;
 use crate::reservation::Reservation;
 use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
@@ -97,6 +98,9 @@ pub struct EPICSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::CidrOrIp>", length(max = 256))]
     pub protected_addresses: Vec<String>,
+    /// Where proxies run, and with what. An edit rolls out all proxies that it concerns at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<ProxySettings>,
     /// Fields of a newer version.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -335,6 +339,8 @@ reasons! {
         DuplicateGrant,
         #[doc = "A counter has come round and every value is taken."]
         IdsExhausted,
+        #[doc = "A Secret of spec.proxies.image-pull-secrets does not exist in namespace epic, or is of another type."]
+        PullSecretNotFound,
         #[doc = "A field is set that has no effect in this version."]
         NotSupportedYet,
         #[doc = "Objects that could not be read were skipped."]

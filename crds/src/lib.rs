@@ -38,6 +38,7 @@ mod endpoint;
 mod epic;
 mod epic_node;
 mod load_balancer;
+mod proxies;
 mod service_group;
 
 pub use account::{Account, AccountReason, AccountSpec, AccountStatus, AccountUsage, Subject, SubjectKind};
@@ -64,6 +65,9 @@ pub use load_balancer::{
     Proxy, ProxyState, Summary,
 };
 pub use port::{EndpointPort, Protocol, PublicPort};
+pub use proxies::{
+    MemoryError, ProxyResources, ProxySettings, ProxyToleration, TaintEffect, TolerationOperator,
+};
 pub use reason::Reason;
 pub use reservation::{Counter, Reservation};
 pub use rest::{KeepsUnknown, Rest};

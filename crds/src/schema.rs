@@ -183,6 +183,57 @@ scalar!(
 );
 
 scalar!(
+    /// Value of a label.
+    LabelValue,
+    { "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" }
+);
+
+scalar!(
+    /// Key of a label, an annotation or a taint.
+    LabelKey,
+    {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 317,
+        "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+    }
+);
+
+scalar!(
+    /// Value of an annotation.
+    AnnotationValue,
+    { "type": "string", "maxLength": 4096 }
+);
+
+scalar!(
+    /// Memory of a proxy: a quantity of Kubernetes.
+    ProxyMemory,
+    {
+        "type": "string",
+        "maxLength": 16,
+        "pattern": "^[1-9][0-9]*(Ki|Mi|Gi|k|M|G)?$",
+        "x-kubernetes-validations": [{
+            "rule": "!isQuantity(self) || (quantity(self).compareTo(quantity('128Mi')) >= 0 && quantity(self).compareTo(quantity('64Gi')) <= 0)",
+            "message": "must be from 128Mi to 64Gi"
+        }]
+    }
+);
+
+scalar!(
+    /// CPU of a proxy: a quantity of Kubernetes, in cores or thousandths of one.
+    ProxyCpu,
+    {
+        "type": "string",
+        "maxLength": 8,
+        "pattern": "^([1-9][0-9]*m|[1-9][0-9]*([.][0-9]{1,3})?|0[.][0-9]{0,2}[1-9])$",
+        "x-kubernetes-validations": [{
+            "rule": "!isQuantity(self) || quantity(self).compareTo(quantity('64')) <= 0",
+            "message": "must be at most 64"
+        }]
+    }
+);
+
+scalar!(
     /// Name of a port: an IANA service name.
     PortName,
     {

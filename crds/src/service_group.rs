@@ -14,6 +14,7 @@ pub use edge::{
 
 use crate::condition::{Condition, has_conditions};
 use crate::duration::Duration;
+use crate::proxies::ProxySettings;
 use crate::reason::reasons;
 use crate::rest::{Rest, carry_keyed, keeps, keeps_unknown};
 use crate::schema;
@@ -96,6 +97,10 @@ pub struct ServiceGroupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::Image>")]
     pub envoy_image: Option<String>,
+    /// Where the group's proxies run, and with what; only in namespace epic. Wins over EPIC.spec.proxies field by
+    /// field. An edit rolls out all proxies of the group at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<ProxySettings>,
     /// Proxies of each LoadBalancer. Absent: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
@@ -303,6 +308,10 @@ reasons! {
         PoolNotReady,
         #[doc = "envoy-image is set in a private group; only shared groups may name an image."]
         ImageNotAllowed,
+        #[doc = "proxies is set in a private group; only shared groups may say where proxies run and with what."]
+        ProxiesNotAllowed,
+        #[doc = "A Secret of spec.proxies.image-pull-secrets does not exist in namespace epic, or is of another type."]
+        PullSecretNotFound,
         #[doc = "It lies in a namespace that belongs to no Account."]
         AccountNotReady,
     }

@@ -33,6 +33,14 @@ pub const LABEL_ACCOUNT: &str = "epic.acnodal.io/account";
 /// Label with the LoadBalancer's name on what the operator makes for it.
 pub const LABEL_LOAD_BALANCER: &str = "epic.acnodal.io/load-balancer";
 
+/// Label on the Nodes where an EPIC agent is alive: proxies run there alone. Kept by the operator.
+pub const LABEL_NODE: &str = "epic.acnodal.io/node";
+/// Label on the copies, in tenant namespaces, of Secrets that Envoy's image is pulled with.
+pub const LABEL_PULL_SECRET: &str = "epic.acnodal.io/pull-secret";
+/// Annotation on a LoadBalancer or a ServiceGroup: another text has its proxies made anew, one after the other. By
+/// custom it is the time at which that was asked for.
+pub const ANNOTATION_RESTARTED_AT: &str = "epic.acnodal.io/restarted-at";
+
 /// Annotation on a proxy pod, written by its node's agent: interface index of the host side of its veth.
 pub const ANNOTATION_IFINDEX: &str = "epic.acnodal.io/ifindex";
 /// Annotation on a proxy pod, written by its node's agent: name of the host side of its veth.
@@ -124,6 +132,8 @@ pub mod policy {
     pub const NODE_OBJECTS: &str = "epic-node-objects";
     /// Where objects of each kind may lie.
     pub const PLACEMENT: &str = "epic-placement";
+    /// Who says that a Node is an EPIC node.
+    pub const NODE_LABEL: &str = "epic-node-label";
     /// What a private ServiceGroup may not say.
     pub const PRIVATE_GROUPS: &str = "epic-private-groups";
     /// EPIC's finalizer goes only by the operator or who may update finalizers.

@@ -30,6 +30,27 @@ app.kubernetes.io/name: epic-{{ .component }}
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Values.image.tag }}{{ end }}
 {{- end }}
 
+{{/* What proxies run with where nothing else says it, as JSON: the agent's nodes are theirs. */}}
+{{- define "epic.proxies" -}}
+{{- $proxies := deepCopy .Values.proxies -}}
+{{- if not (hasKey $proxies "node-selector") -}}
+{{- $_ := set $proxies "node-selector" .Values.agent.nodeSelector -}}
+{{- end -}}
+{{- if not (hasKey $proxies "tolerations") -}}
+{{- $tolerations := list -}}
+{{- range .Values.agent.tolerations -}}
+{{- if .key -}}
+{{- $tolerations = append $tolerations . -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $proxies "tolerations" $tolerations -}}
+{{- end -}}
+{{- if not (hasKey $proxies "image-pull-secrets") -}}
+{{- $_ := set $proxies "image-pull-secrets" .Values.image.pullSecrets -}}
+{{- end -}}
+{{- toJson $proxies -}}
+{{- end }}
+
 {{/* PodSecurity "restricted". */}}
 {{- define "epic.restricted.pod" -}}
 runAsNonRoot: true

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::well_known::{
     ANNOTATION_DELETE_IN_USE, ANNOTATION_IFINDEX, ANNOTATION_IFNAME, ANNOTATION_POLICY_PROBE,
-    ANNOTATION_UNINSTALL, EPIC_NAMESPACE, GROUP, LABEL_ACCOUNT, POD_CONDITION_PROGRAMMED,
+    ANNOTATION_UNINSTALL, EPIC_NAMESPACE, GROUP, LABEL_ACCOUNT, LABEL_NODE, POD_CONDITION_PROGRAMMED,
     SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR, TENANT_NAMESPACE_PREFIX, policy,
 };
 
@@ -20,6 +20,7 @@ pub(super) fn objects() -> Vec<(&'static str, Vec<Value>)> {
         tenant_workloads(),
         node_pods(),
         node_objects(),
+        node_label(),
         placement(),
         private_groups(),
         finalizers(),
@@ -160,7 +161,7 @@ fn tenant_workloads() -> Policy {
         ],
         validations: vec![(
             "variables.controller || (variables.operator && !variables.probe)".to_owned(),
-            "workloads in a tenant namespace are made by the EPIC operator alone; run yours in another namespace",
+            "workloads in a tenant namespace are made by the EPIC operator alone; run yours in another namespace. To restart proxies: epicctl restart lb NAME -n NAMESPACE. To change them: spec.proxies of EPIC or of a shared ServiceGroup",
         )],
     }
 }
@@ -281,6 +282,55 @@ fn node_objects() -> Policy {
     }
 }
 
+/// The kubelet of a node may set its labels, also in a write of its status, so a node that is broken into could draw
+/// proxies. The operator on the other hand gets the right to patch Nodes for this one label.
+fn node_label() -> Policy {
+    let labelled = |of: &str| {
+        format!(
+            "has({of}.metadata.labels) && '{LABEL_NODE}' in {of}.metadata.labels ? {of}.metadata.labels['{LABEL_NODE}'] : 'absent'"
+        )
+    };
+    let same = |path: &str, empty: &str| {
+        format!(
+            "(has(object.{path}) ? dyn(object.{path}) : dyn({empty})) == (has(oldObject.{path}) ? dyn(oldObject.{path}) : dyn({empty}))"
+        )
+    };
+    let kept = |from: &str, to: &str| {
+        format!(
+            "(!has({from}.metadata.labels) || {from}.metadata.labels.all(key, key == '{LABEL_NODE}' || (has({to}.metadata.labels) && key in {to}.metadata.labels && {from}.metadata.labels[key] == {to}.metadata.labels[key])))"
+        )
+    };
+    Policy {
+        name: policy::NODE_LABEL,
+        description: "The label epic.acnodal.io/node, which says where proxies may run, is set and removed by the operator alone, and the operator changes nothing else of a Node.",
+        namespace_selector: None,
+        rules: vec![rule("", &["nodes", "nodes/status"], &["CREATE", "UPDATE"])],
+        conditions: vec![],
+        variables: vec![
+            ("operator", is_user(SERVICE_ACCOUNT_OPERATOR)),
+            ("now", labelled("object")),
+            ("before", format!("request.operation == 'UPDATE' ? ({}) : 'absent'", labelled("oldObject"))),
+        ],
+        validations: vec![
+            (
+                "variables.operator || variables.now == variables.before".to_owned(),
+                "the label epic.acnodal.io/node is kept by the EPIC operator: it follows the agents, so choose nodes by the agents' nodeSelector",
+            ),
+            (
+                format!(
+                    "!variables.operator || (request.operation == 'UPDATE' && {} && {} && {} && {} && {})",
+                    same("spec", "{}"),
+                    same("status", "{}"),
+                    same("metadata.annotations", "{}"),
+                    kept("object", "oldObject"),
+                    kept("oldObject", "object"),
+                ),
+                "the EPIC operator may change nothing of a Node but its label epic.acnodal.io/node",
+            ),
+        ],
+    }
+}
+
 fn placement() -> Policy {
     let kind = |name: &str| format!("request.resource.resource != '{name}'");
     Policy {
@@ -337,15 +387,21 @@ fn placement() -> Policy {
 fn private_groups() -> Policy {
     Policy {
         name: policy::PRIVATE_GROUPS,
-        description: "A private ServiceGroup may not name an image: it would run with what its tenant chose.",
+        description: "A private ServiceGroup may not name an image, nor say where proxies run and with what: they would run as its tenant chose.",
         namespace_selector: None,
         rules: vec![rule(GROUP, &["servicegroups"], &["CREATE", "UPDATE"])],
         conditions: vec![("a-private-group", format!("request.namespace != '{EPIC_NAMESPACE}'"))],
         variables: vec![],
-        validations: vec![(
-            "!has(object.spec) || !('envoy-image' in dyn(object.spec))".to_owned(),
-            "only a shared ServiceGroup, in namespace epic, may set envoy-image",
-        )],
+        validations: vec![
+            (
+                "!has(object.spec) || !('envoy-image' in dyn(object.spec))".to_owned(),
+                "only a shared ServiceGroup, in namespace epic, may set envoy-image",
+            ),
+            (
+                "!has(object.spec) || !('proxies' in dyn(object.spec))".to_owned(),
+                "only a shared ServiceGroup, in namespace epic, may set proxies",
+            ),
+        ],
     }
 }
 
@@ -464,6 +520,7 @@ fn operator_scope() -> Policy {
             rule("", &["configmaps", "namespaces", "pods", "pods/*", "secrets", "serviceaccounts"], operations),
             rule("apps", &["deployments", "replicasets"], operations),
             rule("policy", &["poddisruptionbudgets"], operations),
+            rule("networking.k8s.io", &["networkpolicies"], operations),
             rule("rbac.authorization.k8s.io", &["rolebindings"], operations),
         ],
         conditions: vec![("the-operator", is_user(SERVICE_ACCOUNT_OPERATOR))],

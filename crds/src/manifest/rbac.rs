@@ -106,6 +106,8 @@ fn operator() -> Vec<Value> {
                 rule(GROUP, &strs(&finalizers), &["update"]),
                 rule("", &["namespaces"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
                 rule("", &["nodes", "pods"], READ),
+                // One label of Nodes; the policy epic-node-label says which.
+                rule("", &["nodes"], &["patch"]),
                 // Taking EPIC off the cluster ends proxies without waiting for their drain time.
                 rule("", &["pods"], &["delete"]),
                 rule("apps", &["replicasets"], &["delete"]),
@@ -119,6 +121,8 @@ fn operator() -> Vec<Value> {
                 rule("policy", &["poddisruptionbudgets"], READ),
                 rule("policy", &["poddisruptionbudgets"], WRITE),
                 rule("networking.k8s.io", &["servicecidrs"], READ),
+                rule("networking.k8s.io", &["networkpolicies"], READ),
+                rule("networking.k8s.io", &["networkpolicies"], WRITE),
                 rule(RBAC, &["rolebindings"], READ),
                 rule(RBAC, &["rolebindings"], WRITE),
                 named_rule(

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{self, Connection};
+use crate::restart::{self, RestartCommand};
 use crate::{account, authority, overview, release};
 
 /// Command line for administrators of EPIC.
@@ -32,6 +33,9 @@ enum Command {
     /// The authority that proxies and xDS servers know each other by.
     #[command(subcommand)]
     Authority(AuthorityCommand),
+    /// Has proxies made anew, one after the other; a new one serves before an old one drains.
+    #[command(subcommand)]
+    Restart(RestartCommand),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -111,6 +115,9 @@ pub enum Error {
     /// `authority rotate`.
     #[error(transparent)]
     Authority(#[from] authority::Error),
+    /// `restart`.
+    #[error(transparent)]
+    Restart(#[from] restart::Error),
     /// Standard output is closed or full.
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
@@ -145,6 +152,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Authority(AuthorityCommand::Rotate(wanted)) => {
             Ok(authority::rotate(&client, &wanted, |text| println!("{text}")).await?)
         }
+        Command::Restart(wanted) => print(&restart::restart(&client, &wanted, Timestamp::now()).await?),
         Command::Address(AddressCommand::Release(wanted)) => {
             let consent = match (wanted.dry_run, wanted.yes) {
                 (true, _) => release::Consent::No,

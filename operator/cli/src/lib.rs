@@ -1,7 +1,7 @@
 //! `epicctl`: what an administrator of EPIC does besides `kubectl apply`.
 //!
-//! Three commands. `account kubeconfig` makes the file with which a tenant's client agents connect; `address release`
-//! lets go of an address by hand when a node that is gone keeps it; `get` shows everything on one screen, and what is
+//! Four commands. `account kubeconfig` makes the file with which a tenant's client agents connect; `address release`
+//! lets go of an address by hand when a node that is gone keeps it; `restart` has proxies made anew; `get` shows everything on one screen, and what is
 //! wrong with it. What they decide and print is pure ([`kubeconfig`], [`release::verdict`], [`overview::judge`],
 //! [`overview::render`]); reading and writing happens around it.
 //!
@@ -15,3 +15,4 @@ pub mod command;
 pub mod kubeconfig;
 pub mod overview;
 pub mod release;
+pub mod restart;

@@ -10,8 +10,8 @@ use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, Lo
 use epic_ops::Metrics;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Accumulator, Client, Query, Snapshot};
@@ -27,7 +27,9 @@ use crate::keys::Keys;
 use crate::leader::Leadership;
 use crate::load_balancer::Awaited;
 use crate::metrics::Counters;
+use crate::node::Silent;
 use crate::settings::Settings;
+use crate::tenant;
 use crate::witness::Witness;
 use crate::xds::Assigned;
 
@@ -61,6 +63,8 @@ pub struct Context {
     pub awaited: Awaited,
     /// What the allocators could not give.
     pub verdicts: Verdicts,
+    /// Since when agents are silent.
+    pub silent: Silent,
     /// Which addresses are free, who holds the others, and who waits for one.
     pub addresses: Arc<Addresses>,
 }
@@ -90,6 +94,7 @@ impl Context {
             witness: Witness::default(),
             awaited: Awaited::default(),
             verdicts: Verdicts::default(),
+            silent: Silent::default(),
             addresses: Arc::new(Addresses::new(watches.clone())),
             watches,
         })
@@ -127,6 +132,7 @@ fn watch(client: &Client, settings: &Settings) -> Accumulator {
         .watch::<ServiceCIDR>(Query::all())
         .watch::<Lease>(system())
         .watch::<Service>(system().field("metadata.name", settings.xds_service.as_str()))
+        .watch::<Secret>(system().field("type", tenant::pull::TYPE))
         .watch::<Pod>(ours(LABEL_LOAD_BALANCER))
         .watch::<ReplicaSet>(ours(LABEL_LOAD_BALANCER))
         .watch::<Deployment>(ours(LABEL_LOAD_BALANCER))
@@ -134,5 +140,6 @@ fn watch(client: &Client, settings: &Settings) -> Accumulator {
         .watch::<ConfigMap>(ours(LABEL_ACCOUNT))
         .watch::<ServiceAccount>(ours(LABEL_ACCOUNT))
         .watch::<RoleBinding>(ours(LABEL_ACCOUNT))
+        .watch::<NetworkPolicy>(ours(LABEL_ACCOUNT))
         .start()
 }

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod leader;
 pub mod load_balancer;
 pub mod metrics;
+pub mod node;
 pub mod poison;
 pub mod proxy;
 pub mod reconcile;

@@ -17,7 +17,7 @@ use epic_crds::{
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kates::{Change, Key, Object, Snapshot, Subject};
 use kube::runtime::Controller;
@@ -159,7 +159,13 @@ pub fn epic(context: &Shared) -> Controller<Subject<EPIC>> {
         .controller::<EPIC>()
         .reconcile_on(accounts)
         .reconcile_on(surroundings(context))
+        .reconcile_on(pull_secrets(context))
         .reconcile_on(told(context.verdicts.changes()))
+}
+
+/// Changes of Secrets that images are pulled with, which are few.
+fn pull_secrets<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
+    on::<Secret, K, _>(context, |secret| secret.data.clone(), |snapshot, _| all::<K>(snapshot))
 }
 
 /// The controller of AddressPools.
@@ -215,6 +221,7 @@ pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
         .watches
         .controller::<ServiceGroup>()
         .reconcile_on(pools)
+        .reconcile_on(pull_secrets(context))
         .reconcile_on(balancers)
         .reconcile_on(accounts)
 }
@@ -269,6 +276,18 @@ pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
             move |snapshot, _| everyone(snapshot),
         ))
         .reconcile_on(surroundings(context))
+}
+
+/// The controller of Nodes, which looks at the Leases of agents again and again: one that runs out tells nobody.
+pub fn node(context: &Shared) -> Controller<Subject<Node>> {
+    let ours = on::<EPICNode, Node, _>(
+        context,
+        |node| node.is_condition_true(READY),
+        |_, node| node.metadata.name.as_deref().map(Key::cluster).into_iter().collect(),
+    );
+    let epic =
+        on::<EPIC, Node, _>(context, crate::uninstall::is_asked_for, |snapshot, _| all::<Node>(snapshot));
+    context.watches.controller::<Node>().reconcile_on(ours).reconcile_on(epic)
 }
 
 /// The key of the one EPIC object.

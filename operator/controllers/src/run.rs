@@ -26,8 +26,8 @@ use crate::metrics::WatchLabel;
 use crate::settings::{Settings, UninstallArguments};
 use crate::uninstall::Asks;
 use crate::{
-    account, address_pool, allocation, claim, endpoint, epic, load_balancer, poison, reconcile, relations,
-    service_group, uninstall, witness, xds,
+    account, address_pool, allocation, claim, endpoint, epic, load_balancer, node, poison, reconcile,
+    relations, service_group, uninstall, witness, xds,
 };
 
 /// How long a connection may take to be made.
@@ -203,6 +203,7 @@ pub fn start(context: &Shared, readiness: &Readiness, shutdown: &CancellationTok
     control!(namespace, account::departure::reconcile);
     control!(address_pool, address_pool::reconcile);
     control!(claim, claim::reconcile);
+    control!(node, node::reconcile);
     control!(service_group, service_group::reconcile);
     control!(load_balancer, load_balancer::reconcile);
     control!(endpoint, endpoint::reconcile);

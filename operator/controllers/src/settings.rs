@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use epic_crds::ProxySettings;
+
+use crate::proxy::PullPolicy;
 
 /// The EPIC operator: allocates IDs and addresses, runs proxies, and serves them over xDS.
 #[derive(Clone, Debug, Parser)]
@@ -41,6 +44,19 @@ pub struct Settings {
     /// Image of Envoy where neither EPIC nor the ServiceGroup names one.
     #[arg(long, env = "EPIC_ENVOY_IMAGE", default_value = "epic/envoy:dev")]
     pub envoy_image: String,
+
+    /// When Envoy's image is pulled.
+    #[arg(long, env = "EPIC_ENVOY_PULL_POLICY", value_enum, default_value_t)]
+    pub envoy_pull_policy: PullPolicy,
+
+    /// Where proxies run and with what, where neither EPIC nor the ServiceGroup says it: JSON, spelled as
+    /// EPIC.spec.proxies.
+    #[arg(long, env = "EPIC_PROXIES", default_value = "{}", value_parser = proxies)]
+    pub proxies: ProxySettings,
+
+    /// Whether each tenant namespace gets a NetworkPolicy that lets its proxies work where namespaces deny by default.
+    #[arg(long, env = "EPIC_TENANT_NETWORK_POLICIES", default_value_t = true, action = clap::ArgAction::Set)]
+    pub tenant_network_policies: bool,
 
     /// Time between two full passes, which make good what events missed.
     #[arg(long, env = "EPIC_FULL_PASS", default_value = "300", value_parser = seconds)]
@@ -83,6 +99,16 @@ pub struct UninstallArguments {
     /// them like anything else. Absent: whoever gives the command means it.
     #[arg(long)]
     pub release: Option<String>,
+}
+
+fn proxies(text: &str) -> Result<ProxySettings, String> {
+    let settings: ProxySettings = serde_json::from_str(text)
+        .map_err(|error| format!("not of the form of EPIC.spec.proxies: {error}"))?;
+    if !settings.rest.is_empty() {
+        return Err(format!("EPIC.spec.proxies has no field of these: {:?}", settings.rest));
+    }
+    settings.memory_bytes().map_err(|error| error.to_string())?;
+    Ok(settings)
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

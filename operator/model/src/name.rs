@@ -24,6 +24,15 @@ pub fn child(namespace: &Namespace, name: &ObjectName) -> String {
     format!("epic-{}-{}", stem.trim_end_matches('-'), short_hash(&[namespace.as_str(), name.as_str()]))
 }
 
+/// Longest name of an object.
+const NAME_MAX: usize = 253;
+
+/// The name of the copy, in a tenant's namespace, of a Secret that images are pulled with.
+pub fn pull_secret(source: &ObjectName) -> String {
+    let name = format!("epic-pull-{source}");
+    if name.len() <= NAME_MAX { name } else { format!("epic-pull-{}", short_hash(&[source.as_str()])) }
+}
+
 /// 16 hexadecimal digits of SHA-256 over the parts; a separator that no name holds keeps `a, bc` from `ab, c`.
 pub fn short_hash(parts: &[&str]) -> String {
     let mut hash = Sha256::new();

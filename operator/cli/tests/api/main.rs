@@ -7,6 +7,7 @@ use epicctl::account::{self, KubeconfigArguments};
 use epicctl::api::{self, Connection};
 use epicctl::overview::{self, judge::judge, render::render};
 use epicctl::release::{self, Consent};
+use epicctl::restart::{self, OneArguments, RestartCommand};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
@@ -139,6 +140,16 @@ async fn the_role_of_administrators_is_enough_for_every_command() {
     .await;
     account::kubeconfig(&carol, &connection().await, &arguments("role")).await.expect("a kubeconfig");
     let owner = create(&load_balancer("epic-role", "web")).await;
+    let lb = |name: &str| {
+        RestartCommand::Lb(OneArguments { name: name.to_owned(), namespace: "epic-role".to_owned() })
+    };
+    let now = Timestamp::UNIX_EPOCH;
+    restart::restart(&carol, &lb("web"), now).await.expect("the proxies restart");
+    let stored_balancer = Request::get(&Request::path_of(&owner)).send(&carol).await.expect_ok();
+    let annotations = &stored_balancer["metadata"]["annotations"];
+    assert_eq!(annotations["epic.acnodal.io/restarted-at"], "1970-01-01T00:00:00Z");
+    let error = restart::restart(&carol, &lb("wbe"), now).await.unwrap_err().to_string();
+    assert!(error.contains("there is no LoadBalancer \"wbe\" in namespace epic-role"), "{error}");
     claim("192.0.2.13", &owner, None).await;
     let path = "/apis/epic.acnodal.io/v1/namespaces/epic-role/loadbalancers/web";
     Request::delete(path).send(&admin().await).await.expect_ok();

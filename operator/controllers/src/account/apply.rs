@@ -11,10 +11,12 @@ use epic_model::id::AccountName;
 use epic_model::name::short_hash;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kates::{Key, Object, Snapshot};
+use kates::{Key, Object, Query, Snapshot};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
+use kube::core::Expression;
 use serde_json::{Value, json};
 
 use super::dereference::{Found, seen};
@@ -25,6 +27,7 @@ use crate::reconcile::Error;
 use crate::tenant::client::{ClientConfig, client_config};
 use crate::tenant::keys::gue_keys;
 use crate::tenant::namespace::{ANNOTATION_CREATED_FOR, Tenant, namespace, rights};
+use crate::tenant::{network, pull};
 
 /// Something that keeps the tenant from being served, in the words of its condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +188,8 @@ async fn furnish(
             ensure(context, snapshot.get::<RoleBinding>(&key).map(AsRef::as_ref), object).await?;
         }
     }
+    network_policy(context, snapshot, tenant).await?;
+    pull_secrets(context, snapshot, found, tenant).await?;
     let ranges = epic.status.as_ref().and_then(|status| status.proxy_addresses.clone()).unwrap_or_default();
     let config = ClientConfig {
         proxies_ipv4: Some(epic.spec.proxy_ipv4().to_owned()),
@@ -205,6 +210,59 @@ async fn furnish(
         ensure_if(context, live.as_ref(), wanted, stale).await?;
         context.keys.saw(&tenant.namespace, fingerprint);
     }
+    Ok(())
+}
+
+/// The NetworkPolicy of its proxies, or none where the operator was installed without.
+async fn network_policy(context: &Shared, snapshot: &Snapshot, tenant: &Tenant) -> Result<(), Error> {
+    let key = Key::namespaced(tenant.namespace.as_str(), network::NAME);
+    let live = snapshot.get::<NetworkPolicy>(&key);
+    if context.settings.tenant_network_policies {
+        return ensure(context, live.map(AsRef::as_ref), network::policy(tenant)).await;
+    }
+    if let Some(live) = live {
+        context.counters.wrote("Tenant");
+        context.client.delete_this::<NetworkPolicy>(live).await?;
+    }
+    Ok(())
+}
+
+/// Copies of the Secrets that its proxies' images are pulled with, and no other copy. They are not watched, as no Secret
+/// of a tenant is; what was seen to be right is believed for a while.
+async fn pull_secrets(
+    context: &Shared,
+    snapshot: &Snapshot,
+    found: &Found,
+    tenant: &Tenant,
+) -> Result<(), Error> {
+    let (sources, _) = pull::sources(snapshot, &found.pull_secrets);
+    let wanted: Vec<Value> = sources
+        .iter()
+        .map(|(name, source)| pull::copied(&tenant.account, &tenant.namespace, name, source))
+        .collect();
+    let belief = format!("pull secrets of {}", tenant.namespace);
+    // A namespace that was made again has none of them.
+    let house = found.namespace.as_ref().and_then(|namespace| namespace.uid()).unwrap_or_default();
+    let fingerprint = short_hash(&[&house, &Value::from(wanted.clone()).to_string()]);
+    if context.keys.believes(&belief, &fingerprint) {
+        return Ok(());
+    }
+    let copies = Query::namespace(tenant.namespace.as_str())
+        .labels(Expression::Exists(epic_crds::well_known::LABEL_PULL_SECRET.to_owned()));
+    let live = context.client.list::<Secret>(&copies).await?;
+    let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    for copy in &live.items {
+        if !wanted.iter().any(|wanted| name(wanted) == copy.name_any()) {
+            context.counters.wrote("Tenant");
+            context.client.delete_this(copy).await?;
+        }
+    }
+    for wanted in wanted {
+        let live = live.items.iter().find(|copy| copy.name_any() == name(&wanted));
+        let stale = live.is_some_and(|live| extra_entries(live, &wanted));
+        ensure_if(context, live, wanted, stale).await?;
+    }
+    context.keys.saw(&belief, fingerprint);
     Ok(())
 }
 

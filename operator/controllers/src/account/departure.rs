@@ -197,4 +197,5 @@ async fn delete<K: Object<DynamicType = ()>>(context: &Shared, key: &Key) -> Res
 fn forget(context: &Shared, namespace: &str) {
     context.keys.forget(namespace);
     context.keys.forget(&format!("policies of {namespace}"));
+    context.keys.forget(&format!("pull secrets of {namespace}"));
 }

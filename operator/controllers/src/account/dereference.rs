@@ -1,11 +1,11 @@
 //! Everything an Account's reconcile looks at, out of one snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epic_abi::Lb;
 use epic_crds::well_known::{LABEL_ACCOUNT, tenant_namespace};
-use epic_crds::{Account, EPIC, Endpoint, LoadBalancer};
+use epic_crds::{Account, EPIC, Endpoint, LoadBalancer, ServiceGroup};
 use epic_model::account as model;
 use epic_model::key;
 use k8s_openapi::api::core::v1::Namespace;
@@ -15,7 +15,9 @@ use kube::ResourceExt;
 use super::{Limits, limits, plain};
 use crate::allocation::verdict::Verdict;
 use crate::context::Shared;
+use crate::proxy::settings;
 use crate::relations::epic_key;
+use crate::service_group::group_of;
 use crate::tenant::keys::LoadBalancerKeys;
 use crate::tenant::namespace::ANNOTATION_CREATED_FOR;
 
@@ -33,6 +35,8 @@ pub struct Found {
     pub limits: Limits,
     /// The LoadBalancers that keys are needed for.
     pub keys: Vec<LoadBalancerKeys>,
+    /// Names of the Secrets that its proxies' images are pulled with.
+    pub pull_secrets: BTreeSet<String>,
     /// LoadBalancers and Endpoints in the namespace.
     pub children: (usize, usize),
     /// Why the group ID is missing.
@@ -49,6 +53,7 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         namespace: snapshot.get::<Namespace>(&Key::cluster(namespace.as_str())).cloned(),
         limits: limits(snapshot, &account, &namespace),
         keys: snapshot.in_namespace::<LoadBalancer>(&namespace).filter_map(|b| keys(b)).collect(),
+        pull_secrets: pull_secrets(snapshot, context, &namespace),
         children: (
             snapshot.in_namespace::<LoadBalancer>(&namespace).count(),
             snapshot.in_namespace::<Endpoint>(&namespace).count(),
@@ -56,6 +61,17 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         verdict: context.verdicts.of(&account.uid().unwrap_or_default()),
         account,
     })
+}
+
+/// What the proxies of a namespace name, or would name if there were one.
+fn pull_secrets(snapshot: &Snapshot, context: &Shared, namespace: &str) -> BTreeSet<String> {
+    let epic = snapshot.get::<EPIC>(&epic_key()).map(AsRef::as_ref);
+    let named = |group: Option<&ServiceGroup>| {
+        settings(&context.settings.proxies, epic, group).image_pull_secrets().to_vec()
+    };
+    let balancers = snapshot.in_namespace::<LoadBalancer>(namespace);
+    let used = balancers.flat_map(|balancer| named(group_of(snapshot, balancer).as_deref()));
+    used.chain(named(None)).collect()
 }
 
 /// What is seen of the namespace without looking into it.

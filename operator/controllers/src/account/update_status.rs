@@ -152,6 +152,7 @@ fn usage(found: &Found) -> AccountUsage {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use epic_crds::{Condition, EPIC, EPICSpec};
@@ -183,6 +184,7 @@ mod tests {
             namespace: None,
             limits: Limits { load_balancers: usage(), proxies: usage(), endpoints: usage() },
             keys: Vec::new(),
+            pull_secrets: BTreeSet::new(),
             children: (0, 0),
             verdict,
             account: Arc::new(account),

@@ -15,7 +15,9 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use crate::context::Shared;
+use crate::proxy::settings;
 use crate::reconcile::{Error, now, publish_status};
+use crate::tenant::pull::complaint;
 use crate::uninstall;
 
 /// How long a mere figure gives way to an allocation that is under way on the same object.
@@ -52,6 +54,11 @@ pub async fn reconcile(subject: Arc<Subject<EPIC>>, context: Shared) -> Result<A
     } else if let Some((count, verdict)) = verdict {
         let reason = if verdict.duplicate { Reason::DuplicateGrant } else { Reason::IdsExhausted };
         (true, reason, format!("{count} objects wait for an ID; {}", verdict.message))
+    } else if let Some(text) = complaint(
+        &snapshot,
+        settings(&context.settings.proxies, Some(epic.as_ref()), None).image_pull_secrets(),
+    ) {
+        (true, Reason::PullSecretNotFound, text)
     } else {
         (true, Reason::Ready, String::new())
     };

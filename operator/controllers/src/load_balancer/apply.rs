@@ -19,6 +19,7 @@ use super::build::Wanted;
 use crate::address_pool::judge;
 use crate::claim::grant::{self, Granted, Terms};
 use crate::context::Shared;
+use crate::node::unlabelled;
 use crate::proxy::{self, covers, owned_by};
 use crate::reconcile::{Category, Error};
 
@@ -57,11 +58,21 @@ pub(super) async fn run(
         if proxies.image.is_empty() {
             proxies.image.clone_from(&context.settings.envoy_image);
         }
+        proxies.pull_policy = context.settings.envoy_pull_policy;
         let objects = proxy::objects(&proxies);
         let uid = &proxies.uid;
         outcomes.push(child::<ConfigMap>(context, snapshot, objects.config_map, uid).await);
         outcomes.push(child::<PodDisruptionBudget>(context, snapshot, objects.disruption_budget, uid).await);
-        outcomes.push(child::<Deployment>(context, snapshot, objects.deployment, uid).await);
+        let live = Key::namespaced(proxies.namespace.as_str(), proxies.name.as_str());
+        let live = snapshot.get::<Deployment>(&live).map(AsRef::as_ref);
+        match proxy::awaits_labels(live, unlabelled(snapshot).as_deref()) {
+            None => outcomes.push(child::<Deployment>(context, snapshot, objects.deployment, uid).await),
+            Some(node) => {
+                done.failed = Some(format!(
+                    "Node {node} has an EPIC agent and not yet the label epic.acnodal.io/node, which the operator sets; proxies stay as they are until then"
+                ));
+            }
+        }
     }
     for error in outcomes.into_iter().filter_map(Result::err) {
         match error.category() {

@@ -23,7 +23,7 @@ use kube::ResourceExt;
 use super::validate::protocol;
 use super::{Found, Valid};
 use crate::certificate::Holder;
-use crate::proxy::Proxies;
+use crate::proxy::{Proxies, PullPolicy, restarts};
 
 /// What should be there.
 #[derive(Clone, Debug)]
@@ -166,6 +166,9 @@ fn proxies(found: &Found, valid: &Valid) -> Result<Proxies, &'static str> {
         account: valid.account.as_str().to_owned(),
         certificate: name.clone(),
         image: valid.image.clone().unwrap_or_default(),
+        pull_policy: PullPolicy::default(),
+        settings: found.settings.clone(),
+        restarted_at: restarts(&found.balancer, found.group.as_deref()),
         replicas: valid.replicas,
         drain: valid.drain,
         metrics: match valid.metrics {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
 use epic_crds::{
-    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ProxyState, ServiceGroup,
+use epic_crds::{
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ProxySettings, ProxyState,
+    ServiceGroup,
 };
 use epic_model::claim::Claim;
 use epic_model::id::{NodeName, ObjectName, Seconds};
@@ -21,7 +23,7 @@ use crate::account::account_of;
 use crate::allocation::verdict::Verdict;
 use crate::claim::{claim, live_nodes, node_revisions};
 use crate::context::Shared;
-use crate::proxy::{Agent, Index, Surroundings, first_trouble, listed, owned_by};
+use crate::proxy::{Agent, Index, Surroundings, first_trouble, listed, owned_by, settings};
 use crate::service_group::{admits, group_of, pools_of};
 use crate::witness::Heard;
 use crate::xds::{configured, xds_address};
@@ -49,6 +51,8 @@ pub struct Found {
     pub trouble: Option<String>,
     /// What its pods' conditions say about their configuration, by pod name.
     pub configured: Vec<(ObjectName, Option<i64>, Option<String>)>,
+    /// Where its proxies run, and with what.
+    pub settings: ProxySettings,
     /// The Endpoints that name it.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// How far the nodes are.
@@ -142,6 +146,11 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         trouble: first_trouble(pods.iter().copied(), &around),
         stale: stale(&balancer, &heard),
         replicas: replicas(group.as_deref(), deployment.as_deref()),
+        settings: settings(
+            &context.settings.proxies,
+            snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).map(AsRef::as_ref),
+            group.as_deref(),
+        ),
         configured: configured(&pods),
         pods: pods.iter().map(|pod| index.proxy(pod)).collect(),
         endpoints: snapshot

@@ -49,6 +49,7 @@ fn found(balancer: LoadBalancer) -> Found {
         over_proxy_limit: false,
         pods: Vec::new(),
         trouble: None,
+        settings: epic_crds::ProxySettings::default(),
         configured: Vec::new(),
         endpoints: Vec::new(),
         revisions: Vec::new(),

@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use epic_crds::ProxySettings;
 use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT, LABEL_LOAD_BALANCER, POD_CONDITION_PROGRAMMED};
-use epic_xds::bootstrap::{Bootstrap, Level, OPS_PORT};
+use epic_xds::bootstrap::{Bootstrap, Level, OPS_PORT, Sizes};
 use serde_json::{Value, json};
+
+use super::placement::{self, PullPolicy};
 
 /// Name of the one container.
 pub const CONTAINER: &str = "envoy";
@@ -14,7 +17,7 @@ pub const CONTAINER: &str = "envoy";
 pub const MIN_READY_SECONDS: i64 = epic_model::proxy::PROPAGATION_SECONDS;
 
 /// What decides how a LoadBalancer's proxies run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Proxies {
     /// Namespace of the LoadBalancer.
     pub namespace: String,
@@ -30,6 +33,12 @@ pub struct Proxies {
     pub certificate: String,
     /// Image of Envoy.
     pub image: String,
+    /// When the kubelet pulls it.
+    pub pull_policy: PullPolicy,
+    /// Where the pods run, and with what: all layers taken together.
+    pub settings: ProxySettings,
+    /// Another text has the pods made anew.
+    pub restarted_at: Option<String>,
     /// Number of pods.
     pub replicas: u32,
     /// How long a pod that is to end keeps the flows it has.
@@ -58,6 +67,10 @@ pub fn objects(proxies: &Proxies) -> Objects {
         format!("{}/{}", proxies.namespace, proxies.load_balancer),
         proxies.xds_address,
     )
+    .sized(Sizes {
+        memory: placement::memory(&proxies.settings),
+        concurrency: proxies.settings.concurrency(),
+    })
     .counting(proxies.metrics);
     let files = bootstrap.files();
     let content: serde_json::Map<String, Value> =
@@ -93,9 +106,13 @@ pub fn objects(proxies: &Proxies) -> Objects {
                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
                 "template": {
                     "metadata": {
-                        "labels": labels(proxies),
+                        "labels": placement::labels(&proxies.settings, labels(proxies)),
                         // A mounted ConfigMap changes under a running Envoy, which reads it only at start.
-                        "annotations": {"epic.acnodal.io/bootstrap": version},
+                        "annotations": placement::annotations(
+                            &proxies.settings,
+                            &version,
+                            proxies.restarted_at.as_deref(),
+                        ),
                     },
                     "spec": pod(proxies, &bootstrap),
                 },
@@ -127,7 +144,7 @@ fn metadata(proxies: &Proxies) -> Value {
 fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
     let drain = epic_model::proxy::drain(i64::try_from(proxies.drain.as_secs()).unwrap_or(i64::MAX));
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
-    json!({
+    let mut pod = json!({
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         // A proxy needs no names: its one static address is the ClusterIP of the xDS Service.
@@ -153,7 +170,7 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
         "containers": [{
             "name": CONTAINER,
             "image": proxies.image,
-            "imagePullPolicy": "IfNotPresent",
+            "imagePullPolicy": proxies.pull_policy.as_str(),
             "command": ["envoy"],
             "args": bootstrap.args(),
             "env": [
@@ -164,14 +181,13 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
             "readinessProbe": {
                 "httpGet": {"path": "/healthz", "port": "ops"},
                 "periodSeconds": 1,
+                // One that waits for its CPU is not broken: its load would move to a sibling on the same node.
+                "timeoutSeconds": 3,
                 "failureThreshold": 3,
             },
             // SIGTERM cuts every connection at once; until then the pod serves the flows it has.
             "lifecycle": {"preStop": {"sleep": {"seconds": drain.pre_stop}}},
-            "resources": {
-                "requests": {"cpu": "20m", "memory": "96Mi"},
-                "limits": {"memory": "512Mi"},
-            },
+            "resources": placement::resources(&proxies.settings),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "capabilities": {"drop": ["ALL"]},
@@ -189,7 +205,9 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
             {"name": "xds-tls", "secret": {"secretName": proxies.certificate, "defaultMode": 288}},
             {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
         ],
-    })
+    });
+    placement::place(&mut pod, &proxies.settings);
+    pod
 }
 
 #[cfg(test)]
@@ -206,6 +224,9 @@ mod tests {
             name: "epic-web-0123456789abcdef".into(),
             certificate: "epic-web-0123456789abcdef".into(),
             image: "epic/envoy:dev".into(),
+            pull_policy: PullPolicy::IfNotPresent,
+            settings: ProxySettings::default(),
+            restarted_at: None,
             replicas: 2,
             drain: Duration::from_secs(300),
             metrics: Level::Basic,

@@ -9,11 +9,13 @@
 mod census;
 mod child;
 mod deployment;
+mod placement;
 mod pods;
 mod trouble;
 
 pub use census::Census;
 pub use child::{covers, owned_by};
 pub use deployment::{CONTAINER, MIN_READY_SECONDS, Objects, Proxies, objects};
+pub use placement::{PullPolicy, awaits_labels, copy, restarted_at, restarts, settings};
 pub use pods::{Index, has_ended, is_ready, listed};
 pub use trouble::{Agent, Surroundings, first_trouble, unmade};

@@ -25,7 +25,7 @@ use crate::account::{account_of, endpoint_limit};
 use crate::claim::{Addresses, Concerned};
 use crate::context::Shared;
 use crate::endpoint::Index;
-use crate::proxy::unmade;
+use crate::proxy::{restarted_at, unmade};
 use crate::service_group::{group_of, pools_of};
 use crate::tunnels::Tunnels;
 
@@ -52,7 +52,7 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         // What it asks for, and who may.
         .reconcile_on(on::<ServiceGroup, _, _>(
             context,
-            |group| (group.spec.clone(), is_accepted(group)),
+            |group| (group.spec.clone(), is_accepted(group), restarted_at(group).map(str::to_owned)),
             members,
         ))
         .reconcile_on(on::<AddressPool, _, _>(

@@ -4,11 +4,12 @@ use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, TENANT_NAMESPACE_PREF
 use epic_crds::{Account, EPIC, Endpoint, LoadBalancer, ServiceGroup};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Key, Object, Subject};
 use kube::runtime::Controller;
 
-use super::{all, occupancy, on, replicas, settings, told};
+use super::{all, occupancy, on, pull_secrets, replicas, settings, told};
 use crate::context::Shared;
 
 /// The controller of Accounts.
@@ -41,7 +42,10 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
     let endpoints = on::<Endpoint, Account, _>(context, |_| (), |_, endpoint| around(endpoint));
     let groups = on::<ServiceGroup, Account, _>(
         context,
-        |group| group.spec.envoy_replicas,
+        |group| {
+            let proxies = group.spec.proxies.clone().unwrap_or_default();
+            (group.spec.envoy_replicas, proxies.image_pull_secrets)
+        },
         |snapshot, group| match group.metadata.namespace.as_deref() {
             Some(EPIC_NAMESPACE) | None => all::<Account>(snapshot),
             Some(own) => of_namespace(own),
@@ -70,6 +74,12 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
             |binding| (binding.subjects.clone(), labels(binding)),
             |_, o| around(o),
         ))
+        .reconcile_on(on::<NetworkPolicy, Account, _>(
+            context,
+            |policy| (policy.spec.clone(), labels(policy)),
+            |_, o| around(o),
+        ))
+        .reconcile_on(pull_secrets(context))
         .reconcile_on(told(context.verdicts.changes()))
 }
 

@@ -16,6 +16,7 @@ use kube::runtime::controller::Action;
 use crate::account::account_of;
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
+use crate::tenant::pull::complaint;
 
 /// The group that a LoadBalancer names: first in its own namespace, then in `epic`.
 pub fn group_of(snapshot: &Snapshot, balancer: &LoadBalancer) -> Option<Arc<ServiceGroup>> {
@@ -64,9 +65,14 @@ pub async fn reconcile(subject: Arc<Subject<ServiceGroup>>, context: Shared) -> 
     match check(&snapshot, group) {
         Ok(()) => {
             set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now);
-            match usable_pool(&snapshot, group) {
-                true => set(conditions, READY, true, Reason::Ready, "", generation, &now),
-                false => {
+            let missing = pull_secrets(group).and_then(|names| complaint(&snapshot, names));
+            match (usable_pool(&snapshot, group), missing) {
+                (true, None) => set(conditions, READY, true, Reason::Ready, "", generation, &now),
+                // Images may be there already, or need no Secret.
+                (true, Some(text)) => {
+                    set(conditions, READY, true, Reason::PullSecretNotFound, text, generation, &now)
+                }
+                (false, _) => {
                     let text = "none of its AddressPools is ready; see their conditions";
                     set(conditions, READY, false, Reason::PoolNotReady, text, generation, &now)
                 }
@@ -81,6 +87,11 @@ pub async fn reconcile(subject: Arc<Subject<ServiceGroup>>, context: Shared) -> 
     let after = ServiceGroup { status: Some(status), ..group.as_ref().clone() };
     publish_status(&context, group.as_ref(), after).await?;
     Ok(Action::requeue(context.settings.full_pass))
+}
+
+/// The Secrets that a group itself names.
+fn pull_secrets(group: &ServiceGroup) -> Option<&[String]> {
+    group.spec.proxies.as_ref()?.image_pull_secrets.as_deref()
 }
 
 fn pool_of(name: &str) -> Key {
@@ -105,6 +116,10 @@ fn check(snapshot: &Snapshot, group: &ServiceGroup) -> Result<(), (Reason, Strin
     if private && group.spec.envoy_image.is_some() {
         let text = "spec.envoy-image is for shared groups, which lie in namespace epic; leave it out";
         return Err((Reason::ImageNotAllowed, text.to_owned()));
+    }
+    if private && group.spec.proxies.is_some() {
+        let text = "spec.proxies is for shared groups, which lie in namespace epic; leave it out";
+        return Err((Reason::ProxiesNotAllowed, text.to_owned()));
     }
     let account = account_of(snapshot, &namespace);
     if private && account.is_none() {

@@ -7,6 +7,8 @@
 pub mod client;
 pub mod keys;
 pub mod namespace;
+pub mod network;
+pub mod pull;
 
 use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT};
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 //! Where a role alone would already refuse, the test first grants the right, so that it is the policy that speaks.
 
 use epic_control_plane::{Answer, Identity, Request, eventually, token};
-use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, POD_CONDITION_PROGRAMMED, policy};
+use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, LABEL_NODE, POD_CONDITION_PROGRAMMED, policy};
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -112,7 +112,8 @@ async fn workloads_in_a_tenant_namespace_are_the_operators() {
     };
     for workload in all("epic-workloads") {
         let answer = Request::create(&workload).dry_run().send(&admin).await;
-        answer.expect_refused(policy::TENANT_WORKLOADS);
+        let message = answer.expect_refused(policy::TENANT_WORKLOADS);
+        assert!(message.contains("epicctl restart"), "it says what to do instead: {message}");
     }
     // Elsewhere EPIC has no say.
     for workload in all("workloads") {
@@ -500,6 +501,54 @@ async fn a_private_group_names_no_image() {
         .await
         .expect_refused(policy::PRIVATE_GROUPS);
     Request::merge(&path, &json!({ "spec": { "envoy-replicas": 1 } })).send(&admin).await.expect_ok();
+}
+
+#[tokio::test]
+async fn a_private_group_says_nothing_of_proxies() {
+    namespace("epic-private-proxies", true).await;
+    let admin = admin().await;
+    let proxies = json!({ "proxies": { "node-selector": { "edge": "true" } } });
+    let of = |namespace: &str| object("ServiceGroup", namespace, "placed", proxies.clone());
+    Request::create(&of("epic")).dry_run().send(&admin).await.expect_ok();
+    let refused = Request::create(&of("epic-private-proxies")).dry_run().send(&admin).await;
+    refused.expect_refused(policy::PRIVATE_GROUPS);
+}
+
+#[tokio::test]
+async fn the_label_of_epic_nodes_is_the_operators_and_nothing_else_of_a_node_is() {
+    let (admin, operator) = (admin().await, client(Identity::operator()).await);
+    let label = |value: Value| json!({ "metadata": { "labels": { LABEL_NODE: value } } });
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "labelled", "labels": { "kept": "1" } } });
+    let mut born_with = node.clone();
+    born_with["metadata"]["labels"][LABEL_NODE] = json!("");
+    Request::create(&born_with).dry_run().send(&admin).await.expect_refused(policy::NODE_LABEL);
+    Request::create(&node).send(&admin).await.expect_ok();
+    let path = Request::path_of(&node);
+    // Its kubelet may write labels with its status.
+    let kubelet =
+        Identity::User { name: "system:node:labelled".to_owned(), groups: vec!["system:nodes".to_owned()] };
+    let kubelet = client(kubelet).await;
+    let status = format!("{path}/status");
+    for (who, what, at) in [(&admin, "an administrator", &path), (&kubelet, "its kubelet", &status)] {
+        let message =
+            Request::merge(at, &label(json!(""))).send(who).await.expect_refused(policy::NODE_LABEL);
+        assert!(message.contains("nodeSelector"), "{what}: {message}");
+        Request::merge(at, &json!({ "metadata": { "labels": { "other": what.replace(' ', "-") } } }))
+            .send(who)
+            .await
+            .expect_ok();
+    }
+    Request::merge(&path, &label(json!(""))).send(&operator).await.expect_ok();
+    Request::merge(&path, &label(Value::Null)).send(&admin).await.expect_refused(policy::NODE_LABEL);
+    for patch in [
+        json!({ "metadata": { "labels": { "kept": "2" } } }),
+        json!({ "metadata": { "labels": { "kept": null } } }),
+        json!({ "metadata": { "annotations": { "mine": "1" } } }),
+        json!({ "spec": { "unschedulable": true } }),
+    ] {
+        Request::merge(&path, &patch).send(&operator).await.expect_refused(policy::NODE_LABEL);
+    }
+    Request::merge(&path, &label(Value::Null)).send(&operator).await.expect_ok();
 }
 
 #[tokio::test]

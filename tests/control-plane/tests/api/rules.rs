@@ -110,6 +110,82 @@ async fn networks_are_canonical_and_have_no_host_bits() {
 }
 
 #[tokio::test]
+async fn proxies_are_placed_and_sized_within_bounds() {
+    let of = object("EPIC", "epic", "epic", json!({ "proxies": {} }));
+    let field = |name: &str| format!("/spec/proxies/{name}");
+    let texts = |texts: &[&str]| texts.iter().map(|text| json!(text)).collect::<Vec<_>>();
+    judge_field(
+        &of,
+        &field("resources/memory"),
+        &texts(&["128Mi", "256Mi", "1G", "64Gi", "268435456"]),
+        &texts(&["127Mi", "65Gi", "1"]),
+        "must be from 128Mi to 64Gi",
+    )
+    .await;
+    for unit in ["1.5Gi", "256 Mi", "0", "-1Gi", "1Ti"] {
+        judge(
+            &with(of.clone(), &field("resources/memory"), json!(unit)),
+            Some("spec.proxies.resources.memory"),
+        )
+        .await;
+    }
+    for cpu in ["cpu", "cpu-limit"] {
+        let at = field(&format!("resources/{cpu}"));
+        judge_field(
+            &of,
+            &at,
+            &texts(&["20m", "2", "0.5", "64"]),
+            &texts(&["65", "64001m"]),
+            "must be at most 64",
+        )
+        .await;
+        judge_field(&of, &at, &[], &texts(&["0", "0m", "1e3", ""]), &format!("resources.{cpu}")).await;
+    }
+    let label = |key: &str| json!({ key: "x" });
+    let foreign = ["team", "example.com/team", "sidecar.istio.io/inject"].map(label);
+    let ours =
+        ["app.kubernetes.io/name", "kubernetes.io/os", "node.k8s.io/x", "epic.acnodal.io/account"].map(label);
+    for field in ["/spec/proxies/pod-labels", "/spec/proxies/pod-annotations"] {
+        judge_field(&of, field, &foreign, &ours, "belong to Kubernetes and EPIC").await;
+    }
+    judge_field(
+        &of,
+        &field("node-selector"),
+        &["edge", "kubernetes.io/arch"].map(label),
+        &["epic.acnodal.io/node"].map(label),
+        "leave it out",
+    )
+    .await;
+    let toleration = |toleration: Value| json!([toleration]);
+    let at = field("tolerations");
+    judge_field(
+        &of,
+        &at,
+        &[
+            toleration(json!({ "key": "edge", "operator": "Exists" })),
+            toleration(
+                json!({ "key": "edge", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 30 }),
+            ),
+        ],
+        &[toleration(json!({ "operator": "Exists" }))],
+        "tolerations[0].key",
+    )
+    .await;
+    judge(
+        &with(of.clone(), &at, toleration(json!({ "key": "a", "operator": "Exists", "value": "b" }))),
+        Some("has no value"),
+    )
+    .await;
+    judge(
+        &with(of.clone(), &at, toleration(json!({ "key": "a", "tolerationSeconds": 1 }))),
+        Some("NoExecute"),
+    )
+    .await;
+    judge_field(&of, &field("concurrency"), &[json!(1), json!(64)], &[json!(0), json!(65)], "concurrency")
+        .await;
+}
+
+#[tokio::test]
 async fn a_pool_holds_networks_ranges_of_one_family_and_single_addresses() {
     let pool = object("AddressPool", "epic", "p", json!({}));
     let list = |text: &str| json!([text]);
