@@ -183,7 +183,7 @@ scalar!(
 );
 
 scalar!(
-    /// Value of a label.
+    /// Value of a label; may be empty.
     LabelValue,
     { "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" }
 );
@@ -390,12 +390,6 @@ scalar!(
     /// Path of an HTTP request.
     HttpPath,
     { "type": "string", "minLength": 1, "maxLength": 1024, "pattern": "^/[!-~]*$" }
-);
-
-scalar!(
-    /// Value of a label; may be empty.
-    LabelValue,
-    { "type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$" }
 );
 
 scalar!(

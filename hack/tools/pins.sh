@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Which programs the lab needs, where each comes from, and where they are kept.
 #
-# The versions are in <tool>/go.mod (exact sums in go.sum) and envoy/requirements.txt. All of these files together
-# make the key of the folder the binaries are kept in, so a changed pin never meets an old binary.
+# The versions are in <tool>/go.mod (exact sums in go.sum) and envoy/requirements.txt. A program is kept under a key made
+# of the pin of its own, so a changed pin never meets an old binary and builds again only what it concerns. All pins
+# together make the key of the folder in which the programs of one checkout are found.
 # Sourced by `build` and `bin`; does nothing by itself.
 
 tools_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,6 +34,8 @@ portmap                  cni         github.com/containernetworking/plugins/plug
 envoy                    envoy       -
 coredns                  coredns     github.com/coredns/coredns
 helm                     helm        helm.sh/helm/v3/cmd/helm
+promtool                 prometheus  github.com/prometheus/prometheus/cmd/promtool
+prometheus               prometheus  github.com/prometheus/prometheus/cmd/prometheus
 LIST
 }
 
@@ -40,5 +43,11 @@ tools_key() {
     (cd "$tools_dir" && { echo "$tools_recipe"; cat ./*/go.mod ./*/go.sum envoy/requirements.txt; } | sha256sum | cut -c1-16)
 }
 
+# Key of the pin in folder $1.
+pin_key() {
+    (cd "$tools_dir/$1" && { echo "$tools_recipe"; cat ./*; } | sha256sum | cut -c1-16)
+}
+
 tools_home="${XDG_CACHE_HOME:-$HOME/.cache}/epic/tools"
+tools_kept="$tools_home/kept"
 tools_bin="$tools_home/$(tools_key)/bin"

@@ -19,6 +19,14 @@ app.kubernetes.io/part-of: epic
 {{- end }}
 {{- end }}
 
+{{/* Labels of what a Prometheus operator or Grafana selects. */}}
+{{- define "epic.monitoring.labels" -}}
+{{ include "epic.labels" . }}
+{{- with .root.Values.monitoring.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* What selects the pods of a component. It cannot change in an upgrade, so nothing of the release is in it. */}}
 {{- define "epic.selector" -}}
 app.kubernetes.io/name: epic-{{ .component }}

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{self, Connection};
 use crate::restart::{self, RestartCommand};
-use crate::{account, authority, overview, release};
+use crate::{account, authority, explain, overview, preflight, release};
 
 /// Command line for administrators of EPIC.
 #[derive(Clone, Debug, Parser)]
@@ -24,6 +24,13 @@ pub struct Arguments {
 enum Command {
     /// Shows accounts, load balancers, proxies, tunnels and endpoints, and what is wrong with them.
     Get(GetArguments),
+    /// Says the one thing to fix for an object.
+    #[command(subcommand)]
+    Explain(ExplainCommand),
+    /// Judges a cluster, or the node it runs on, before EPIC is installed.
+    ///
+    /// Fails when something keeps EPIC from working.
+    Preflight(PreflightArguments),
     /// What a tenant needs.
     #[command(subcommand)]
     Account(AccountCommand),
@@ -56,6 +63,45 @@ enum Form {
     Text,
     /// For programs.
     Json,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum ExplainCommand {
+    /// A LoadBalancer: follows its references, address, proxies, nodes, Endpoints and tunnels up to the first that is
+    /// not as it should be.
+    #[command(name = "lb", visible_aliases = ["epiclb", "loadbalancer"])]
+    LoadBalancer(ExplainArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+struct ExplainArguments {
+    /// Its name.
+    name: String,
+    /// Its namespace, `epic-ACCOUNT`. Absent: that of the kubeconfig's context.
+    #[arg(long, short)]
+    namespace: Option<String>,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Form,
+}
+
+#[derive(Clone, Debug, Args)]
+struct PreflightArguments {
+    /// Judges this machine as a node, without asking an API server.
+    #[arg(long)]
+    node: bool,
+    /// UDP port of GUE, with --node.
+    #[arg(long, requires = "node", default_value_t = 6080)]
+    port: u16,
+    /// LoadBalancers to make room for.
+    #[arg(long, default_value_t = 100)]
+    load_balancers: u64,
+    /// Proxies of each LoadBalancer.
+    #[arg(long, default_value_t = 2)]
+    replicas: u64,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Form,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -118,6 +164,9 @@ pub enum Error {
     /// `restart`.
     #[error(transparent)]
     Restart(#[from] restart::Error),
+    /// `preflight` found what keeps EPIC from working.
+    #[error("this is not ready for EPIC; what begins with FAIL says what to do")]
+    Preflight,
     /// Standard output is closed or full.
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
@@ -128,6 +177,11 @@ pub enum Error {
 /// # Errors
 /// What the command answers.
 pub async fn run(arguments: Arguments) -> Result<(), Error> {
+    if let Command::Preflight(wanted) = &arguments.command
+        && wanted.node
+    {
+        return judged(wanted, &preflight::node::judge(&preflight::node::gather(wanted.port)));
+    }
     let config = arguments.connection.config().await?;
     let client = api::client(config.clone())?;
     match arguments.command {
@@ -139,6 +193,21 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
                 Form::Json => overview::render::json(&overview),
             };
             print(&text)
+        }
+        Command::Explain(ExplainCommand::LoadBalancer(wanted)) => {
+            let namespace = wanted.namespace.unwrap_or_else(|| config.default_namespace.clone());
+            let found = explain::gather(&client, &namespace).await?;
+            let subject = explain::Subject { namespace, name: wanted.name };
+            let explanation = explain::explain(&found, &subject, Timestamp::now());
+            let text = match wanted.output {
+                Form::Text => explain::render(&explanation),
+                Form::Json => explain::json(&explanation),
+            };
+            print(&text)
+        }
+        Command::Preflight(wanted) => {
+            let facts = preflight::gather(&client, wanted.load_balancers, wanted.replicas).await?;
+            judged(&wanted, &preflight::judge(&facts))
         }
         Command::Account(AccountCommand::Kubeconfig(kubeconfig)) => {
             let made = account::kubeconfig(&client, &config, &kubeconfig).await?;
@@ -162,6 +231,16 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
             Ok(release::release(&client, wanted.address, consent).await?)
         }
     }
+}
+
+/// Prints what was checked; an error where EPIC would not work.
+fn judged(wanted: &PreflightArguments, checks: &[preflight::Check]) -> Result<(), Error> {
+    let text = match wanted.output {
+        Form::Text => preflight::render(checks),
+        Form::Json => preflight::json(checks),
+    };
+    print(&text)?;
+    if preflight::passes(checks) { Ok(()) } else { Err(Error::Preflight) }
 }
 
 /// Prints; a reader that has seen enough (`head`) is no error.

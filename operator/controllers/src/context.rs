@@ -26,7 +26,7 @@ use crate::event::Events;
 use crate::keys::Keys;
 use crate::leader::Leadership;
 use crate::load_balancer::Awaited;
-use crate::metrics::Counters;
+use crate::metrics::{Counters, StateCollector};
 use crate::node::Silent;
 use crate::settings::Settings;
 use crate::tenant;
@@ -80,7 +80,7 @@ impl Context {
         let client = Client::with_settings(kube.clone(), limits);
         let watches = watch(&client, &settings);
         let counters = Counters::register(metrics);
-        Arc::new(Self {
+        let context = Arc::new(Self {
             events: Events::new(kube, &settings.identity, counters.clone()),
             counters,
             client,
@@ -97,7 +97,10 @@ impl Context {
             silent: Silent::default(),
             addresses: Arc::new(Addresses::new(watches.clone())),
             watches,
-        })
+        });
+        let state = StateCollector::new(Arc::downgrade(&context));
+        metrics.register(|registry| registry.register_collector(Box::new(state)));
+        context
     }
 
     /// The state of now. Controllers are only called once there is one.

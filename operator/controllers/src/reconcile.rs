@@ -112,6 +112,7 @@ pub async fn run<K, R, F>(
         let cleared = Arc::clone(&cleared);
         async move {
             let name = subject.key().to_string();
+            let _running = context.counters.begins(kind);
             let outcome = reconcile(subject, Arc::clone(&context)).await;
             let label = outcome.as_ref().map_or_else(|error| error.category().label(), |_| "ok");
             context.counters.reconciles.get_or_create(&OutcomeLabel { kind, outcome: label }).inc();

@@ -406,6 +406,16 @@ pub const FOREIGN: &[(&str, &str, Judged)] = &[
     ("EPIC", "spec.protected-addresses[0]", Judged::Harmless("it forbids more")),
     (
         "EPIC",
+        "spec.proxies.image-pull-secrets[0]",
+        Judged::By("tenant/pull.rs: Ready says PullSecretNotFound and how to make one; nothing is copied"),
+    ),
+    (
+        "EPIC",
+        "spec.proxies.priority-class-name",
+        Judged::By("proxy/trouble.rs: the LoadBalancers say what refuses their pods; those that run go on"),
+    ),
+    (
+        "EPIC",
         "spec.proxy-addresses.ipv4",
         Judged::By("ranges_are_immutable_once_used, and the values of epic/validate.rs"),
     ),
@@ -461,5 +471,15 @@ pub const FOREIGN: &[(&str, &str, Judged)] = &[
         "ServiceGroup",
         "spec.envoy-image",
         Judged::By("a_private_group_names_no_image; proxy/trouble.rs for one that cannot be had"),
+    ),
+    (
+        "ServiceGroup",
+        "spec.proxies.image-pull-secrets[0]",
+        Judged::By("tenant/pull.rs: Ready says PullSecretNotFound and how to make one; nothing is copied"),
+    ),
+    (
+        "ServiceGroup",
+        "spec.proxies.priority-class-name",
+        Judged::By("proxy/trouble.rs: the LoadBalancers say what refuses their pods; those that run go on"),
     ),
 ];

@@ -100,6 +100,21 @@ impl Lab {
         self.output("lab", arguments).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Runs `hack/lab ARGUMENTS` and returns what it prints.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub fn try_lab(&self, arguments: &[&str]) -> Result<String, String> {
+        self.output("lab", arguments)
+    }
+
+    /// Path of a program of `hack/tools`.
+    #[track_caller]
+    pub fn tool(&self, name: &str) -> String {
+        let folder = self.output("tools/build", &[name]).unwrap_or_else(|error| panic!("{error}"));
+        format!("{}/{name}", folder.trim())
+    }
+
     /// What is not as it should be, for a failure.
     pub fn why(&self) -> String {
         self.output("stage", &["why"]).unwrap_or_else(|error| error)

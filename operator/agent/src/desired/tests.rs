@@ -499,7 +499,7 @@ fn an_address_is_announced_by_whatever_pool_holds_it_and_announces() {
         let (objects, none) = (Objects { pools, ..objects() }, (BTreeMap::new(), BTreeSet::new()));
         let owned = |name: &str, address: &str| {
             let place = place(name, address);
-            !node::desired(&objects, &place, &mut keyring(), &none.0, &none.1).owned.is_empty()
+            !node::desired(&objects, &place, &mut keyring(), &none.0, &none.1, |_, _| true).owned.is_empty()
         };
         owned("n1", "198.51.100.1") || owned("n2", "198.51.100.2")
     };

@@ -301,6 +301,35 @@ pub async fn gather(client: &Client, account: Option<&str>) -> Result<Found, acc
     Ok(found)
 }
 
+/// Reads what the objects of one namespace depend on: the namespace itself and `epic`.
+///
+/// # Errors
+/// The API server cannot be asked. What it refuses is in [`Found::forbidden`].
+pub async fn gather_namespace(client: &Client, namespace: &str) -> Result<Found, api::Error> {
+    let mut forbidden = Vec::new();
+    let (system, scope) = (Some(EPIC_NAMESPACE), Some(namespace));
+    let mut found = Found {
+        epics: read(client, system, &mut forbidden).await?,
+        nodes: read(client, system, &mut forbidden).await?,
+        leases: read(client, system, &mut forbidden).await?,
+        accounts: read(client, system, &mut forbidden).await?,
+        pools: read(client, system, &mut forbidden).await?,
+        claims: read(client, system, &mut forbidden).await?,
+        groups: read(client, system, &mut forbidden).await?,
+        balancers: read(client, scope, &mut forbidden).await?,
+        endpoints: read(client, scope, &mut forbidden).await?,
+        forbidden: Vec::new(),
+    };
+    let own: Listed<Account> = read(client, scope, &mut forbidden).await?;
+    found.accounts.items.extend(own.items);
+    let own: Listed<ServiceGroup> = read(client, scope, &mut forbidden).await?;
+    found.groups.items.extend(own.items);
+    forbidden.sort();
+    forbidden.dedup();
+    found.forbidden = forbidden;
+    Ok(found)
+}
+
 /// Whether an account may have addresses of a pool.
 fn admits(pool: &AddressPool, account: &str) -> bool {
     pool.spec.accounts.as_ref().is_none_or(|accounts| accounts.iter().any(|name| name == account))

@@ -16,11 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::{Found, Refused};
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
-<<<<<<< HEAD
-use crate::xds::health;
-=======
 use crate::tunnels::Said;
->>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
+use crate::xds::health;
 
 /// Writes the status.
 ///
@@ -68,12 +65,9 @@ pub(super) fn status(found: &Found, judged: &Result<(), Refused>, now: &Time) ->
     };
     let (value, reason, message) = tunnel(found, &before);
     set(conditions, TUNNEL_UP, value, reason, message, generation, now);
-<<<<<<< HEAD
-    health::forget_gone(&mut status, found.balancer.as_deref(), generation, now);
-=======
     let (value, reason, message) = ready(found, conditions);
     set(conditions, READY, value, reason, message, generation, now);
->>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
+    health::forget_gone(&mut status, found.balancer.as_deref(), generation, now);
     status
 }
 

@@ -68,9 +68,10 @@ pub(super) async fn run(
         match proxy::awaits_labels(live, unlabelled(snapshot).as_deref()) {
             None => outcomes.push(child::<Deployment>(context, snapshot, objects.deployment, uid).await),
             Some(node) => {
-                done.failed = Some(format!(
+                let text = format!(
                     "Node {node} has an EPIC agent and not yet the label epic.acnodal.io/node, which the operator sets; proxies stay as they are until then"
-                ));
+                );
+                done.failed = Some((Reason::Pending, text));
             }
         }
     }

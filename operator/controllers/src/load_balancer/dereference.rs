@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE};
 use epic_crds::{
-use epic_crds::{
     Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ProxySettings, ProxyState,
     ServiceGroup,
 };

@@ -175,7 +175,8 @@ fn the_table_says_what_the_conditions_of_a_load_balancer_say() {
     };
     let silent = Heard { agents: [("n1".into(), Liveness::Silent)].into(), ..Heard::default() };
     let address = "192.0.2.1".parse().unwrap();
-    let taken = Refusal::Taken { address, holder: "epic-blue/web".into(), releasing: false };
+    let taken =
+        Refusal::Taken { address, holder: "epic-blue/web".into(), releasing: false, waits_for: Vec::new() };
     let nothing = Done::default;
     let made: Vec<(&str, Found, Done)> = vec![
         ("serves", healthy(), nothing()),
@@ -217,7 +218,7 @@ fn the_table_says_what_the_conditions_of_a_load_balancer_say() {
         (
             "the address it asks for lies in no pool",
             waits_for_address(),
-            refusal(Refusal::NotInPool { address }),
+            refusal(Refusal::NotInPool { address, pools: vec!["default".into()] }),
         ),
         ("the address it asks for is taken", waits_for_address(), refusal(taken)),
         (

@@ -84,11 +84,8 @@ pub async fn run(
         tokio::spawn(feed::run(Arc::clone(&context), writer, shutdown.clone())),
         tokio::spawn(epic_xds::sync::run(Arc::clone(&tables), Arc::clone(&views))),
         tokio::spawn(answers::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
-<<<<<<< HEAD
         tokio::spawn(health::run(Arc::clone(&context), Arc::clone(&findings), shutdown.clone())),
-=======
         tokio::spawn(streams::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
->>>>>>> 7a7e3bc (Say what is so: traffic, silence, and who answers)
         tokio::spawn(renew(Arc::clone(&context), Arc::clone(&tls), credentials, shutdown.clone())),
         tokio::spawn(authority::run(Arc::clone(&context), shutdown.clone())),
     ];

@@ -14,6 +14,7 @@ mod fence;
 mod forged;
 mod grey;
 mod members;
+mod monitoring;
 mod tenants;
 mod wire;
 
@@ -40,6 +41,7 @@ scenarios! {
     members::many_endpoints_at_once_all_come_into_force,
     members::replicas_come_and_go_without_a_failed_request,
     members::two_proxies_may_use_the_same_source_port_at_once,
+    monitoring::every_process_is_scraped_and_every_alert_has_its_figures,
     faults::no_connection_fails_while_operators_are_killed,
     faults::no_connection_fails_while_agents_are_killed,
     faults::no_connection_fails_while_the_api_server_is_gone,

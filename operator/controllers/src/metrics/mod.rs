@@ -1,10 +1,17 @@
 //! What the operator counts. Labels come from closed sets; object names are in logs and Events only.
 
+mod state;
+
+use std::time::Instant;
+
 use epic_ops::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+pub(crate) use state::StateCollector;
 
 /// The kind something happened to.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -38,11 +45,20 @@ pub struct ReasonLabel {
     pub reason: String,
 }
 
+/// From a millisecond to half a minute.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
 /// The operator's counters and gauges.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Counters {
     /// Reconciles by kind and outcome.
     pub reconciles: Family<OutcomeLabel, Counter>,
+    /// How long reconciles take, by kind.
+    pub durations: Family<KindLabel, Histogram, fn() -> Histogram>,
+    /// Reconciles under way by kind. A kind that stands at its limit has more waiting.
+    pub running: Family<KindLabel, Gauge>,
     /// Writes to the API server by kind of the object written.
     pub writes: Family<KindLabel, Counter>,
     /// Rounds of allocation by kind of the parent and outcome.
@@ -61,12 +77,62 @@ pub struct Counters {
     pub nodes_out_of_service: Gauge,
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            reconciles: Family::default(),
+            durations: Family::new_with_constructor(durations as fn() -> Histogram),
+            running: Family::default(),
+            writes: Family::default(),
+            allocations: Family::default(),
+            events: Family::default(),
+            poisoned: Family::default(),
+            refused: Family::default(),
+            leads: Gauge::default(),
+            stale_proxies: Gauge::default(),
+            nodes_out_of_service: Gauge::default(),
+        }
+    }
+}
+
+/// A reconcile under way; counted as such until it is dropped, also when it is cancelled.
+#[derive(Debug)]
+pub struct Running {
+    counters: Counters,
+    label: KindLabel,
+    began: Instant,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.counters.running.get_or_create(&self.label).dec();
+        self.counters.durations.get_or_create(&self.label).observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
 impl Counters {
+    /// A reconcile of this kind begins.
+    pub fn begins(&self, kind: &'static str) -> Running {
+        let label = KindLabel { kind };
+        self.running.get_or_create(&label).inc();
+        Running { counters: self.clone(), label, began: Instant::now() }
+    }
+
     /// Registers all of them.
     pub fn register(metrics: &Metrics) -> Self {
         let counters = Self::default();
         metrics.register(|registry| {
             registry.register("reconciles", "Reconciles by kind and outcome", counters.reconciles.clone());
+            registry.register(
+                "reconcile_duration_seconds",
+                "How long reconciles take, by kind",
+                counters.durations.clone(),
+            );
+            registry.register(
+                "reconciles_running",
+                "Reconciles under way, by kind",
+                counters.running.clone(),
+            );
             registry.register("writes", "Writes to the API server by kind", counters.writes.clone());
             registry.register(
                 "allocation_rounds",
