@@ -158,15 +158,16 @@ pub fn ready_pods(pods: &[Pod]) -> usize {
 /// How a proxy ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// Seconds of the preStop sleep: as long as `timeouts.drain` says. Established flows go on meanwhile.
+    /// Seconds that the preStop hook takes at most: as long as `timeouts.drain` says. Established flows go on meanwhile; when
+    /// none is left, the proxy ends it.
     pub pre_stop: i64,
-    /// terminationGracePeriodSeconds: the sleep, and time for Envoy to close what is left.
+    /// terminationGracePeriodSeconds: the hook, and time for Envoy to close what is left.
     pub grace_period: i64,
 }
 
-/// Seconds that Envoy has to end after its preStop sleep.
+/// Seconds that Envoy has to end after its preStop hook.
 pub const EXIT_SECONDS: i64 = 30;
-/// Seconds in which a change of state reaches every node. `minReadySeconds` and the preStop sleep are never shorter
+/// Seconds in which a change of state reaches every node. `minReadySeconds` and the preStop hook's limit are never shorter
 /// (design §6).
 pub const PROPAGATION_SECONDS: i64 = 5;
 

@@ -57,7 +57,16 @@ const HEAP_OF_NONE: u64 = 16 << 20;
 /// Heap that is counted for a connection, in bytes.
 const HEAP_OF_A_CONNECTION: u64 = 20 << 10;
 
+/// Header of [`drain_path`], in milliseconds: how long the request is held when the proxy cannot tell.
+pub const DRAIN_HEADER: &str = "x-envoy-fault-delay-request";
+
 const TEMPLATE: &str = include_str!("bootstrap.yaml");
+const DRAIN: &str = include_str!("drain.lua");
+
+/// Path of the request that a proxy answers when it may end: no connection is left, or this many seconds have passed.
+pub fn drain_path(seconds: i64) -> String {
+    format!("/drain?seconds={seconds}")
+}
 
 /// Parameters of [`Bootstrap::files`] and [`Bootstrap::args`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +169,7 @@ impl Bootstrap {
         let monitors = "overload_manager.resource_monitors";
         let clusters = "static_resources.clusters";
         let endpoint = "load_assignment.endpoints.0.lb_endpoints.0.endpoint.address";
-        let tls_context = format!("{clusters}.1.transport_socket.typed_config");
+        let tls_context = format!("{clusters}.2.transport_socket.typed_config");
         let secrets = format!("{tls_context}.common_tls_context");
         for (path, value) in [
             ("admin.address.pipe.path".to_owned(), Value::from(admin.as_str())),
@@ -174,8 +183,13 @@ impl Bootstrap {
                 self.ops_port.into(),
             ),
             (format!("{clusters}.0.{endpoint}.pipe.path"), admin.as_str().into()),
-            (format!("{clusters}.1.{endpoint}.socket_address.address"), self.xds_address.to_string().into()),
-            (format!("{clusters}.1.{endpoint}.socket_address.port_value"), self.xds_port.into()),
+            (format!("{clusters}.1.{endpoint}.socket_address.port_value"), self.ops_port.into()),
+            (
+                "static_resources.listeners.0.filter_chains.0.filters.1.typed_config.http_filters.1.typed_config.default_source_code.inline_string".to_owned(),
+                DRAIN.into(),
+            ),
+            (format!("{clusters}.2.{endpoint}.socket_address.address"), self.xds_address.to_string().into()),
+            (format!("{clusters}.2.{endpoint}.socket_address.port_value"), self.xds_port.into()),
             (format!("{tls_context}.sni"), SERVER_NAME.into()),
             (
                 format!("{secrets}.tls_certificate_sds_secret_configs.0.sds_config.path_config_source.path"),

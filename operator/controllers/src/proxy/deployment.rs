@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epic_crds::ProxySettings;
 use epic_crds::well_known::{API_VERSION, LABEL_ACCOUNT, LABEL_LOAD_BALANCER, POD_CONDITION_PROGRAMMED};
-use epic_xds::bootstrap::{Bootstrap, Level, OPS_PORT, Sizes};
+use epic_xds::bootstrap::{Bootstrap, DRAIN_HEADER, Level, OPS_PORT, Sizes, drain_path};
 use serde_json::{Value, json};
 
 use super::placement::{self, PullPolicy};
@@ -185,8 +185,13 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
                 "timeoutSeconds": 3,
                 "failureThreshold": 3,
             },
-            // SIGTERM cuts every connection at once; until then the pod serves the flows it has.
-            "lifecycle": {"preStop": {"sleep": {"seconds": drain.pre_stop}}},
+            // SIGTERM cuts every connection at once; until then the pod serves the flows it has. Envoy answers when none
+            // is left. A kubelet that sleeps instead cannot be woken, not even by another deletion with a shorter grace.
+            "lifecycle": {"preStop": {"httpGet": {
+                "path": drain_path(drain.pre_stop),
+                "port": "ops",
+                "httpHeaders": [{"name": DRAIN_HEADER, "value": (drain.pre_stop * 1000).to_string()}],
+            }}},
             "resources": placement::resources(&proxies.settings),
             "securityContext": {
                 "allowPrivilegeEscalation": false,
@@ -238,9 +243,11 @@ mod tests {
     fn the_pod_ends_after_its_drain_and_not_before() {
         let deployment: Deployment = serde_json::from_value(objects(&proxies()).deployment).unwrap();
         let pod = deployment.spec.unwrap().template.spec.unwrap();
-        let sleep = pod.containers[0].lifecycle.clone().unwrap().pre_stop.unwrap().sleep.unwrap();
-        assert_eq!(sleep.seconds, 300);
-        assert!(pod.termination_grace_period_seconds.unwrap() > sleep.seconds);
+        let asked = pod.containers[0].lifecycle.clone().unwrap().pre_stop.unwrap().http_get.unwrap();
+        assert_eq!(asked.path.as_deref(), Some("/drain?seconds=300"));
+        assert_eq!(asked.http_headers.unwrap()[0].value, "300000", "held as long when Envoy cannot tell");
+        assert!(asked.host.is_none(), "the level restricted forbids another host");
+        assert!(pod.termination_grace_period_seconds.unwrap() > 300);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! applied by the LoadBalancer's controller; the certificate Secret the pods mount is made elsewhere
 //! ([`crate::certificate`]).
 //! Each unusual line of the pod is explained where it stands; facts: Envoy has no drain of its own on SIGTERM, so
-//! the preStop sleep *is* the drain.
+//! the preStop hook *is* the drain; Envoy ends it by itself when no connection is left.
 
 mod census;
 mod child;

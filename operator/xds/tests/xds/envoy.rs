@@ -496,3 +496,39 @@ async fn the_bootstrap_and_all_resources_validate() {
         assert!(!text.contains(word), "{text}");
     }
 }
+
+/// What a proxy's own listener answers.
+async fn asked(proxy: &Proxy, path: &str, header: &str) -> String {
+    let mut socket = TcpStream::connect(proxy.ops).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), socket.read_to_string(&mut text)).await;
+    read.expect("an answer long before the end of its time").unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_drains_may_end_when_no_connection_is_left_or_its_time_is_over() {
+    // An endpoint that says nothing and never closes.
+    let silent = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 11), 0)).await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let scene = scene(&[Ep::new("one", [127, 0, 0, 11], [10, 0, 0, 11], port)]).await;
+    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, scene.port)).await.unwrap();
+    let (held, _) = silent.accept().await.unwrap();
+    let begun = Instant::now();
+    let answer = asked(&scene.proxy, "/drain?seconds=18", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_secs(18), "with a connection it takes all of its time");
+
+    drop((client, held));
+    let begun = Instant::now();
+    let answer = asked(&scene.proxy, "/drain?seconds=3600", "").await;
+    assert!(answer.contains("drained"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_secs(15), "another node may not know yet");
+
+    // Where it cannot tell, the request is held for as long as its header says.
+    let begun = Instant::now();
+    let answer = asked(&scene.proxy, "/drain?seconds=many", "x-envoy-fault-delay-request: 2000\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && begun.elapsed() >= Duration::from_secs(2), "{answer}");
+}
