@@ -438,6 +438,7 @@ async fn a_node_agent_writes_nothing_else_of_epics() {
 
 #[tokio::test]
 async fn objects_lie_where_their_kind_belongs() {
+    let _singleton = crate::rules::SINGLETON.lock().await;
     let admin = admin().await;
     for name in ["epic-placed", "epic-x", "placed"] {
         namespace(name, false).await;
@@ -580,7 +581,9 @@ async fn finalizers_are_the_operators() {
     // A deletion in the foreground is finished by the garbage collector, which takes its own finalizer away.
     Request::delete(&format!("{path}?propagationPolicy=Foreground")).send(&tenant).await.expect_ok();
     let collector = client(Identity::service_account("kube-system", "generic-garbage-collector")).await;
-    Request::merge(&path, &none).send(&collector).await.expect_ok();
+    // The real one may have been first.
+    let answer = Request::merge(&path, &none).send(&collector).await;
+    assert!(answer.is_ok() || answer.code == 404, "{}", answer.message());
     assert_eq!(Request::get(&path).send(&admin).await.code, 404);
 }
 

@@ -74,6 +74,7 @@ async fn addresses_are_canonical() {
 
 #[tokio::test]
 async fn networks_are_canonical_and_have_no_host_bits() {
+    let _singleton = SINGLETON.lock().await;
     namespace("epic-rules", true).await;
     let list = |text: &str| json!([text]);
     let good = ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/64", "0.0.0.0/0"].map(list);
@@ -279,6 +280,7 @@ async fn subjects_are_those_of_a_role_binding() {
 
 #[tokio::test]
 async fn numbers_keep_to_their_ranges() {
+    let _singleton = SINGLETON.lock().await;
     namespace("epic-rules", true).await;
     let account = object("Account", "epic", "a", json!({}));
     judge_field(&account, "/spec/group-id", &[json!(1), json!(65535)], &[json!(0), json!(65536)], "group-id")
@@ -495,6 +497,7 @@ async fn the_alternative_address_is_of_the_other_family() {
 
 #[tokio::test]
 async fn epic_is_called_epic() {
+    let _singleton = SINGLETON.lock().await;
     judge(&object("EPIC", "epic", "epic", json!({})), None).await;
     judge(&object("EPIC", "epic", "other", json!({})), Some("there is one EPIC object")).await;
 }
