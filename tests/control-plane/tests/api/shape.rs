@@ -28,8 +28,16 @@ async fn columns_answer_first_and_ids_are_wide() {
             "Name Ready Tenant-Namespace Load-Balancers Endpoints Age",
             "Group-ID Proxies Service-ID Reason",
         ),
-        ("addresspools", "Name Ready Used-v4 Total-v4 Age", "Used-v6 Total-v6 Overlaps Addresses"),
-        ("addressclaims", "Name Address Namespace Owner Phase Age", "Pool Release-Revision"),
+        (
+            "addresspools",
+            "Name Ready Used-v4 Total-v4 Free-v4 Overlaps Age",
+            "Used-v6 Total-v6 Free-v6 Reason Addresses",
+        ),
+        (
+            "addressclaims",
+            "Name Address Namespace Owner Phase Conflict Age",
+            "Pool Release-Revision Waiting-For",
+        ),
         ("servicegroups", "Name Ready Pools Replicas Load-Balancers Age", "Policy Reason"),
         (
             "loadbalancers",
