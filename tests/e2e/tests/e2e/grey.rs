@@ -94,7 +94,8 @@ pub(crate) fn a_roll_out_to_proxies_that_do_not_start_stands_still(lab: &Lab) {
         load_balancer("epic-sample", "sample-acnodal"),
     );
     let before = lab.get(epic)["spec"]["envoy-image"].clone();
-    let serving: Vec<String> = pods(lab).iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
+    let serving: Vec<String> =
+        pods(lab).iter().filter_map(|pod| pod["metadata"]["uid"].as_str().map(str::to_owned)).collect();
     let stream = Stream::start(lab, lab.vip("epic-sample", "sample-acnodal"));
     lab.change(epic, &json!({"spec": {"envoy-image": "epic/not-an-envoy:nowhere"}}));
     lab.until("the condition says why", || {
@@ -114,7 +115,8 @@ pub(crate) fn a_roll_out_to_proxies_that_do_not_start_stands_still(lab: &Lab) {
     assert!(tally.is_right("sample"), "{tally}");
     let stays = |uid: &String| {
         left.iter().any(|pod| {
-            pod["metadata"]["uid"].to_string() == *uid && pod["metadata"]["deletionTimestamp"].is_null()
+            pod["metadata"]["uid"].as_str() == Some(uid.as_str())
+                && pod["metadata"]["deletionTimestamp"].is_null()
         })
     };
     assert!(serving.iter().all(stays), "an old proxy went before a new one was ready");
