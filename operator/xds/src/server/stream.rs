@@ -231,6 +231,10 @@ impl DeltaStream {
                     if self.must_wait() {
                         continue;
                     }
+                    // The last that is sent is of the last view.
+                    if last.is_some() && views.has_changed().unwrap_or_default() {
+                        self.take_view(&mut views, &report)?;
+                    }
                     match self.session.next_response() {
                         Some(response) => {
                             self.server.metrics.sent(&response);

@@ -155,7 +155,14 @@ pub(crate) async fn channel(
         }
         None => tls,
     };
-    Channel::from_shared(format!("https://{address}")).unwrap().tls_config(tls)?.connect().await
+    // Small windows, so that a client that does not read holds the server up soon.
+    Channel::from_shared(format!("https://{address}"))
+        .unwrap()
+        .initial_stream_window_size(Some(65_535))
+        .initial_connection_window_size(Some(65_535))
+        .tls_config(tls)?
+        .connect()
+        .await
 }
 
 /// Waits until something is so.

@@ -111,6 +111,15 @@ async fn the_authority_changes_without_a_failed_stream() {
     let (first, second) = (one.serve(limits.clone(), 0).await, other.serve(limits, 0).await);
     let proxy = Proxy::start(&one, in_turn([first.address, second.address]).await, "web");
     proxy.ready().await;
+    // Envoy waits longer and longer between streams on which it hears nothing, so there is always something to hear.
+    let changes = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        for weight in (1..=2).cycle() {
+            tick.tick().await;
+            let changed = [all[0].clone().weighing(weight)];
+            world.endpoints("web", &changed);
+        }
+    });
     reconnected(sites).await;
 
     let old = authorities.clone();
@@ -128,6 +137,7 @@ async fn the_authority_changes_without_a_failed_stream() {
     let failed_streams = failed(sites, &proxy).await;
     println!("authority_rotation_failed_streams {failed_streams}");
     assert_eq!(failed_streams, 0);
+    changes.abort();
     assert_eq!(answers(port, 3).await, ["one"]);
 
     // Who is still where it began is refused by now.
