@@ -8,15 +8,14 @@ mod coherence;
 mod controllers;
 mod convergence;
 mod recovery;
-mod server;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use epic_fake_api::Server;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kates::{Accumulator, Client, Key, Object, Settings, Snapshot};
 use serde_json::{Value, json};
-use server::Server;
 
 /// A client whose failures are tried again soon.
 fn client(server: &Server) -> Client {

@@ -1,12 +1,21 @@
-//! An API server in memory, as far as kates can tell the difference: resource versions, conflicts, uids,
-//! finalizers, the status subresource, selectors, paged lists, watches with history, bookmarks and "too old".
+//! An API server in memory, as far as kates and the operator can tell the difference: resource versions, generations,
+//! conflicts, uids, finalizers, the status subresource, selectors, paged lists, watches with history, bookmarks and
+//! "too old".
 //!
-//! Tests can make it lag, cut watches, forget history, forbid or hide a kind, put objects nobody can parse, and
-//! answer a write only after the watch has shown it.
+//! Tests can make it slow, lag, cut watches, forget history, forbid or hide a kind, lose objects from a list, put objects
+//! that nobody can parse, and answer a write only after the watch has shown it. It counts calls by verb and kind.
+//! Together with tokio's paused clock a minute of a slow server takes no time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "for tests: what cannot go on fails there"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
@@ -50,12 +59,18 @@ struct World {
     bookmarks: BTreeMap<String, u64>,
     lists: BTreeMap<String, usize>,
     watches: BTreeMap<String, usize>,
+    /// Calls that came in, by verb and kind, without watches.
+    calls: BTreeMap<(&'static str, String), usize>,
+    /// How long every call takes, watches aside.
+    latency: Duration,
+    /// Kinds whose next lists lack everything, by how many.
+    emptied: BTreeMap<String, usize>,
     down: bool,
 }
 
 /// The server; clones are the same one.
 #[derive(Clone)]
-pub(crate) struct Server {
+pub struct Server {
     world: Arc<Mutex<World>>,
     moved: Arc<watch::Sender<u64>>,
 }
@@ -69,13 +84,21 @@ struct Asked {
     query: BTreeMap<String, String>,
 }
 
+impl Default for Server {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Server {
-    pub(crate) fn new() -> Self {
+    /// An empty one.
+    pub fn new() -> Self {
         let world = World { revision: 100, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), moved: Arc::new(watch::Sender::new(0)) }
     }
 
-    pub(crate) fn client(&self) -> kube::Client {
+    /// A client of it, without a network between them.
+    pub fn client(&self) -> kube::Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let server = server.clone();
@@ -85,30 +108,32 @@ impl Server {
     }
 
     /// Watches of this kind deliver nothing until `catch_up`.
-    pub(crate) fn lag(&self, plural: &str) {
+    pub fn lag(&self, plural: &str) {
         self.change(|world| world.lagging.insert(plural.to_owned()));
     }
 
-    pub(crate) fn catch_up(&self, plural: &str) {
+    /// Watches of this kind deliver again.
+    pub fn catch_up(&self, plural: &str) {
         self.change(|world| world.lagging.remove(plural));
     }
 
     /// Lists of this kind that begin now are answered after `release`.
-    pub(crate) fn hold_lists(&self, plural: &str) {
+    pub fn hold_lists(&self, plural: &str) {
         self.change(|world| world.held.insert(plural.to_owned()));
     }
 
-    pub(crate) fn release_lists(&self, plural: &str) {
+    /// Answers the lists that were held.
+    pub fn release_lists(&self, plural: &str) {
         self.change(|world| world.held.remove(plural));
     }
 
     /// Ends all watches; clients may go on where they were.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.change(|world| world.cut += 1);
     }
 
     /// Ends all watches and forgets the past: clients have to list again.
-    pub(crate) fn compact(&self) {
+    pub fn compact(&self) {
         self.change(|world| {
             world.cut += 1;
             world.revision += 1;
@@ -116,36 +141,41 @@ impl Server {
         });
     }
 
-    pub(crate) fn forbid(&self, plural: &str) {
+    /// Every call about this kind is forbidden until `allow`.
+    pub fn forbid(&self, plural: &str) {
         self.change(|world| world.forbidden.insert(plural.to_owned()));
     }
 
-    pub(crate) fn allow(&self, plural: &str) {
+    /// Undoes `forbid`.
+    pub fn allow(&self, plural: &str) {
         self.change(|world| world.forbidden.remove(plural));
     }
 
-    pub(crate) fn hide(&self, plural: &str) {
+    /// This kind is not served until `serve`.
+    pub fn hide(&self, plural: &str) {
         self.change(|world| world.absent.insert(plural.to_owned()));
     }
 
-    pub(crate) fn serve(&self, plural: &str) {
+    /// Undoes `hide`.
+    pub fn serve(&self, plural: &str) {
         self.change(|world| world.absent.remove(plural));
     }
 
     /// Every request fails, every watch ends.
-    pub(crate) fn go_down(&self) {
+    pub fn go_down(&self) {
         self.change(|world| {
             world.down = true;
             world.cut += 1;
         });
     }
 
-    pub(crate) fn come_up(&self) {
+    /// Undoes `go_down`.
+    pub fn come_up(&self) {
         self.change(|world| world.down = false);
     }
 
     /// Moves the revision by a write of some other kind and tells watches of this one with a bookmark.
-    pub(crate) fn bookmark(&self, plural: &str) -> u64 {
+    pub fn bookmark(&self, plural: &str) -> u64 {
         self.change(|world| {
             world.revision += 1;
             world.bookmarks.insert(plural.to_owned(), world.revision);
@@ -153,16 +183,46 @@ impl Server {
         })
     }
 
-    pub(crate) fn lists(&self, plural: &str) -> usize {
+    /// Lists of this kind that were begun.
+    pub fn lists(&self, plural: &str) -> usize {
         self.world.lock().lists.get(plural).copied().unwrap_or(0)
     }
 
-    pub(crate) fn watches(&self, plural: &str) -> usize {
+    /// Watches of this kind that were opened.
+    pub fn watches(&self, plural: &str) -> usize {
         self.world.lock().watches.get(plural).copied().unwrap_or(0)
     }
 
+    /// Every call takes this long from now on, watches aside.
+    pub fn take(&self, latency: Duration) {
+        self.change(|world| world.latency = latency);
+    }
+
+    /// The next `times` lists of this kind come back empty, as from a cache that has lost its objects.
+    pub fn lose_lists(&self, plural: &str, times: usize) {
+        self.change(|world| world.emptied.insert(plural.to_owned(), times));
+    }
+
+    /// Calls of this verb (`get`, `list`, `create`, `update`, `patch`, `delete`) about this kind so far.
+    pub fn calls(&self, verb: &'static str, plural: &str) -> usize {
+        self.world.lock().calls.get(&(verb, plural.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// The object of that name.
+    pub fn object(&self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let id = (plural.to_owned(), namespace.to_owned(), name.to_owned());
+        self.world.lock().objects.get(&id).cloned()
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, plural: &str) -> Vec<Value> {
+        let world = self.world.lock();
+        let of_kind = world.objects.iter().filter(|((kind, _, _), _)| kind == plural);
+        of_kind.map(|(_, object)| object.clone()).collect()
+    }
+
     /// Somebody else writes `object`, valid or not; answers what is stored.
-    pub(crate) fn put(&self, plural: &str, mut object: Value) -> Value {
+    pub fn put(&self, plural: &str, mut object: Value) -> Value {
         self.change(|world| {
             let meta = &object["metadata"];
             let text = |field: &str| meta[field].as_str().unwrap_or_default().to_owned();
@@ -176,12 +236,12 @@ impl Server {
     }
 
     /// Somebody else deletes an object, finalizers or not.
-    pub(crate) fn remove(&self, plural: &str, namespace: &str, name: &str) {
+    pub fn remove(&self, plural: &str, namespace: &str, name: &str) {
         self.change(|world| world.store((plural.to_owned(), namespace.to_owned(), name.to_owned()), None));
     }
 
     /// All objects of a kind as (namespace/name, uid, resourceVersion).
-    pub(crate) fn state(&self, plural: &str) -> BTreeSet<(String, String, String)> {
+    pub fn state(&self, plural: &str) -> BTreeSet<(String, String, String)> {
         let world = self.world.lock();
         let of_kind = world.objects.iter().filter(|((kind, _, _), _)| kind == plural);
         of_kind
@@ -204,6 +264,10 @@ impl Server {
         }
         let asked = Asked::of(request.uri());
         let method = request.method().clone();
+        let applied = request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
         let bytes = request.into_body().collect().await?.to_bytes();
         let body: Value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
         {
@@ -221,12 +285,28 @@ impl Server {
             return Ok(self.watch(asked));
         }
         let listing = method == Method::GET && asked.name.is_none();
+        let verb = match method {
+            Method::GET if listing => "list",
+            Method::GET => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::DELETE => "delete",
+            _ => "patch",
+        };
+        let latency = self.change(|world| {
+            *world.calls.entry((verb, asked.plural.clone())).or_default() += 1;
+            world.latency
+        });
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         let answer = self.change(|world| match method {
             Method::GET if asked.name.is_none() => Ok(world.list(&asked)),
             Method::GET => world.get(&asked),
             Method::POST => world.create(&asked, body),
             Method::PUT => world.update(&asked, body),
             Method::DELETE => world.delete(&asked, &body),
+            _ if applied => world.apply(&asked, body),
             _ => world.patch(&asked, &body),
         });
         let mut moved = self.moved.subscribe();
@@ -332,7 +412,8 @@ impl World {
             return None;
         }
         let since = *from;
-        let news = self.history.iter().filter(|past| past.revision > since && past.id.0 == asked.plural);
+        let seen = self.history.partition_point(|past| past.revision <= since);
+        let news = self.history[seen..].iter().filter(|past| past.id.0 == asked.plural);
         for past in news {
             *from = past.revision;
             let selected =
@@ -363,6 +444,11 @@ impl World {
             *self.lists.entry(asked.plural.clone()).or_default() += 1;
         }
         let limit = asked.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+        if let Some(times) = self.emptied.get_mut(&asked.plural).filter(|times| **times > 0) {
+            *times -= 1;
+            return json!({"apiVersion": "v1", "kind": "List", "items": [],
+                "metadata": {"resourceVersion": self.revision.to_string()}});
+        }
         let of_kind = self.objects.iter().filter(|((kind, _, _), _)| *kind == asked.plural);
         let mut rest = of_kind.map(|(_, object)| object).filter(|object| asked.selects(object)).skip(from);
         let items: Vec<_> = rest.by_ref().take(limit).cloned().collect();
@@ -386,6 +472,7 @@ impl World {
             return Err((409, "AlreadyExists", format!("{} already exists", id.2)));
         }
         object["metadata"]["uid"] = self.uid();
+        object["metadata"]["generation"] = 1.into();
         self.store(id, Some(object)).ok_or((500, "InternalError", String::new()))
     }
 
@@ -402,12 +489,23 @@ impl World {
         for field in ["uid", "deletionTimestamp"] {
             object["metadata"][field] = found["metadata"][field].clone();
         }
+        object["metadata"]["generation"] = generation(&found, &object);
         Ok(self.settle(asked.id(), object))
     }
 
+    /// Server-side apply, of one manager: what is applied is merged, or made.
+    fn apply(&mut self, asked: &Asked, object: Value) -> Result<Value, Refusal> {
+        if self.objects.contains_key(&asked.id()) {
+            return self.patch(asked, &object);
+        }
+        self.create(asked, object)
+    }
+
     fn patch(&mut self, asked: &Asked, patch: &Value) -> Result<Value, Refusal> {
-        let mut object = self.found(asked)?;
+        let found = self.found(asked)?;
+        let mut object = found.clone();
         merge(&mut object, patch);
+        object["metadata"]["generation"] = generation(&found, &object);
         Ok(self.settle(asked.id(), object))
     }
 
@@ -476,6 +574,12 @@ impl Asked {
                 object.pointer(&format!("/{}", key.replace('.', "/"))) == Some(&Value::from(value.as_str()))
             })
     }
+}
+
+/// The generation of an object that takes the place of `found`: one more if the spec is another one.
+fn generation(found: &Value, object: &Value) -> Value {
+    let before = found["metadata"]["generation"].as_i64().unwrap_or(1);
+    (before + i64::from(object["spec"] != found["spec"])).into()
 }
 
 /// A JSON merge patch.
