@@ -96,18 +96,23 @@ pub struct AccountSpec {
     #[schemars(length(max = 64))]
     pub subjects: Vec<Subject>,
     /// Most proxies of all the tenant's LoadBalancers, draining ones included. What runs is never taken away for it; a
-    /// LoadBalancer that asks for more than fits is refused until there is room. Absent: 20.
+    /// LoadBalancer that asks for more than fits is refused until there is room. Absent: 250.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub proxy_limit: Option<i64>,
-    /// Most LoadBalancers. Absent: 100.
+    /// Most LoadBalancers. Absent: 100. More than 3000 count as 3000, since their keys lie in one Secret. A tenth and ten
+    /// more can be created, but are refused by a condition; beyond that the API server refuses (ResourceQuota epic-limits).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub load_balancer_limit: Option<i64>,
-    /// Most Endpoints. Absent: 5000.
+    /// Most Endpoints. Absent: 5000. A tenth and ten more can be created, as for load-balancer-limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 65535))]
     pub endpoint_limit: Option<i64>,
+    /// Most private ServiceGroups, with the same room. Absent: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub service_group_limit: Option<i64>,
     /// Networks from which the tenant's client nodes may call. Absent: anywhere that is not protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<schema::Cidr>>", length(max = 256))]
@@ -245,9 +250,14 @@ keeps! {
 }
 
 impl AccountSpec {
-    /// Most proxies, 20 where nothing is said.
+    /// Most proxies, 250 where nothing is said: a hundred LoadBalancers of two, and some that are replaced.
     pub fn proxy_limit(&self) -> i64 {
-        self.proxy_limit.unwrap_or(20)
+        self.proxy_limit.unwrap_or(250)
+    }
+
+    /// Most private ServiceGroups, 20 where nothing is said.
+    pub fn service_group_limit(&self) -> i64 {
+        self.service_group_limit.unwrap_or(20)
     }
 
     /// Most LoadBalancers, 100 where nothing is said.

@@ -75,6 +75,11 @@ pub const SECRET_GUE_KEYS: &str = "epic-gue-keys";
 /// ConfigMap in each tenant namespace with what a client agent must know (proxy ranges, port, MTU, versions).
 pub const CONFIG_MAP_CLIENT: &str = "epic-client";
 
+/// ConfigMap in each tenant namespace with the tenant's limits, what it uses of them, and what it may name.
+pub const CONFIG_MAP_LIMITS: &str = "epic-limits";
+/// ResourceQuota in each tenant namespace: the most objects of EPIC's kinds that can exist there.
+pub const QUOTA_LIMITS: &str = "epic-limits";
+
 /// ServiceAccount of the operator in [`EPIC_NAMESPACE`].
 pub const SERVICE_ACCOUNT_OPERATOR: &str = "epic-operator";
 /// ServiceAccount of the node agents in [`EPIC_NAMESPACE`].

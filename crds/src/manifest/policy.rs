@@ -517,7 +517,7 @@ fn operator_scope() -> Policy {
         description: "The operator writes into namespace epic and into tenant namespaces epic-X, and makes and removes no other namespace, whatever its roles say.",
         namespace_selector: None,
         rules: vec![
-            rule("", &["configmaps", "namespaces", "pods", "pods/*", "secrets", "serviceaccounts"], operations),
+            rule("", &["configmaps", "namespaces", "pods", "pods/*", "resourcequotas", "secrets", "serviceaccounts"], operations),
             rule("apps", &["deployments", "replicasets"], operations),
             rule("policy", &["poddisruptionbudgets"], operations),
             rule("networking.k8s.io", &["networkpolicies"], operations),

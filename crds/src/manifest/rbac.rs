@@ -8,9 +8,9 @@
 use serde_json::{Value, json};
 
 use crate::well_known::{
-    CONFIG_MAP_CLIENT, EPIC_NAMESPACE, GROUP, ROLE_ADMIN, ROLE_CLIENT, ROLE_EDITOR, ROLE_NODE, ROLE_OPERATOR,
-    ROLE_OPERATOR_TENANT, ROLE_TENANT, ROLE_VIEWER, SECRET_GUE_KEYS, SECRET_GUE_MASTER,
-    SERVICE_ACCOUNT_CLIENT, SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR,
+    CONFIG_MAP_CLIENT, CONFIG_MAP_LIMITS, EPIC_NAMESPACE, GROUP, ROLE_ADMIN, ROLE_CLIENT, ROLE_EDITOR,
+    ROLE_NODE, ROLE_OPERATOR, ROLE_OPERATOR_TENANT, ROLE_TENANT, ROLE_VIEWER, SECRET_GUE_KEYS,
+    SECRET_GUE_MASTER, SERVICE_ACCOUNT_CLIENT, SERVICE_ACCOUNT_NODE, SERVICE_ACCOUNT_OPERATOR,
 };
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -112,8 +112,8 @@ fn operator() -> Vec<Value> {
                 rule("", &["pods"], &["delete"]),
                 rule("apps", &["replicasets"], &["delete"]),
                 rule("", &["pods/status"], &["get", "update", "patch"]),
-                rule("", &["configmaps", "serviceaccounts"], READ),
-                rule("", &["configmaps", "serviceaccounts"], WRITE),
+                rule("", &["configmaps", "resourcequotas", "serviceaccounts"], READ),
+                rule("", &["configmaps", "resourcequotas", "serviceaccounts"], WRITE),
                 rule("apps", &["deployments"], READ),
                 rule("apps", &["deployments"], WRITE),
                 rule("apps", &["replicasets", "statefulsets", "daemonsets"], READ),
@@ -209,6 +209,7 @@ fn tenant() -> Value {
         &[
             rule(GROUP, TENANTS, READ),
             rule(GROUP, TENANTS, &["create", "update", "patch", "delete", "deletecollection"]),
+            named_rule("", &["configmaps"], &[CONFIG_MAP_LIMITS], READ),
             rule("", &["events"], READ),
             rule("events.k8s.io", &["events"], READ),
         ],

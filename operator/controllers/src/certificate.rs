@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kates::{Client, Key};
 use kube::api::ObjectMeta;
 use parking_lot::Mutex;
+use rand::Rng;
 
 use crate::authority;
 use crate::context::Shared;
@@ -32,8 +33,9 @@ const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const CA: &str = "ca.crt";
 
-/// How long a Secret that was seen current is believed to be so, unless it is to be renewed before.
-const BELIEF: Duration = Duration::from_secs(120);
+/// How long a Secret that was seen current is believed to be so, half as long more or less, unless it is to be renewed
+/// before or a pod cannot mount it. Only somebody's hand takes it away, and proxies that run have read it.
+const BELIEF: Duration = Duration::from_secs(3600);
 
 /// Secrets that are written at once when the authority changes.
 const CONCURRENT: usize = 16;
@@ -66,7 +68,13 @@ struct Current {
     /// Of the authorities that it was made by and trusts.
     authorities: Version,
     fresh: Range<SystemTime>,
-    seen: Instant,
+    /// Until when it is believed.
+    until: Instant,
+}
+
+/// How long a Secret is believed, so that those seen at the same time are not all read again at the same time.
+fn belief() -> Duration {
+    BELIEF.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 impl Current {
@@ -77,7 +85,7 @@ impl Current {
 
     /// Whether it need not be read again.
     fn is_believed(&self, uid: &str, authorities: Version, now: SystemTime) -> bool {
-        self.is_current(uid, authorities, now) && self.seen.elapsed() < BELIEF
+        self.is_current(uid, authorities, now) && Instant::now() < self.until
     }
 }
 
@@ -195,12 +203,13 @@ impl Certificates {
         };
         let fresh = pki::fresh_during(&certificate)?;
         let authorities = authorities.version();
-        let current = Current { holder: holder.clone(), authorities, fresh, seen: Instant::now() };
+        let current =
+            Current { holder: holder.clone(), authorities, fresh, until: Instant::now() + belief() };
         self.current.lock().insert(balancer, current);
         Ok(())
     }
 
-    /// Forgets a LoadBalancer that is gone.
+    /// Forgets what was seen of a LoadBalancer's certificate: it is gone, or a pod of it cannot mount the Secret.
     pub fn forget(&self, balancer: &Key) {
         self.current.lock().remove(balancer);
     }
@@ -267,7 +276,7 @@ mod tests {
         };
         let now = SystemTime::now();
         let fresh = now..now + Duration::from_secs(60);
-        Current { holder, authorities: authorities.version(), fresh, seen: Instant::now() }
+        Current { holder, authorities: authorities.version(), fresh, until: Instant::now() + belief() }
     }
 
     #[test]
@@ -281,5 +290,14 @@ mod tests {
         assert!(!certificates.holds(&Key::namespaced("epic-red", "dns"), "u", &authorities));
         let next = authorities.advanced(now).unwrap();
         assert!(!certificates.holds(&web, "u", &next), "it does not trust the next one yet");
+    }
+
+    #[test]
+    fn certificates_seen_together_are_read_again_apart_from_half_an_hour_on() {
+        let waits: Vec<Duration> = (0..1_000).map(|_| belief()).collect();
+        let minutes = |wait: &Duration| wait.as_secs() / 60;
+        assert!(waits.iter().all(|wait| (30..=90).contains(&minutes(wait))));
+        let in_one_minute = |minute: u64| waits.iter().filter(|wait| minutes(wait) == minute).count();
+        assert!((30..90).all(|minute| in_one_minute(minute) < 60), "a sixtieth each, not all at once");
     }
 }

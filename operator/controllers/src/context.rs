@@ -8,9 +8,11 @@ use std::sync::Arc;
 use epic_crds::well_known::{FIELD_MANAGER, LABEL_ACCOUNT, LABEL_LOAD_BALANCER};
 use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ServiceGroup};
 use epic_ops::Metrics;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -28,6 +30,7 @@ use crate::leader::Leadership;
 use crate::load_balancer::Awaited;
 use crate::metrics::{Counters, StateCollector};
 use crate::node::Silent;
+use crate::proxy::ReplicaSet;
 use crate::settings::Settings;
 use crate::tenant;
 use crate::witness::Witness;
@@ -67,6 +70,10 @@ pub struct Context {
     pub silent: Silent,
     /// Which addresses are free, who holds the others, and who waits for one.
     pub addresses: Arc<Addresses>,
+    /// Who is within the limits of its Account.
+    pub admissions: account::Admissions,
+    /// Since when usage figures wait to be written.
+    pub figures: account::Figures,
 }
 
 /// The context, shared.
@@ -97,6 +104,8 @@ impl Context {
             silent: Silent::default(),
             addresses: Arc::new(Addresses::new(watches.clone())),
             watches,
+            admissions: account::Admissions::default(),
+            figures: account::Figures::default(),
         });
         let state = StateCollector::new(Arc::downgrade(&context));
         metrics.register(|registry| registry.register_collector(Box::new(state)));
@@ -120,6 +129,8 @@ pub struct NotSynced;
 fn watch(client: &Client, settings: &Settings) -> Accumulator {
     let ours = |label: &str| Query::all().labels(Expression::Exists(label.to_owned()));
     let system = || Query::namespace(settings.namespace.as_str());
+    // Of what is applied here, what was applied: a field that is wanted no more has to be found.
+    let applied = |label: &str| ours(label).applied_by(FIELD_MANAGER);
     client
         .accumulate()
         .watch::<EPIC>(system())
@@ -130,7 +141,7 @@ fn watch(client: &Client, settings: &Settings) -> Accumulator {
         .watch::<ServiceGroup>(Query::all())
         .watch::<LoadBalancer>(Query::all())
         .watch::<Endpoint>(Query::all())
-        .watch::<Namespace>(Query::all())
+        .watch::<Namespace>(Query::all().applied_by(FIELD_MANAGER))
         .watch::<Node>(Query::all())
         .watch::<ServiceCIDR>(Query::all())
         .watch::<Lease>(system())
@@ -138,11 +149,12 @@ fn watch(client: &Client, settings: &Settings) -> Accumulator {
         .watch::<Secret>(system().field("type", tenant::pull::TYPE))
         .watch::<Pod>(ours(LABEL_LOAD_BALANCER))
         .watch::<ReplicaSet>(ours(LABEL_LOAD_BALANCER))
-        .watch::<Deployment>(ours(LABEL_LOAD_BALANCER))
-        .watch::<PodDisruptionBudget>(ours(LABEL_LOAD_BALANCER))
-        .watch::<ConfigMap>(ours(LABEL_ACCOUNT))
-        .watch::<ServiceAccount>(ours(LABEL_ACCOUNT))
-        .watch::<RoleBinding>(ours(LABEL_ACCOUNT))
-        .watch::<NetworkPolicy>(ours(LABEL_ACCOUNT))
+        .watch::<Deployment>(applied(LABEL_LOAD_BALANCER))
+        .watch::<PodDisruptionBudget>(applied(LABEL_LOAD_BALANCER))
+        .watch::<ConfigMap>(applied(LABEL_ACCOUNT))
+        .watch::<ResourceQuota>(applied(LABEL_ACCOUNT))
+        .watch::<ServiceAccount>(applied(LABEL_ACCOUNT))
+        .watch::<RoleBinding>(applied(LABEL_ACCOUNT))
+        .watch::<NetworkPolicy>(applied(LABEL_ACCOUNT))
         .start()
 }

@@ -30,8 +30,8 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Competes for the Lease in `namespace` as `identity` (the pod's name) until `shutdown`; then gives it
-    /// back, so that a successor need not wait for its expiry.
+    /// Competes for the Lease in `namespace` as `identity` (the pod's name) until `ended`: no write is
+    /// under way any more. Then gives it back, so that a successor need not wait for its expiry.
     ///
     /// # Errors
     /// The Lease can be neither read nor created: usually a missing role binding of the operator.
@@ -39,7 +39,7 @@ impl Leadership {
         client: Client,
         namespace: &str,
         identity: &str,
-        shutdown: CancellationToken,
+        ended: CancellationToken,
     ) -> Result<(Self, JoinHandle<()>), LeaseManagerError> {
         let manager = LeaseManagerBuilder::new(client, LEASE_OPERATOR)
             .with_namespace(namespace)
@@ -57,7 +57,7 @@ impl Leadership {
                     tracing::info!(leads, "leadership changed");
                 }
                 tokio::select! {
-                    () = shutdown.cancelled() => break,
+                    () = ended.cancelled() => break,
                     changed = held.changed() => if changed.is_err() { break },
                 }
             }

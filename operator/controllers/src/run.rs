@@ -102,7 +102,10 @@ pub async fn operator(settings: Settings) -> Result<(), Error> {
         shutdown.clone(),
     ));
     let lease = readiness.hold("lease");
-    let Some((leadership, held)) = lead(&client, &settings, &shutdown, &lease).await else { return Ok(()) };
+    // The Lease is given back when reconciles have ended, not when they are told to: until then they write.
+    let ended_all = CancellationToken::new();
+    let competed = lead(&client, &settings, &shutdown, &ended_all, &lease).await;
+    let Some((leadership, held)) = competed else { return Ok(()) };
     drop(lease);
     let serves_xds = !settings.no_xds;
     let context = Context::new(client, settings, leadership, &metrics);
@@ -126,6 +129,7 @@ pub async fn operator(settings: Settings) -> Result<(), Error> {
     if drained.is_err() {
         tracing::warn!("some work did not end in time; it is done again by the next leader");
     }
+    ended_all.cancel();
     if let Some(held) = held {
         // It bounds itself.
         let _ = held.await;
@@ -157,6 +161,7 @@ async fn lead(
     client: &Client,
     settings: &Settings,
     shutdown: &CancellationToken,
+    ended: &CancellationToken,
     pending: &epic_ops::readiness::Pending,
 ) -> Option<(Leadership, Option<JoinHandle<()>>)> {
     if settings.no_lease {
@@ -164,8 +169,7 @@ async fn lead(
     }
     loop {
         let competed =
-            Leadership::compete(client.clone(), &settings.namespace, &settings.identity, shutdown.clone())
-                .await;
+            Leadership::compete(client.clone(), &settings.namespace, &settings.identity, ended.clone()).await;
         match competed {
             Ok((leadership, held)) => return Some((leadership, Some(held))),
             Err(error) => {

@@ -140,8 +140,10 @@ pub async fn run(client: &Client, namespace: &str, wait: Duration) -> Result<Lef
         }
         sleep(AGAIN).await;
     }
-    release::<Account>(client).await?;
-    release::<EPIC>(client).await?;
+    // A round that was under way may have put a finalizer on meanwhile: until none is found any more.
+    while release::<Account>(client).await? + release::<EPIC>(client).await? > 0 {
+        sleep(AGAIN).await;
+    }
     for node in &left.nodes {
         tracing::warn!(
             node,
@@ -280,8 +282,8 @@ fn served<T>(listed: kube::Result<T>, what: &'static str) -> Result<Option<T>, E
     }
 }
 
-/// Takes our finalizer off every object of a kind, at the version that was read.
-async fn release<K>(client: &Client) -> Result<(), Error>
+/// Takes our finalizer off every object of a kind, at the version that was read; answers off how many.
+async fn release<K>(client: &Client) -> Result<usize, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -291,9 +293,10 @@ where
 {
     const WHAT: &str = "take off a finalizer";
     let all: Api<K> = Api::all(client.clone());
+    let mut released = 0;
     loop {
         let mut again = false;
-        let Some(listed) = served(all.list(&ListParams::default()).await, WHAT)? else { return Ok(()) };
+        let Some(listed) = served(all.list(&ListParams::default()).await, WHAT)? else { return Ok(released) };
         for object in listed {
             let kept: Vec<&String> = object.finalizers().iter().filter(|name| *name != FINALIZER).collect();
             if kept.len() == object.finalizers().len() {
@@ -303,14 +306,14 @@ where
                 json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": kept}});
             let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
             match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(_) => {}
+                Ok(_) => released += 1,
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(kube::Error::Api(status)) if status.is_conflict() => again = true,
                 Err(error) => return Err(Error::Api(WHAT, error)),
             }
         }
         if !again {
-            return Ok(());
+            return Ok(released);
         }
     }
 }

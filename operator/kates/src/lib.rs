@@ -60,6 +60,8 @@
 //!   Own objects outside a query, or leaving it, are not shown in it.
 //! - If a snapshot contains one own write, it contains all that returned before that one, of whatever kind.
 //! - A deletion in a gap of the watch is noticed at the next list, and is a change like any other.
+//! - A *list* that lacks more than half of at least twenty known objects is asked for again after five seconds, and
+//!   believed when it says so twice. Until then the objects last known stay.
 //! - A change is told at once after quiet, at most once per interval under load, and never starves. Watches wait
 //!   for no reader; a reader that sleeps costs no memory but what it holds itself.
 //! - An object that cannot be parsed hides no other: see [`Poison`].
@@ -80,6 +82,7 @@
 //!   version they read.
 //! - A write whose answer never came is seen when the watch shows it.
 //! - After an interruption the last state known stays; [`Snapshot::stale`] says of which queries.
+//! - Objects in snapshots have no `managedFields` but those that [`Query::applied_by`] names.
 //! - A connection that dies silently is noticed [`Settings::watch_limit`] and five seconds after the last thing
 //!   heard on it.
 //!

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::ListParams;
-use kube::core::{Selector, SelectorExt};
+use kube::core::{ObjectMeta, Selector, SelectorExt};
 
 use crate::{Key, Version};
 
@@ -17,6 +18,7 @@ pub struct Query {
     labels: Selector,
     fields: BTreeMap<String, String>,
     not_older_than: Option<Version>,
+    applied_by: Option<String>,
 }
 
 impl Query {
@@ -53,6 +55,14 @@ impl Query {
         self
     }
 
+    /// Keeps what `manager` has applied to the objects (its `Apply` entry in `metadata.managedFields`). All other entries
+    /// are dropped when an object is received, and every one without this: they are most of the bytes of many objects.
+    /// What is written back without them keeps them at the API server.
+    pub fn applied_by(mut self, manager: impl Into<String>) -> Self {
+        self.applied_by = Some(manager.into());
+        self
+    }
+
     pub(crate) fn in_namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
@@ -64,12 +74,34 @@ impl Query {
     /// Two queries with the same identity share one watch and one store.
     pub(crate) fn identity(&self) -> String {
         format!(
-            "{}|{}|{}|{}",
+            "{}|{}|{}|{}|{}",
             self.namespace.as_deref().unwrap_or_default(),
             self.labels,
             self.field_selector().unwrap_or_default(),
-            self.not_older_than.as_ref().map(Version::as_str).unwrap_or_default()
+            self.not_older_than.as_ref().map(Version::as_str).unwrap_or_default(),
+            self.applied_by.as_deref().unwrap_or_default()
         )
+    }
+
+    /// Whether `slim` would drop anything.
+    pub(crate) fn is_slim(&self, meta: &ObjectMeta) -> bool {
+        meta.managed_fields.iter().flatten().all(|entry| self.keeps(entry))
+    }
+
+    /// Drops what nobody here reads.
+    pub(crate) fn slim(&self, meta: &mut ObjectMeta) {
+        if let Some(mut entries) = meta.managed_fields.take() {
+            entries.retain(|entry| self.keeps(entry));
+            entries.shrink_to_fit();
+            meta.managed_fields = Some(entries).filter(|entries| !entries.is_empty());
+        }
+    }
+
+    fn keeps(&self, entry: &ManagedFieldsEntry) -> bool {
+        self.applied_by.is_some()
+            && entry.manager == self.applied_by
+            && entry.operation.as_deref() == Some("Apply")
+            && entry.subresource.is_none()
     }
 
     pub(crate) fn label_selector(&self) -> Option<String> {
@@ -138,5 +170,32 @@ mod tests {
         assert!(!query.selects_fields(&json!({"metadata": {"name": "x"}})));
         assert_eq!(query.field_selector().as_deref(), Some("metadata.name=x,spec.count=3"));
         assert_eq!(query.label_selector().as_deref(), Some("app=web"));
+    }
+
+    #[test]
+    fn of_what_managers_own_only_what_is_asked_for_is_kept() {
+        let entry = |manager: &str, operation: &str, subresource: Option<&str>| ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            operation: Some(operation.to_owned()),
+            subresource: subresource.map(str::to_owned),
+            ..ManagedFieldsEntry::default()
+        };
+        let all = vec![
+            entry("us", "Apply", None),
+            entry("us", "Update", None),
+            entry("us", "Apply", Some("status")),
+            entry("kubelet", "Update", Some("status")),
+        ];
+        let meta = || ObjectMeta { managed_fields: Some(all.clone()), ..ObjectMeta::default() };
+        let kept = |query: &Query| {
+            let mut meta = meta();
+            assert!(!query.is_slim(&meta));
+            query.slim(&mut meta);
+            assert!(query.is_slim(&meta));
+            meta.managed_fields.unwrap_or_default()
+        };
+        assert_eq!(kept(&Query::all()), []);
+        assert_eq!(kept(&Query::all().applied_by("us")), all[..1]);
+        assert_ne!(Query::all().identity(), Query::all().applied_by("us").identity());
     }
 }

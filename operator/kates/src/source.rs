@@ -30,6 +30,9 @@ const PAGE: u32 = 500;
 /// How long after the server should have ended a watch the connection counts as dead.
 const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
+/// How long a list that lacks most of what is known waits for the one that confirms or refutes it.
+const DOUBT: Duration = Duration::from_secs(5);
+
 /// Why listing or watching ended.
 enum Ended {
     /// The server closed the watch, as it does every few minutes.
@@ -99,11 +102,47 @@ pub(crate) async fn feed<K: Object>(store: Weak<Store<K>>, api: Api<Watched<K>>,
 }
 
 /// Lists everything into the store. `None` when the store is gone.
+///
+/// A list that lacks most of what is known is asked for again before it is believed: what follows from an empty list
+/// (nothing is served, nothing is routed) hurts, and a restored or confused API server answers with one. A deletion that
+/// the watch shows is never doubted.
 async fn list<K: Object>(
     store: &Weak<Store<K>>,
     api: &Api<Watched<K>>,
     settings: &Settings,
 ) -> Result<Option<Version>, Ended> {
+    let Some((began, items, revision)) = pages(store, api, settings).await? else { return Ok(None) };
+    let doubted = store.upgrade().is_some_and(|store| store.doubts(&items));
+    let (began, items, revision) = if doubted {
+        let Some(alive) = store.upgrade() else { return Ok(None) };
+        tracing::warn!(
+            kind = alive.plural(),
+            listed = items.len(),
+            "a list lacks more than half of the known objects; it is asked for again before it is believed"
+        );
+        alive.condition(Condition::Failing("a list lacks more than half of the known objects".to_owned()));
+        drop(alive);
+        drop(items);
+        sleep(DOUBT).await;
+        let Some(again) = pages(store, api, settings).await? else { return Ok(None) };
+        again
+    } else {
+        (began, items, revision)
+    };
+    let Some(store) = store.upgrade() else { return Ok(None) };
+    store.listed(items, revision.clone(), began);
+    Ok(Some(revision))
+}
+
+/// What a list knew of own writes when it began, its objects, its revision.
+type Pages<K> = (u64, Vec<DeserializeGuard<K>>, Version);
+
+/// One consistent list, page by page. `None` when the store is gone.
+async fn pages<K: Object>(
+    store: &Weak<Store<K>>,
+    api: &Api<Watched<K>>,
+    settings: &Settings,
+) -> Result<Option<Pages<K>>, Ended> {
     let Some((began, query)) = store.upgrade().map(|store| (store.entered(), store.query_now())) else {
         return Ok(None);
     };
@@ -134,9 +173,7 @@ async fn list<K: Object>(
              restored from a backup?"
         )));
     }
-    let Some(store) = store.upgrade() else { return Ok(None) };
-    store.listed(items, revision.clone(), began);
-    Ok(Some(revision))
+    Ok(Some((began, items, revision)))
 }
 
 /// Follows one watch to its end, moving `revision` along. `None` when the store is gone.

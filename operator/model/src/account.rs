@@ -137,7 +137,7 @@ impl Limit {
     /// The limit when the Account names none (api.md).
     pub const fn default_value(self) -> u64 {
         match self {
-            Limit::Proxies => 20,
+            Limit::Proxies => 250,
             Limit::LoadBalancers => 100,
             Limit::Endpoints => 5_000,
         }

@@ -39,7 +39,7 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts one; it answers requests when this returns (about four seconds).
+    /// Starts one with EPIC's definitions; it answers requests when this returns (about four seconds).
     ///
     /// # Errors
     /// When its programs are not built or do not start; the message says what to run.
@@ -50,7 +50,9 @@ impl ControlPlane {
             .map_err(ControlPlaneError::Folder)?;
         let this = Self { folder };
         // The owner makes it go down with this process, however that ends.
-        this.script(&["up", "--owner", &std::process::id().to_string()])?;
+        let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/crd");
+        let (owner, definitions) = (std::process::id().to_string(), definitions.display().to_string());
+        this.script(&["up", "--owner", &owner, "--definitions", &definitions])?;
         Ok(this)
     }
 

@@ -1,16 +1,19 @@
 //! The writes for an Account, other than its status: its namespace, rights, what its clients read, and the proof
 //! that admission policies act.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use epic_crds::condition::READY;
-use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, EPIC_NAMESPACE, ROLE_OPERATOR_TENANT, policy};
+use epic_crds::well_known::{
+    ANNOTATION_POLICY_PROBE, CONFIG_MAP_LIMITS, EPIC_NAMESPACE, QUOTA_LIMITS, ROLE_OPERATOR_TENANT,
+    ROLE_TENANT, policy,
+};
 use epic_crds::{Account, AccountReason as Reason, EPIC, HasConditions, LoadBalancer};
 use epic_model::account::{NamespaceStep, namespace_step};
 use epic_model::id::AccountName;
 use epic_model::name::short_hash;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Key, Object, Query, Snapshot};
@@ -23,9 +26,10 @@ use super::dereference::{Found, seen};
 use super::foreign;
 use crate::context::Shared;
 use crate::proxy::covers;
-use crate::reconcile::Error;
+use crate::reconcile::{Error, now};
 use crate::tenant::client::{ClientConfig, client_config};
 use crate::tenant::keys::gue_keys;
+use crate::tenant::limits::{is_counted, limits_config, quota};
 use crate::tenant::namespace::{ANNOTATION_CREATED_FOR, Tenant, namespace, rights};
 use crate::tenant::{network, pull};
 
@@ -34,13 +38,51 @@ use crate::tenant::{network, pull};
 pub(super) struct Waiting {
     pub reason: Reason,
     pub message: String,
-    /// Whether nothing rings a bell when it passes.
+    /// Whether nothing triggers another reconcile when it passes.
     pub ask_again: bool,
+    /// Whether the API server has refused an object, and will in a second.
+    refused: bool,
 }
 
+/// How soon something is looked at again that may pass any moment.
+const SOON: Duration = Duration::from_secs(1);
+/// How soon something is tried again that the API server has refused.
+const REFUSED: Duration = Duration::from_secs(30);
+/// How long a quota may be there without being counted before it is made again: one that was made before
+/// kube-controller-manager knew the kinds that it names is else looked at five minutes later.
+const UNCOUNTED: i64 = 5;
+
 impl Waiting {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), ask_again: true }
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), ask_again: true, refused: false }
+    }
+
+    /// One of which a change of the namespace tells.
+    fn until_changed(reason: Reason, message: impl Into<String>) -> Self {
+        Self { ask_again: false, ..Self::new(reason, message) }
+    }
+
+    /// How soon another reconcile is worth it.
+    pub(super) fn soon(&self) -> Duration {
+        if self.refused { REFUSED } else { SOON }
+    }
+
+    /// What the API server has refused, in its words; anything else (a conflict, no answer) is an error to try again.
+    fn of(error: Error) -> Result<Self, Error> {
+        let about_the_object = |error: &kates::Error| {
+            let passes = error.is_conflict() || error.is_already_exists() || error.is_not_found();
+            error.status().filter(|status| !passes && !matches!(status.code, 429 | 503 | 504)).is_some()
+        };
+        match error {
+            Error::Api(error) if about_the_object(&error) => {
+                let said = error.status().map(|status| status.message.trim().to_owned()).unwrap_or_default();
+                // Right after the bindings: the authorizer sees them a moment later.
+                let refused = !error.is_forbidden();
+                Ok(Self { refused, ..Self::new(Reason::ApplyFailed, format!("{error}: {said}")) })
+            }
+            Error::Missing(text) => Ok(Self::new(Reason::ApplyFailed, text)),
+            error => Err(error),
+        }
     }
 }
 
@@ -61,18 +103,15 @@ pub(super) async fn run(
         subjects: found.account.spec.subjects.clone(),
         system: context.settings.namespace.clone(),
     };
-    if let Err(waiting) = house(context, snapshot, found, name, &tenant).await? {
-        return Ok(Err(waiting));
+    match house(context, snapshot, found, name, &tenant).await {
+        Ok(Ok(())) => {}
+        Ok(Err(waiting)) => return Ok(Err(waiting)),
+        Err(error) => return Waiting::of(error).map(Err),
     }
     match furnish(context, snapshot, found, &tenant, epic).await {
-        Ok(()) => {}
-        Err(Error::Api(error)) if error.is_forbidden() || error.is_invalid() => {
-            // Right after the bindings: the authorizer sees them a moment later.
-            let text = error.status().map_or_else(|| error.to_string(), |status| status.message.clone());
-            return Ok(Err(Waiting::new(Reason::ApplyFailed, text)));
-        }
-        Err(Error::Missing(text)) => return Ok(Err(Waiting::new(Reason::ApplyFailed, text))),
-        Err(error) => return Err(error),
+        Ok(Ok(())) => {}
+        Ok(Err(waiting)) => return Ok(Err(waiting)),
+        Err(error) => return Waiting::of(error).map(Err),
     }
     if !policies_act(context, &tenant).await? {
         let text = "admission policies do not act in the tenant namespace yet; are those of config/policy installed?";
@@ -116,11 +155,10 @@ async fn house(
         }
         NamespaceStep::Wait => {
             let text = format!("namespace {} is being deleted; waiting until it is gone", tenant.namespace);
-            Ok(Err(Waiting { reason: Reason::NamespaceTerminating, message: text, ask_again: false }))
+            Ok(Err(Waiting::until_changed(Reason::NamespaceTerminating, text)))
         }
         NamespaceStep::Refuse(refusal) => {
-            let message = refusal.to_string();
-            Ok(Err(Waiting { reason: Reason::NamespaceNotAdopted, message, ask_again: false }))
+            Ok(Err(Waiting::until_changed(Reason::NamespaceNotAdopted, refusal.to_string())))
         }
     }
 }
@@ -169,19 +207,49 @@ fn awaiting_right(account: &Account) -> Waiting {
     }
 }
 
-/// Rights, ConfigMap and Secret.
+/// Sees to the quota; says whether it acts.
+async fn bounded(
+    context: &Shared,
+    snapshot: &Snapshot,
+    account: &Account,
+    tenant: &Tenant,
+) -> Result<bool, Error> {
+    let key = Key::namespaced(tenant.namespace.as_str(), QUOTA_LIMITS);
+    let live = snapshot.get::<ResourceQuota>(&key);
+    ensure(context, live.map(AsRef::as_ref), quota(tenant, account)).await?;
+    let Some(live) = live else { return Ok(false) };
+    let counted = is_counted(live, account);
+    let has_no_count = live.status.as_ref().is_none_or(|status| {
+        let kinds = live.spec.iter().flat_map(|spec| spec.hard.iter().flatten());
+        kinds.into_iter().any(|(kind, _)| !status.used.iter().flatten().any(|(known, _)| known == kind))
+    });
+    let age = live.creation_timestamp().map_or(0, |made| now().0.as_second() - made.0.as_second());
+    if !counted && has_no_count && age >= UNCOUNTED {
+        context.counters.wrote("Tenant");
+        context.client.delete_this(live.as_ref()).await?;
+    }
+    Ok(counted)
+}
+
+/// Limits, rights, ConfigMaps and Secret. The tenant's own rights come when the limits act: before, nothing bounds what
+/// it creates. Rights that it has stay. `Err` inside: what it waits for.
 async fn furnish(
     context: &Shared,
     snapshot: &Snapshot,
     found: &Found,
     tenant: &Tenant,
     epic: &EPIC,
-) -> Result<(), Error> {
+) -> Result<Result<(), Waiting>, Error> {
+    let acts = bounded(context, snapshot, &found.account, tenant).await?;
     for object in rights(tenant) {
         let key = Key::namespaced(
             tenant.namespace.as_str(),
             object["metadata"]["name"].as_str().unwrap_or_default(),
         );
+        let comes_later = !acts && object["metadata"]["name"] == ROLE_TENANT;
+        if comes_later && snapshot.get::<RoleBinding>(&key).is_none() {
+            continue;
+        }
         if object["kind"] == "ServiceAccount" {
             ensure(context, snapshot.get::<ServiceAccount>(&key).map(AsRef::as_ref), object).await?;
         } else {
@@ -199,6 +267,10 @@ async fn furnish(
     let wanted = client_config(&tenant.account, &tenant.namespace, &config);
     let key = Key::namespaced(tenant.namespace.as_str(), epic_crds::well_known::CONFIG_MAP_CLIENT);
     ensure(context, snapshot.get::<ConfigMap>(&key).map(AsRef::as_ref), wanted).await?;
+    let usage = found.account.status.as_ref().and_then(|status| status.usage.clone()).unwrap_or_default();
+    let wanted = limits_config(tenant, &found.account, &usage, &found.tenant);
+    let key = Key::namespaced(tenant.namespace.as_str(), CONFIG_MAP_LIMITS);
+    ensure(context, snapshot.get::<ConfigMap>(&key).map(AsRef::as_ref), wanted).await?;
     let master = context.keys.master(&context.client).await?;
     let wanted = gue_keys(&tenant.account, &tenant.namespace, &master, &found.keys);
     let fingerprint = short_hash(&[&wanted.to_string()]);
@@ -210,7 +282,11 @@ async fn furnish(
         ensure_if(context, live.as_ref(), wanted, stale).await?;
         context.keys.saw(&tenant.namespace, fingerprint);
     }
-    Ok(())
+    if !acts {
+        let text = "waiting until kube-controller-manager has counted what ResourceQuota epic-limits bounds; the tenant gets its rights then";
+        return Ok(Err(Waiting::new(Reason::Pending, text)));
+    }
+    Ok(Ok(()))
 }
 
 /// The NetworkPolicy of its proxies, or none where the operator was installed without.

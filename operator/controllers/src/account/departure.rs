@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use epic_crds::well_known::{LABEL_ACCOUNT, ROLE_OPERATOR_TENANT, TENANT_NAMESPACE_PREFIX};
 use epic_crds::{Account, LoadBalancer};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Key, Object, Query, Snapshot, Subject};
@@ -158,6 +158,7 @@ async fn strip(
     take_away::<RoleBinding>(context, &tenant).await?;
     take_away::<ConfigMap>(context, &tenant).await?;
     take_away::<NetworkPolicy>(context, &tenant).await?;
+    take_away::<ResourceQuota>(context, &tenant).await?;
     take_away::<Secret>(context, &tenant).await?;
     if !namespace.annotations().contains_key(ANNOTATION_CREATED_FOR) {
         // An apply of nothing takes off what was applied before, and leaves what somebody else says, too. At the version

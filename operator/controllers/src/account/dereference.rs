@@ -12,13 +12,14 @@ use k8s_openapi::api::core::v1::Namespace;
 use kates::{Key, Snapshot};
 use kube::ResourceExt;
 
-use super::{Limits, limits, plain};
+use super::{Limits, plain};
 use crate::allocation::verdict::Verdict;
 use crate::context::Shared;
 use crate::proxy::settings;
 use crate::relations::epic_key;
-use crate::service_group::group_of;
+use crate::service_group::{group_of, offer};
 use crate::tenant::keys::LoadBalancerKeys;
+use crate::tenant::limits::Offer;
 use crate::tenant::namespace::ANNOTATION_CREATED_FOR;
 
 /// What is there.
@@ -32,7 +33,9 @@ pub struct Found {
     /// The tenant namespace, if it exists.
     pub namespace: Option<Arc<Namespace>>,
     /// How far the limits are used.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
+    /// What the tenant may know of what it may use.
+    pub tenant: Offer,
     /// The LoadBalancers that keys are needed for.
     pub keys: Vec<LoadBalancerKeys>,
     /// Names of the Secrets that its proxies' images are pulled with.
@@ -51,7 +54,8 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         all: snapshot.list::<Account>().map(|account| plain(account)).collect(),
         epic: snapshot.get::<EPIC>(&epic_key()).cloned(),
         namespace: snapshot.get::<Namespace>(&Key::cluster(namespace.as_str())).cloned(),
-        limits: limits(snapshot, &account, &namespace),
+        limits: context.admissions.of(snapshot, &account, &namespace),
+        tenant: offer(snapshot, &account, &namespace),
         keys: snapshot.in_namespace::<LoadBalancer>(&namespace).filter_map(|b| keys(b)).collect(),
         pull_secrets: pull_secrets(snapshot, context, &namespace),
         children: (

@@ -1,20 +1,24 @@
 //! What an Account's status says. One PUT, and only when something differs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epic_crds::condition::{ACCEPTED, READY, set};
+use epic_crds::rest;
 use epic_crds::well_known::LABEL_ACCOUNT;
 use epic_crds::{Account, AccountReason as Reason, AccountStatus, AccountUsage};
+use epic_model::id::Uid;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
+use super::Limits;
 use super::apply::{Waiting, complete_spec};
 use super::dereference::Found;
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
+use crate::tenant::keys::MOST_LOAD_BALANCERS;
 
-/// Another look while something is awaited that rings no bell.
+/// Another look after a write of our own.
 const SOON: Duration = Duration::from_secs(1);
 /// How long a mere figure gives way to an allocation that is under way on the same object.
 const GIVE_WAY: Duration = Duration::from_millis(500);
@@ -55,17 +59,28 @@ pub(super) async fn publish(
 ) -> Result<Action, Error> {
     let before = found.account.status.clone().unwrap_or_default();
     let status = status(found, namespace, done, &now());
-    let only_usage =
-        AccountStatus { usage: before.usage.clone(), ..status.clone() } == before && status != before;
-    if only_usage && !before.reservations.is_empty() {
-        return Ok(Action::requeue(GIVE_WAY));
+    let uid: Uid = found.account.uid().unwrap_or_default().into();
+    if status == before {
+        context.figures.current(&uid);
+    } else if (AccountStatus { usage: before.usage.clone(), ..status.clone() } == before) {
+        // Nobody waits for a figure, while a write of it makes the allocator begin anew; its rounds take it along.
+        let late = match before.reservations.is_empty() {
+            true => context.figures.wait(&uid, Instant::now()),
+            false => Some(GIVE_WAY),
+        };
+        if let Some(wait) = late {
+            let completed = complete_spec(context, &found.account).await?;
+            let waits_for_more = done.as_ref().err().filter(|waiting| waiting.ask_again).map(Waiting::soon);
+            let soon = if completed { Some(SOON) } else { waits_for_more };
+            return Ok(Action::requeue(soon.map_or(wait, |soon| soon.min(wait))));
+        }
     }
     if write(context, found, status).await? || complete_spec(context, &found.account).await? {
         // The write rings this controller's own bell.
         return Ok(Action::requeue(SOON));
     }
     Ok(match done {
-        Err(waiting) if waiting.ask_again => Action::requeue(SOON),
+        Err(waiting) if waiting.ask_again => Action::requeue(waiting.soon()),
         _ => Action::requeue(context.settings.full_pass),
     })
 }
@@ -95,10 +110,10 @@ fn status(found: &Found, namespace: &str, done: &Result<(), Waiting>, now: &Time
         (None, Ok(())) if status.group_id.is_none() => {
             (false, Reason::Pending, "waiting for its group ID".to_owned())
         }
-        (None, Ok(())) => (true, Reason::Ready, String::new()),
+        (None, Ok(())) => (true, Reason::Ready, beyond_keys(&found.account)),
     };
     set(&mut status.conditions, READY, ready, reason, message, found.account.metadata.generation, now);
-    status.usage = Some(usage(found));
+    keep_usage(&mut status, &found.limits);
     status
 }
 
@@ -108,6 +123,24 @@ fn taken(found: &Found) -> Option<String> {
     let known = found.account.status.as_ref().and_then(|status| status.namespace_uid.clone());
     let is_labelled = live.labels().get(LABEL_ACCOUNT) == Some(&found.account.name_any());
     live.uid().filter(|uid| is_labelled || known.as_ref() == Some(uid))
+}
+
+/// What an Account should know whose limit is more than its keys' Secret can hold.
+fn beyond_keys(account: &Account) -> String {
+    let limit = account.spec.load_balancer_limit();
+    match u64::try_from(limit).is_ok_and(|limit| limit > MOST_LOAD_BALANCERS) {
+        true => format!(
+            "load-balancer-limit is {limit}, but one Account can have {MOST_LOAD_BALANCERS} LoadBalancers, since their keys lie in one Secret; use several Accounts for more"
+        ),
+        false => String::new(),
+    }
+}
+
+/// Puts what is used of the limits into a status.
+pub fn keep_usage(status: &mut AccountStatus, limits: &Limits) {
+    let mut usage = usage(limits);
+    rest::carry_option(Some(&mut usage), status.usage.as_ref());
+    status.usage = Some(usage);
 }
 
 /// Writes what a departing Account waits for.
@@ -140,12 +173,12 @@ async fn write(context: &Shared, found: &Found, status: AccountStatus) -> Result
     publish_status(context, found.account.as_ref(), after).await
 }
 
-fn usage(found: &Found) -> AccountUsage {
+fn usage(limits: &Limits) -> AccountUsage {
     let number = |used: u64| i64::try_from(used).unwrap_or(i64::MAX);
     AccountUsage {
-        proxies: number(found.limits.proxies.used),
-        load_balancers: number(found.limits.load_balancers.used),
-        endpoints: number(found.limits.endpoints.used),
+        proxies: number(limits.proxies.used),
+        load_balancers: number(limits.load_balancers.used),
+        endpoints: number(limits.endpoints.used),
         ..Default::default()
     }
 }
@@ -160,7 +193,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
     use serde_json::json;
 
-    use super::super::{Limits, check, plain};
+    use super::super::{check, plain};
     use super::*;
     use crate::allocation::verdict::Verdict;
 
@@ -182,7 +215,8 @@ mod tests {
             all: vec![plain(&account)],
             epic: Some(Arc::new(epic)),
             namespace: None,
-            limits: Limits { load_balancers: usage(), proxies: usage(), endpoints: usage() },
+            limits: Arc::new(Limits { load_balancers: usage(), proxies: usage(), endpoints: usage() }),
+            tenant: Default::default(),
             keys: Vec::new(),
             pull_secrets: BTreeSet::new(),
             children: (0, 0),
@@ -229,15 +263,13 @@ mod tests {
             account.status.get_or_insert_default().namespace_uid = known.map(str::to_owned);
             status(&found, "epic-red", done, &now).namespace_uid
         };
-        let (fine, looking) =
-            (Ok(()), Err(Waiting { reason: Reason::Pending, message: String::new(), ask_again: true }));
+        let (fine, looking) = (Ok(()), Err(Waiting::new(Reason::Pending, "")));
         assert_eq!(recorded(Some("red"), None, &fine).as_deref(), Some("n"));
         assert_eq!(recorded(None, Some("n"), &fine).as_deref(), Some("n"));
         assert_eq!(recorded(None, Some("of a predecessor"), &fine), None);
         // While nobody knows yet what it holds of others, it is not ours.
         assert_eq!(recorded(None, None, &looking), None);
-        let refused =
-            Waiting { reason: Reason::NamespaceNotAdopted, message: String::new(), ask_again: true };
+        let refused = Waiting::new(Reason::NamespaceNotAdopted, "");
         assert_eq!(recorded(None, Some("n"), &Err(refused)), None);
     }
 }

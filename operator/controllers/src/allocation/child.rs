@@ -10,7 +10,7 @@ use epic_crds::LoadBalancerReason;
 use epic_crds::condition::{ACCEPTED, PROGRAMMED};
 use epic_model::address;
 use epic_model::allocation::{Child, ChildWrite, Counter, Request, Slot, parse_tunnel_subkey, tunnel_subkey};
-use epic_model::id::{Kind, NodeName, ObjectVersion, Seconds, TunnelId, Uid};
+use epic_model::id::{Kind, ObjectVersion, Seconds, TunnelId, Uid};
 use epic_model::proxy::{Known, ProxyState};
 use epic_model::tunnel::Pair;
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::{Value, json};
 
 use super::facts::Facts;
+use super::need::Remembering;
 
 /// What an object is to the plan, whatever its content; `None` for one that was not read from the API server.
 pub fn object_version(kind: Kind, meta: &ObjectMeta) -> Option<ObjectVersion> {
@@ -41,12 +42,12 @@ pub fn child(kind: Kind, meta: &ObjectMeta, slots: Vec<Slot>) -> Option<Child> {
     Some(Child { object: object_version(kind, meta)?, created: created(meta), deleting, slots })
 }
 
-/// The slot of a counter that gives one value. `remembering` are the EPIC nodes that may still program an old owner of
-/// a requested value.
-pub fn single(counter: Counter, object: &impl Facts, asks: bool, remembering: &[NodeName]) -> Slot {
+/// The slot of a counter that gives one value. `remembering` names the EPIC nodes that may still program an old owner of
+/// a requested value; it is asked only where one is requested and not granted, which is almost never.
+pub fn single(counter: Counter, object: &impl Facts, asks: bool, remembering: &Remembering<'_>) -> Slot {
     let granted = object.granted(counter);
     let request = object.requested(counter).filter(|_| asks && granted.is_none());
-    let request = request.map(|value| Request { value, programmed_by: remembering.to_vec() });
+    let request = request.map(|value| Request { value, programmed_by: remembering.nodes().to_vec() });
     Slot { wanted: asks || granted.is_some(), ..Slot::single(counter, granted, request) }
 }
 
@@ -329,16 +330,39 @@ mod tests {
 
     #[test]
     fn a_request_counts_until_something_is_granted() {
-        let asked = single(Counter::Service, &balancer(json!({})), true, &[]);
+        let nobody = Remembering::nobody();
+        let asked = single(Counter::Service, &balancer(json!({})), true, &nobody);
         assert_eq!(asked.request.map(|request| request.value), Some(7));
-        let granted = single(Counter::Service, &balancer(json!({"service-id": 3})), true, &[]);
+        let granted = single(Counter::Service, &balancer(json!({"service-id": 3})), true, &nobody);
         assert_eq!((granted.granted, granted.request), (Some(3), None));
+    }
+
+    #[test]
+    fn who_remembers_is_asked_only_for_a_value_that_is_requested_and_not_granted() {
+        let asked = std::cell::Cell::new(0);
+        let remembering = Remembering::asking(|| {
+            asked.set(asked.get() + 1);
+            vec!["node1".into()]
+        });
+        for status in [json!({"service-id": 3}), json!({"service-id": 7})] {
+            single(Counter::Service, &balancer(status), true, &remembering);
+        }
+        single(Counter::Service, &balancer(json!({})), false, &remembering);
+        single(Counter::Endpoint, &balancer(json!({})), true, &remembering);
+        assert_eq!(asked.get(), 0);
+        assert!(!remembering.names_some());
+        for _ in 0..3 {
+            let slot = single(Counter::Service, &balancer(json!({})), true, &remembering);
+            assert_eq!(slot.request.unwrap().programmed_by, ["node1".into()]);
+        }
+        assert_eq!(asked.get(), 1, "and once for all");
+        assert!(remembering.names_some());
     }
 
     #[test]
     fn an_object_that_asks_for_nothing_keeps_what_it_has() {
         let object = balancer(json!({"service-id": 3, "proxies": [{"pod-uid": "p", "proxy-id": 9}]}));
         assert!(held(&object).iter().all(|slot| slot.wanted && slot.granted.is_some()));
-        assert!(single(Counter::Service, &object, false, &[]).wanted);
+        assert!(single(Counter::Service, &object, false, &Remembering::nobody()).wanted);
     }
 }

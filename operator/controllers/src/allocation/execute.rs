@@ -6,21 +6,27 @@
 //! one that meets a newer child keeps none of the others from being made.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use epic_crds::well_known::FINALIZER;
 use epic_model::allocation::{ChildWrite, ParentWrite, Plan, Write};
 use epic_model::id::{Kind, ObjectVersion, Uid};
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kates::{Client, Object};
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt};
+use tokio::time::timeout;
 
 use super::child::{self, Rows};
 use super::parent::{self, ParentObject};
 
 /// Child writes under way at once.
 const CONCURRENT: usize = 8;
+/// Fences under way at once.
+const FENCES: usize = 16;
+/// How long the reads of a round may take, and its writes after the fences. Each call has a limit of its own.
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a round ended early, or what it could not do. [`Interrupted::Changed`] is the normal course of optimistic writes.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +73,10 @@ pub fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-/// Carries out the writes of `plan` in order.
+/// Carries out the writes of `plan` in order. A finalizer goes on only if `allowed` says so at that moment.
+///
+/// Fences are independent of each other, and as many as the parent has children: they run side by side, and have all the
+/// time they need. What follows them has to be done within [`LIMIT`].
 ///
 /// # Errors
 /// [`Interrupted`]: start again with a fresh read.
@@ -76,17 +85,41 @@ pub async fn carry_out<P: Parent>(
     parent: &P,
     plan: &Plan,
     listed: &Listed,
+    allowed: impl Fn() -> bool,
 ) -> Result<(), Interrupted> {
-    let mut children = Vec::new();
-    for write in &plan.writes {
-        match write {
-            Write::Fence { object, mark } => fence(client, listed, object, mark).await?,
-            Write::FinalizerOn { .. } => finalizer(client, parent, true).await?,
-            Write::FinalizerOff { .. } => finalizer(client, parent, false).await?,
-            Write::Parent(write) => write_parent(client, parent, write).await?,
-            Write::Child(write) => children.push(write),
+    fences(client, plan, listed).await?;
+    let rest = async {
+        let mut children = Vec::new();
+        for write in &plan.writes {
+            match write {
+                Write::Fence { .. } => {}
+                Write::FinalizerOn { .. } if !allowed() => return Err(Interrupted::Changed),
+                Write::FinalizerOn { .. } => finalizer(client, parent, true).await?,
+                Write::FinalizerOff { .. } => finalizer(client, parent, false).await?,
+                Write::Parent(write) => write_parent(client, parent, write).await?,
+                Write::Child(write) => children.push(write),
+            }
         }
-    }
+        write_children(client, &children, listed).await
+    };
+    timeout(LIMIT, rest).await.unwrap_or(Err(Interrupted::Changed))
+}
+
+/// All fences of a plan; they come before everything else in it.
+async fn fences(client: &Client, plan: &Plan, listed: &Listed) -> Result<(), Interrupted> {
+    let fences = plan.writes.iter().filter_map(|write| match write {
+        Write::Fence { object, mark } => Some(fence(client, listed, object, mark).boxed()),
+        _ => None,
+    });
+    let all: Vec<_> = fences.collect();
+    stream::iter(all).buffer_unordered(FENCES).try_for_each(|()| futures::future::ready(Ok(()))).await
+}
+
+async fn write_children(
+    client: &Client,
+    children: &[&ChildWrite],
+    listed: &Listed,
+) -> Result<(), Interrupted> {
     let mut writes = Vec::new();
     for write in children {
         writes.push(write_child(client, listed, write).boxed());
@@ -180,14 +213,17 @@ async fn fence(
 mod tests {
     use std::sync::Arc;
 
+    use epic_crds::condition::ACCEPTED;
     use epic_crds::{EPIC, EPICSpec};
-    use epic_model::allocation::{Counter, Value};
+    use epic_fake_api::Server;
+    use epic_model::allocation::{Counter, Slot, Value};
     use http::{Request, Response};
     use http_body_util::BodyExt;
     use kube::client::Body;
     use parking_lot::Mutex;
     use serde_json::{Value as Json, json};
 
+    use super::super::need;
     use super::*;
 
     /// An API server that takes every write but those of the object `fat`, which it answers with `code`. Says which
@@ -246,7 +282,7 @@ mod tests {
             let (client, written) = api(code);
             let (plan, listed) = grants(&all);
             let epic = EPIC::new("epic", EPICSpec::default());
-            let outcome = carry_out(&client, &epic, &plan, &listed).await;
+            let outcome = carry_out(&client, &epic, &plan, &listed, || true).await;
             assert!(
                 matches!(&outcome, Err(Interrupted::Refused(who, _)) if who.contains("fat")),
                 "{outcome:?}"
@@ -255,5 +291,82 @@ mod tests {
             written.sort();
             assert_eq!(written, names, "{code}");
         }
+    }
+
+    /// EPIC and its LoadBalancers as a list shows them, as the plan that takes EPIC up has them.
+    fn taken_up(server: &Server) -> (EPIC, Plan, Listed) {
+        let epic: EPIC = serde_json::from_value(server.object("epics", "epic", "epic").unwrap()).unwrap();
+        let plain = parent::read(&epic, &need::epic_ranges(&epic)).unwrap();
+        let objects = server.objects("loadbalancers").into_iter();
+        let objects: Vec<DynamicObject> =
+            objects.map(|object| serde_json::from_value(object).unwrap()).collect();
+        let children: Vec<_> = objects
+            .iter()
+            .filter_map(|object| child::child(Kind::LoadBalancer, &object.metadata, vec![a_proxy()]))
+            .collect();
+        let plan = epic_model::allocation::plan(&plain, &children);
+        (epic, plan, need::listed(objects, BTreeMap::new()))
+    }
+
+    /// A pod that waits for its ID.
+    fn a_proxy() -> Slot {
+        Slot::keyed(Counter::Proxy, "pod", None, true)
+    }
+
+    fn with_balancers(count: usize) -> (Server, Client) {
+        let server = Server::new();
+        let api = json!("epic.acnodal.io/v1");
+        let epic = json!({"apiVersion": api, "kind": "EPIC", "spec": {},
+            "metadata": {"name": "epic", "namespace": "epic"}});
+        server.put("epics", epic);
+        for number in 0..count {
+            let meta = json!({"name": format!("lb{number}"), "namespace": "epic-red"});
+            let balancer = json!({"apiVersion": api, "kind": "LoadBalancer", "spec": {}, "metadata": meta});
+            server.put("loadbalancers", balancer);
+        }
+        server.take(Duration::from_millis(20));
+        let client = Client::new(server.client());
+        (server, client)
+    }
+
+    fn fenced(server: &Server) -> usize {
+        let objects = server.objects("loadbalancers").into_iter();
+        objects.filter(|object| object["status"]["conditions"][0]["type"] == ACCEPTED).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn five_thousand_fences_at_20_ms_end_within_a_minute_also_after_a_restart() {
+        let (server, client) = with_balancers(5_000);
+        let began = tokio::time::Instant::now();
+        let (epic, plan, listed) = taken_up(&server);
+        let first = carry_out(&client, &epic, &plan, &listed, || true);
+        assert!(timeout(Duration::from_secs(3), first).await.is_err(), "killed in the middle");
+        assert!((1..5_000).contains(&fenced(&server)), "{}", fenced(&server));
+        let (epic, plan, listed) = taken_up(&server);
+        carry_out(&client, &epic, &plan, &listed, || true).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        assert_eq!(fenced(&server), 5_000);
+        let epic = server.object("epics", "epic", "epic").unwrap();
+        assert_eq!(epic["metadata"]["finalizers"], json!([FINALIZER]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fences_that_take_longer_than_a_round_may_still_end() {
+        let (server, client) = with_balancers(300);
+        server.take(Duration::from_secs(5));
+        let (epic, plan, listed) = taken_up(&server);
+        let began = tokio::time::Instant::now();
+        carry_out(&client, &epic, &plan, &listed, || true).await.unwrap();
+        assert!(began.elapsed() > LIMIT, "{:?}", began.elapsed());
+        assert_eq!(fenced(&server), 300);
+    }
+
+    #[tokio::test]
+    async fn no_finalizer_goes_on_once_an_uninstallation_has_begun() {
+        let (server, client) = with_balancers(1);
+        let (epic, plan, listed) = taken_up(&server);
+        let outcome = carry_out(&client, &epic, &plan, &listed, || false).await;
+        assert!(matches!(outcome, Err(Interrupted::Changed)), "{outcome:?}");
+        assert_eq!(server.object("epics", "epic", "epic").unwrap()["metadata"]["finalizers"], json!(null));
     }
 }

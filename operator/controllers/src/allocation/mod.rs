@@ -10,4 +10,5 @@ pub mod facts;
 pub mod need;
 pub mod parent;
 pub mod run;
+pub mod touched;
 pub mod verdict;

@@ -1,12 +1,13 @@
 //! What children need, from objects as they were listed and from a snapshot of what surrounds them.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
-use epic_model::account::{Counted, Limit, fit};
+use epic_crds::{Account, AddressClaim, EPIC, EPICSpec, Endpoint, LoadBalancer};
+use epic_model::account::{Counted, fit};
 use epic_model::address;
 use epic_model::allocation::{
     Child, Counter, SIXTEEN_BITS, Slot, THIRTY_TWO_BITS, endpoint_range, proxy_range,
@@ -16,7 +17,7 @@ use epic_model::id::{Kind, NodeName, Seconds, TunnelId, Uid};
 use epic_model::tunnel::{self, EpicNode, Pair, Wanted};
 use epic_model::{proxy as proxies, tunnel::LINGER_SECONDS};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kates::Snapshot;
 use kube::ResourceExt;
@@ -27,8 +28,8 @@ use serde_json::json;
 use super::child::{self, Rows};
 use super::execute::Listed;
 use super::facts::Facts;
-use crate::claim::{claims, node_revisions};
-use crate::proxy::Index;
+use crate::claim::{claim, node_revisions};
+use crate::proxy::{Index, ReplicaSet};
 
 /// Since when EPIC nodes have had no proxy of a LoadBalancer, as far as this process has seen.
 #[derive(Debug, Default)]
@@ -73,22 +74,59 @@ pub fn account_ranges(epic: &EPICSpec) -> BTreeMap<Counter, RangeInclusive<u32>>
 }
 
 /// The EPIC nodes that may still program a LoadBalancer that is gone, of one namespace or of all: a requested ID may
-/// have been such a one's.
-pub fn remembering(snapshot: &Snapshot, namespace: Option<&str>, now: Seconds) -> Vec<NodeName> {
-    let alive: BTreeSet<Uid> =
-        snapshot.list::<LoadBalancer>().filter_map(|balancer| balancer.uid()).map(Uid::from).collect();
-    remembered_by(
-        &claims(snapshot),
-        |owner| namespace.is_none_or(|namespace| owner.namespace.as_str() == namespace),
-        |uid| alive.contains(uid),
-        &node_revisions(snapshot, now),
-    )
+/// have been such a one's. Found out when it is asked for first, since that is a walk over all claims.
+pub struct Remembering<'s> {
+    ask: Box<dyn Fn() -> Vec<NodeName> + 's>,
+    nodes: OnceCell<Vec<NodeName>>,
+}
+
+impl<'s> Remembering<'s> {
+    /// By the claims and nodes of `snapshot`.
+    pub fn new(snapshot: &'s Snapshot, namespace: Option<&'s str>, now: Seconds) -> Self {
+        Self::asking(move || {
+            let concerns = |owner: &str| namespace.is_none_or(|namespace| owner == namespace);
+            let claims: Vec<_> = snapshot
+                .list::<AddressClaim>()
+                .filter(|object| concerns(&object.spec.owner.namespace))
+                .filter_map(|object| claim(object))
+                .collect();
+            let alive: BTreeSet<Uid> = snapshot
+                .list::<LoadBalancer>()
+                .filter(|balancer| concerns(balancer.metadata.namespace.as_deref().unwrap_or_default()))
+                .filter_map(|balancer| balancer.uid())
+                .map(Uid::from)
+                .collect();
+            let nodes = node_revisions(snapshot, now);
+            remembered_by(&claims, |_| true, |uid| alive.contains(uid), &nodes)
+        })
+    }
+
+    /// By what `ask` says, which is asked once at most.
+    pub fn asking(ask: impl Fn() -> Vec<NodeName> + 's) -> Self {
+        Self { ask: Box::new(ask), nodes: OnceCell::new() }
+    }
+
+    /// No node remembers anything.
+    #[cfg(test)]
+    pub fn nobody() -> Self {
+        Self::asking(Vec::new)
+    }
+
+    /// Those nodes.
+    pub fn nodes(&self) -> &[NodeName] {
+        self.nodes.get_or_init(|| (self.ask)())
+    }
+
+    /// Whether it was asked and named a node.
+    pub fn names_some(&self) -> bool {
+        self.nodes.get().is_some_and(|nodes| !nodes.is_empty())
+    }
 }
 
 /// Accounts as children of EPIC.
 pub fn accounts<'o, F: Facts + 'o>(
     objects: impl Iterator<Item = &'o F>,
-    remembering: &[NodeName],
+    remembering: &Remembering<'_>,
 ) -> Vec<Child> {
     objects
         .filter_map(|object| {
@@ -269,20 +307,12 @@ pub fn services<'o, B: Facts + 'o, E: Facts + 'o>(
     account: &Account,
     balancers: impl Iterator<Item = &'o B>,
     endpoints: impl Iterator<Item = &'o E>,
-    remembering: &[NodeName],
+    remembering: &Remembering<'_>,
 ) -> Vec<Child> {
     let balancers: Vec<&B> = balancers.collect();
     let endpoints: Vec<&E> = endpoints.collect();
-    let limit = |written: Option<i64>, limit: Limit| {
-        written.and_then(|written| u64::try_from(written).ok()).unwrap_or(limit.default_value())
-    };
-    let no_balancer = over_limit(
-        &balancers,
-        Counter::Service,
-        limit(account.spec.load_balancer_limit, Limit::LoadBalancers),
-    );
-    let no_endpoint =
-        over_limit(&endpoints, Counter::Endpoint, limit(account.spec.endpoint_limit, Limit::Endpoints));
+    let no_balancer = over_limit(&balancers, Counter::Service, crate::account::load_balancer_limit(account));
+    let no_endpoint = over_limit(&endpoints, Counter::Endpoint, crate::account::endpoint_limit(account));
     let services = balancers.into_iter().filter_map(|object| {
         let asks = object.accepted() && !no_balancer.contains(&uid(object.meta()));
         let slot = child::single(Counter::Service, object, asks, remembering);
@@ -290,7 +320,7 @@ pub fn services<'o, B: Facts + 'o, E: Facts + 'o>(
     });
     let aliases = endpoints.into_iter().filter_map(|object| {
         let asks = object.is_tunnelled() && object.accepted() && !no_endpoint.contains(&uid(object.meta()));
-        let slot = child::single(Counter::Endpoint, object, asks, &[]);
+        let slot = child::single(Counter::Endpoint, object, asks, remembering);
         child::child(Kind::Endpoint, object.meta(), vec![slot])
     });
     services.chain(aliases).collect()
@@ -421,8 +451,8 @@ mod tests {
         assert_eq!(of_raw, datapaths([&typed].into_iter(), &around, &absences, Seconds(0)));
         let account = Account::new("red", epic_crds::AccountSpec::default());
         let none: [DynamicObject; 0] = [];
-        let of_raw = services(&account, [&raw].into_iter(), none.iter(), &[]);
-        assert_eq!(of_raw, services(&account, [&typed].into_iter(), none.iter(), &[]));
+        let of_raw = services(&account, [&raw].into_iter(), none.iter(), &Remembering::nobody());
+        assert_eq!(of_raw, services(&account, [&typed].into_iter(), none.iter(), &Remembering::nobody()));
     }
 
     #[test]

@@ -1,44 +1,48 @@
 //! The allocators: one loop that looks after EPIC and every Account.
 //!
 //! A snapshot decides whether a round is needed at all (so a converged system costs no calls); the round itself
-//! trusts quorum reads alone. Rounds of one parent never overlap; parents are served side by side, and one whose
-//! round met another operator's gives way to the others before its next.
+//! trusts quorum reads alone. Rounds of one parent never overlap; parents are served side by side, each by a task of its
+//! own, so one whose rounds are slow (thousands of fences, an API server that hesitates about one object) holds up no
+//! other. A parent is looked at again only when something changed that its plan is made of ([`Touched`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, tenant_namespace};
-use epic_crds::{Account, AddressClaim, EPIC, EPICNode, EPICSpec, Endpoint, LoadBalancer};
+use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
 use epic_model::allocation::{Child, ChildWrite, Counter, FollowUp, Plan, Reason, Write, plan};
 use epic_model::id::{Kind, Seconds, Uid};
-use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use kates::{Key, Query, Snapshot};
 use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 use rand::Rng;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::execute::{self, Interrupted, Listed, Parent};
+use super::execute::{self, Interrupted, LIMIT, Listed, Parent};
 use super::facts::Facts;
-use super::need::{self, Absences, Around};
+use super::need::{self, Absences, Around, Remembering};
 use super::parent;
+use super::touched::Touched;
 use super::verdict::{Verdict, Verdicts};
-use crate::account::accounts_in_force;
+use crate::account::{self, accounts_in_force};
 use crate::context::Shared;
 use crate::metrics::OutcomeLabel;
 use crate::uninstall;
 
 /// Dead reservations are dropped this long after the last child write, when no other write takes them along.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// A requested value that waits for nodes is looked at again after this long.
+const NODES_AFTER: Duration = Duration::from_secs(30);
 /// Rounds of one parent in a row before others get their turn.
 const ROUNDS: usize = 32;
 /// Parents served at once.
-const CONCURRENT: usize = 4;
+const CONCURRENT: usize = 8;
 
 /// What the loop remembers; none of it matters for correctness.
 #[derive(Default)]
@@ -47,36 +51,9 @@ struct Memory {
     last_child_write: Mutex<BTreeMap<Uid, Instant>>,
     /// By parent, its failed rounds in a row, and when the next one may begin.
     failures: Mutex<BTreeMap<Uid, (u32, Instant)>>,
-    /// By parent, the snapshot that showed it settled, and until when that holds.
-    settled: Mutex<BTreeMap<Uid, (Snapshot, Option<Instant>)>>,
 }
 
 impl Memory {
-    /// What is left of a settled parent's rest, if nothing that its plan is made of has changed since.
-    fn at_rest(
-        &self,
-        parent: &Uid,
-        snapshot: &Snapshot,
-        concerns: impl Fn(&Snapshot) -> bool,
-    ) -> Option<Next> {
-        let (seen, until) = self.settled.lock().remove(parent)?;
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) || concerns(&seen) {
-            return None;
-        }
-        // The next comparison starts here, so the older state can go.
-        self.settled.lock().insert(parent.clone(), (snapshot.clone(), until));
-        Some(left.map_or(Next::Quiet, Next::After))
-    }
-
-    fn rest(&self, parent: Uid, snapshot: Snapshot, next: Next) {
-        let until = match next {
-            Next::Quiet => None,
-            Next::After(wait) => Some(Instant::now() + wait),
-        };
-        self.settled.lock().insert(parent, (snapshot, until));
-    }
-
     /// Notes that a round of the parent failed; answers how long its next one waits.
     fn failed(&self, parent: &Uid, error: &Interrupted) -> Duration {
         let mut failures = self.failures.lock();
@@ -99,61 +76,151 @@ impl Memory {
     fn forget_all_but(&self, alive: &BTreeSet<Uid>) {
         self.last_child_write.lock().retain(|parent, _| alive.contains(parent));
         self.failures.lock().retain(|parent, _| alive.contains(parent));
-        self.settled.lock().retain(|parent, _| alive.contains(parent));
     }
 }
 
 /// When to look again although nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Not before something changes.
-    Quiet,
-    /// After this long.
-    After(Duration),
+struct Next {
+    /// After this long; `None`: not before something changes.
+    after: Option<Duration>,
+    /// Whether it waits for nodes to forget what is gone.
+    awaits_nodes: bool,
 }
 
 impl Next {
-    fn sooner(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::After(a), Self::After(b)) => Self::After(a.min(b)),
-            (Self::Quiet, other) => other,
-            (this, Self::Quiet) => this,
-        }
+    const QUIET: Self = Self { after: None, awaits_nodes: false };
+
+    fn after(wait: Duration) -> Self {
+        Self { after: Some(wait), ..Self::QUIET }
+    }
+
+    fn sooner(self, wait: Duration) -> Self {
+        Self { after: Some(self.after.map_or(wait, |after| after.min(wait))), ..self }
     }
 }
 
-/// Runs until `shutdown`, whenever this replica leads.
+/// A parent that is looked at again when its time has come or something of its own changed.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until: Option<Instant>,
+    awaits_nodes: bool,
+}
+
+/// Which parents are being served, which rest, and since which snapshot changes are to be looked at.
+#[derive(Default)]
+struct Turns {
+    seen: Option<Snapshot>,
+    resting: BTreeMap<Uid, Rest>,
+    busy: BTreeSet<Uid>,
+    /// Those of the busy ones that something changed for since they began.
+    dirty: BTreeSet<Uid>,
+    /// Whether one is to be looked at although nothing has changed since the last pass.
+    again: bool,
+}
+
+impl Turns {
+    /// Whether a task for the parent has to be started now; it counts as busy from then on.
+    fn begins(&mut self, parent: &Uid, is_touched: impl Fn(bool) -> bool, now: Instant) -> bool {
+        if self.busy.contains(parent) {
+            // What it waits for is not known before it ends.
+            if is_touched(true) {
+                self.dirty.insert(parent.clone());
+            }
+            return false;
+        }
+        let rests = self
+            .resting
+            .get(parent)
+            .is_some_and(|rest| !is_touched(rest.awaits_nodes) && rest.until.is_none_or(|until| until > now));
+        if rests {
+            return false;
+        }
+        self.resting.remove(parent);
+        self.busy.insert(parent.clone())
+    }
+
+    /// The parent's task has ended.
+    fn ended(&mut self, parent: Uid, next: Next, now: Instant) {
+        self.busy.remove(&parent);
+        if self.dirty.remove(&parent) {
+            self.again = true;
+        } else {
+            let until = next.after.map(|after| now + after);
+            self.resting.insert(parent, Rest { until, awaits_nodes: next.awaits_nodes });
+        }
+    }
+
+    /// How long nothing is due.
+    fn idle(&self, now: Instant) -> Option<Duration> {
+        let due = self.resting.values().filter_map(|rest| rest.until).min();
+        due.map(|due| due.saturating_duration_since(now))
+    }
+
+    fn forget_all_but(&mut self, alive: &BTreeSet<Uid>) {
+        self.resting.retain(|parent, _| alive.contains(parent));
+    }
+
+    /// Looks at everything anew.
+    fn restart(&mut self) {
+        self.seen = None;
+        self.resting.clear();
+        self.dirty = self.busy.clone();
+    }
+}
+
+/// Runs until `shutdown`, whenever this replica leads; what is under way then is brought to its end.
 pub async fn run(context: Shared, shutdown: CancellationToken) {
-    let memory = Memory::default();
+    let memory = Arc::new(Memory::default());
+    let places = Arc::new(Semaphore::new(CONCURRENT));
+    let mut turns = Turns::default();
+    let mut tasks = JoinSet::new();
     let mut updates = context.watches.updates();
     let mut leadership = context.leadership.clone();
-    let mut next = Next::After(Duration::ZERO);
     loop {
-        let wait = match next {
-            Next::Quiet => context.settings.full_pass,
-            Next::After(wait) => wait.min(context.settings.full_pass),
-        };
+        let wait = turns.idle(Instant::now()).unwrap_or(context.settings.full_pass);
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             () = updates.changed() => {}
-            () = sleep(wait) => {}
+            Some(ended) = tasks.join_next() => {
+                if let Ok((parent, next)) = ended {
+                    turns.ended(parent, next, Instant::now());
+                }
+            }
+            () = sleep(wait.min(context.settings.full_pass)) => {}
         }
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             () = leadership.acquired() => {}
         }
         updates.update();
-        next = pass(&context, &memory).await;
+        pass(&context, &memory, &places, &mut turns, &mut tasks);
     }
+    while tasks.join_next().await.is_some() {}
 }
 
-async fn pass(context: &Shared, memory: &Memory) -> Next {
-    let Ok(snapshot) = context.snapshot() else { return Next::Quiet };
-    let alive: BTreeSet<Uid> =
-        snapshot.list::<LoadBalancer>().filter_map(|balancer| balancer.uid()).map(Uid::from).collect();
-    memory.absences.retain(&alive);
+/// Starts a task for every parent that has to be looked at.
+fn pass(
+    context: &Shared,
+    memory: &Arc<Memory>,
+    places: &Arc<Semaphore>,
+    turns: &mut Turns,
+    tasks: &mut JoinSet<(Uid, Next)>,
+) {
+    let Ok(snapshot) = context.snapshot() else { return };
     if uninstall::is_under_way(&snapshot) {
-        return Next::Quiet;
+        turns.restart();
+        return;
+    }
+    let touched = Touched::between(turns.seen.as_ref(), &snapshot);
+    turns.seen = Some(snapshot.clone());
+    let again = std::mem::take(&mut turns.again);
+    if !again && touched.is_nothing() && turns.idle(Instant::now()).is_none_or(|left| !left.is_zero()) {
+        return;
+    }
+    if touched.balancers_gone {
+        let alive = snapshot.list::<LoadBalancer>().filter_map(|balancer| balancer.uid()).map(Uid::from);
+        memory.absences.retain(&alive.collect());
     }
     let found = snapshot.get::<EPIC>(&Key::namespaced(EPIC_NAMESPACE, EPIC_NAME)).cloned();
     let mut accounts: Vec<_> = accounts_in_force(&snapshot);
@@ -164,32 +231,55 @@ async fn pass(context: &Shared, memory: &Memory) -> Next {
     }
     let epic = found.unwrap_or_else(|| Arc::new(EPIC::new(EPIC_NAME, EPICSpec::default())));
     // One that does not count (any more) has no children; only its finalizer is left to be taken off.
+    let known: BTreeSet<Option<String>> =
+        accounts.iter().map(|(account, _)| account.metadata.uid.clone()).collect();
     let retired: Vec<_> = snapshot
         .list::<Account>()
         .filter(|account| account.metadata.deletion_timestamp.is_some())
-        .filter(|account| !accounts.iter().any(|(known, _)| known.metadata.uid == account.metadata.uid))
+        .filter(|account| !known.contains(&account.metadata.uid))
+        .cloned()
         .collect();
-    let in_force = accounts.iter().map(|(account, namespace)| (account, Some(namespace.as_str())));
+    let in_force = accounts.into_iter().map(|(account, namespace)| (account, Some(namespace)));
     let served: Vec<_> = in_force.chain(retired.into_iter().map(|account| (account, None))).collect();
     let parents = served.iter().filter_map(|(account, _)| account.uid()).chain(epic.uid());
     let parents: BTreeSet<Uid> = parents.map(Uid::from).collect();
     memory.forget_all_but(&parents);
+    turns.forget_all_but(&parents);
     context.verdicts.forget_all_but(&parents);
-    // Boxed one by one: closures over borrowed items are not general enough for a spawned task.
-    let mut work = Vec::new();
-    if !without_epic {
-        let one = EpicRounds { context, epic: &epic };
-        work.push(async move { rounds(context, memory, &one).await }.boxed());
+    let now = Instant::now();
+    let uid = |meta: Option<String>| Uid::from(meta.unwrap_or_default());
+    if !without_epic && turns.begins(&uid(epic.uid()), |awaits_nodes| touched.epic(awaits_nodes), now) {
+        let work = EpicRounds { context: Arc::clone(context), epic: Arc::clone(&epic) };
+        spawn(context, memory, places, tasks, work);
     }
     for (account, namespace) in served {
-        let epic = &epic;
-        let one = async move {
-            rounds(context, memory, &AccountRounds { context, account, namespace, epic }).await
-        };
-        work.push(one.boxed());
+        let name = account.name_any();
+        let is_touched = |awaits_nodes| touched.account(&name, namespace.as_deref(), awaits_nodes);
+        if turns.begins(&uid(account.uid()), is_touched, now) {
+            let (context, epic) = (Arc::clone(context), Arc::clone(&epic));
+            let work = AccountRounds { context: Arc::clone(&context), account, namespace, epic };
+            spawn(&context, memory, places, tasks, work);
+        }
     }
-    let waits: Vec<Next> = stream::iter(work).buffer_unordered(CONCURRENT).collect().await;
-    waits.into_iter().fold(Next::Quiet, Next::sooner)
+}
+
+fn spawn<R>(
+    context: &Shared,
+    memory: &Arc<Memory>,
+    places: &Arc<Semaphore>,
+    tasks: &mut JoinSet<(Uid, Next)>,
+    work: R,
+) where
+    R: Rounds + Send + Sync + 'static,
+{
+    let (context, memory, places) = (Arc::clone(context), Arc::clone(memory), Arc::clone(places));
+    tasks.spawn(async move {
+        let parent: Uid = work.cached().meta().uid.clone().unwrap_or_default().into();
+        // Never closed.
+        let _place = places.acquire().await;
+        let next = rounds(&context, &memory, &parent, &work).await;
+        (parent, next)
+    });
 }
 
 /// One parent's reads.
@@ -198,12 +288,13 @@ trait Rounds {
     const KIND: &'static str;
     /// The parent as the snapshot shows it.
     fn cached(&self) -> &Self::Parent;
-    /// Whether something that the plan is made of differs between two snapshots.
-    fn concerns(&self, before: &Snapshot, after: &Snapshot) -> bool;
     /// Parent and children as the snapshot shows them; decides whether a round is needed.
     fn peek(&self, snapshot: &Snapshot, memory: &Memory) -> Option<Glance>;
     /// Quorum reads: the parent, *then* its children.
-    async fn read(&self, memory: &Memory) -> Result<Option<Input<Self::Parent>>, Interrupted>;
+    fn read(
+        &self,
+        memory: &Memory,
+    ) -> impl Future<Output = Result<Option<Input<Self::Parent>>, Interrupted>> + Send;
 }
 
 /// What a plan is made of, as a snapshot shows it.
@@ -211,6 +302,8 @@ struct Glance {
     plain: epic_model::allocation::Parent,
     children: Vec<Child>,
     due: Option<Seconds>,
+    /// Whether a requested value waits for nodes.
+    awaits_nodes: bool,
 }
 
 /// What a plan is made of, as quorum reads show it.
@@ -221,24 +314,23 @@ struct Input<P> {
     listed: Listed,
 }
 
-async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next {
-    let parent: Uid = work.cached().meta().uid.clone().unwrap_or_default().into();
-    if let Some(left) = memory.held_off(&parent) {
-        return Next::After(left);
+async fn rounds<R: Rounds + Sync>(context: &Shared, memory: &Memory, parent: &Uid, work: &R) -> Next {
+    if let Some(left) = memory.held_off(parent) {
+        return Next::after(left);
     }
     for _ in 0..ROUNDS {
-        let Ok(snapshot) = context.snapshot() else { return Next::Quiet };
-        if let Some(rest) = memory.at_rest(&parent, &snapshot, |before| work.concerns(before, &snapshot)) {
-            return rest;
+        let Ok(snapshot) = context.snapshot() else { return Next::QUIET };
+        if uninstall::is_under_way(&snapshot) {
+            return Next::QUIET;
         }
-        let Some(peeked) = work.peek(&snapshot, memory) else { return Next::Quiet };
+        let Some(peeked) = work.peek(&snapshot, memory) else { return Next::QUIET };
         let due = peeked.due.map(|due| Duration::from_secs(due.since(now()).max(0).unsigned_abs()));
-        let due = due.map_or(Next::Quiet, Next::After);
+        let due = Next { after: due, awaits_nodes: peeked.awaits_nodes };
+        // A node may also stop to count by its silence, which is no change of an object.
+        let due = if due.awaits_nodes { due.sooner(NODES_AFTER) } else { due };
         let seen = plan(&peeked.plain, &peeked.children);
-        let verdicts = &context.verdicts;
         if seen.is_settled() {
-            tell(verdicts, &peeked.plain.uid, &seen);
-            memory.rest(parent, snapshot, due);
+            tell(&context.verdicts, &peeked.plain.uid, &seen);
             return due;
         }
         if seen.writes.is_empty() && !seen.more {
@@ -246,13 +338,10 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
             let last = memory.last_child_write.lock().get(&peeked.plain.uid).copied();
             let wait = last.map_or(Duration::ZERO, |last| FLUSH_AFTER.saturating_sub(last.elapsed()));
             if !wait.is_zero() {
-                return due.sooner(Next::After(wait));
+                return due.sooner(wait);
             }
         }
-        let outcome = match timeout(Duration::from_secs(60), round(context, memory, work)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Interrupted::Changed),
-        };
+        let outcome = round(context, memory, work).await;
         let label = match &outcome {
             Ok(_) => "ok",
             Err(Interrupted::Changed) => "conflict",
@@ -261,10 +350,10 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
         context.counters.allocations.get_or_create(&OutcomeLabel { kind: R::KIND, outcome: label }).inc();
         match outcome {
             Ok(follow_up) => {
-                memory.failures.lock().remove(&parent);
+                memory.failures.lock().remove(parent);
                 match follow_up {
                     FollowUp::Now => {}
-                    FollowUp::Flush => return due.sooner(Next::After(FLUSH_AFTER)),
+                    FollowUp::Flush => return due.sooner(FLUSH_AFTER),
                     FollowUp::None => return due,
                 }
             }
@@ -272,22 +361,25 @@ async fn rounds<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Next 
                 if let Interrupted::Refused(..) = error {
                     tracing::warn!(parent = R::KIND, %error, source = ?std::error::Error::source(&error), "one object's IDs cannot be written");
                     // Another object that comes or changes is served at once.
-                    let next = due.sooner(Next::After(memory.failed(&parent, &error)));
-                    memory.rest(parent, snapshot, next);
-                    return next;
+                    return due.sooner(memory.failed(parent, &error));
                 }
                 if !matches!(error, Interrupted::Changed) {
                     tracing::warn!(parent = R::KIND, name = work.cached().name_any(), %error, source = ?std::error::Error::source(&error), "allocation interrupted");
                 }
-                return Next::After(memory.failed(&parent, &error));
+                return Next::after(memory.failed(parent, &error));
             }
         }
     }
-    Next::After(Duration::from_millis(100))
+    Next::after(Duration::from_millis(100))
 }
 
-async fn round<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Result<FollowUp, Interrupted> {
-    let Some(input) = work.read(memory).await? else { return Ok(FollowUp::None) };
+async fn round<R: Rounds + Sync>(
+    context: &Shared,
+    memory: &Memory,
+    work: &R,
+) -> Result<FollowUp, Interrupted> {
+    let read = timeout(LIMIT, work.read(memory)).await.map_err(|_| Interrupted::Changed)?;
+    let Some(input) = read? else { return Ok(FollowUp::None) };
     let plan = plan(&input.plain, &input.children);
     tell(&context.verdicts, &input.plain.uid, &plan);
     if plan.writes.is_empty() {
@@ -304,7 +396,9 @@ async fn round<R: Rounds>(context: &Shared, memory: &Memory, work: &R) -> Result
             Write::Parent(_) | Write::FinalizerOn { .. } | Write::FinalizerOff { .. } => R::KIND,
         });
     }
-    let written = execute::carry_out(&context.client, &input.parent, &plan, &input.listed).await;
+    // A finalizer that goes on after an uninstallation has taken all off would keep its object for good.
+    let allowed = || context.snapshot().is_ok_and(|snapshot| !uninstall::is_under_way(&snapshot));
+    let written = execute::carry_out(&context.client, &input.parent, &plan, &input.listed, allowed).await;
     if plan.child_writes().next().is_some() {
         memory.last_child_write.lock().insert(input.plain.uid.clone(), Instant::now());
     }
@@ -331,85 +425,77 @@ fn tell(verdicts: &Verdicts, parent: &Uid, plan: &Plan) {
     verdicts.publish(parent, duplicates.chain(refusals));
 }
 
-struct EpicRounds<'c> {
-    context: &'c Shared,
-    epic: &'c EPIC,
+struct EpicRounds {
+    context: Shared,
+    epic: Arc<EPIC>,
 }
 
-impl EpicRounds<'_> {
+impl EpicRounds {
     fn children<'o, A: Facts + 'o, B: Facts + 'o>(
         accounts: impl Iterator<Item = &'o A>,
         balancers: impl Iterator<Item = &'o B>,
         around: &Around<'_>,
-        snapshot: &Snapshot,
+        remembering: &Remembering<'_>,
         memory: &Memory,
     ) -> (Vec<Child>, Option<Seconds>) {
-        let mut children = need::accounts(accounts, &need::remembering(snapshot, None, now()));
+        let mut children = need::accounts(accounts, remembering);
         let (datapaths, due) = need::datapaths(balancers, around, &memory.absences, now());
         children.extend(datapaths);
         (children, due)
     }
 }
 
-impl Rounds for EpicRounds<'_> {
+impl Rounds for EpicRounds {
     type Parent = EPIC;
     const KIND: &'static str = "EPIC";
 
     fn cached(&self) -> &EPIC {
-        self.epic
-    }
-
-    fn concerns(&self, before: &Snapshot, after: &Snapshot) -> bool {
-        differs::<EPIC>(before, after)
-            || differs::<Account>(before, after)
-            || differs::<LoadBalancer>(before, after)
-            || differs_in(before, after, need::part_of_endpoint)
-            || differs_in(before, after, need::part_of_pod)
-            || differs_in(before, after, |set: &ReplicaSet| set.owner_references().to_vec())
-            || differs_in(before, after, |deployment: &Deployment| deployment.owner_references().to_vec())
-            || nodes_differ(before, after)
+        &self.epic
     }
 
     fn peek(&self, snapshot: &Snapshot, memory: &Memory) -> Option<Glance> {
-        let epic = snapshot.get::<EPIC>(&Key::of(self.epic))?;
+        let epic = snapshot.get::<EPIC>(&Key::of(&*self.epic))?;
         let plain = parent::read(epic.as_ref(), &need::epic_ranges(epic)).ok()?;
         let accounts = snapshot.list::<Account>().map(AsRef::as_ref);
         let balancers = snapshot.list::<LoadBalancer>().map(AsRef::as_ref);
         let around = Around::new(snapshot);
+        let remembering = Remembering::new(snapshot, None, now());
         let (children, due) =
-            Self::children::<Account, LoadBalancer>(accounts, balancers, &around, snapshot, memory);
-        Some(Glance { plain, children, due })
+            Self::children::<Account, LoadBalancer>(accounts, balancers, &around, &remembering, memory);
+        Some(Glance { plain, children, due, awaits_nodes: remembering.names_some() })
     }
 
     async fn read(&self, memory: &Memory) -> Result<Option<Input<EPIC>>, Interrupted> {
         let client = &self.context.client;
-        let Some(epic) = client.get_opt::<EPIC>(&Key::of(self.epic)).await.map_err(Interrupted::Api)? else {
+        let Some(epic) = client.get_opt::<EPIC>(&Key::of(&*self.epic)).await.map_err(Interrupted::Api)?
+        else {
             return Ok(None);
         };
-        let accounts = list(self.context, Kind::Account, &Query::all()).await?;
-        let balancers = list(self.context, Kind::LoadBalancer, &Query::all()).await?;
+        let accounts = list(&self.context, Kind::Account, &Query::all()).await?;
+        let balancers = list(&self.context, Kind::LoadBalancer, &Query::all()).await?;
         let Ok(snapshot) = self.context.snapshot() else { return Ok(None) };
         let plain = match parent::read(&epic, &need::epic_ranges(&epic)) {
             Ok(plain) => plain,
             Err(error) => return unusable(error),
         };
         let around = Around::new(&snapshot);
-        let (children, _) = Self::children(accounts.iter(), balancers.iter(), &around, &snapshot, memory);
+        let remembering = Remembering::new(&snapshot, None, now());
+        let (children, _) = Self::children(accounts.iter(), balancers.iter(), &around, &remembering, memory);
         let rows = need::rows(balancers.iter(), &around, &epic);
         let listed = need::listed(accounts.into_iter().chain(balancers), rows);
         Ok(Some(Input { parent: epic, plain, children, listed }))
     }
 }
 
-struct AccountRounds<'c> {
-    context: &'c Shared,
-    account: &'c Account,
+struct AccountRounds {
+    context: Shared,
+    account: Arc<Account>,
     /// Where its children are; `None` for one that does not count any more.
-    namespace: Option<&'c str>,
-    epic: &'c EPIC,
+    namespace: Option<String>,
+    epic: Arc<EPIC>,
 }
 
-impl AccountRounds<'_> {
+impl AccountRounds {
     /// Whether the Account counts, by a quorum read that follows the list of its children. A namesake in `epic` that
     /// is not there yet will fence whatever is planned with that list; one that is there hands out the same IDs.
     async fn counts(&self) -> Result<bool, Interrupted> {
@@ -423,44 +509,36 @@ impl AccountRounds<'_> {
     }
 }
 
-impl Rounds for AccountRounds<'_> {
+impl Rounds for AccountRounds {
     type Parent = Account;
     const KIND: &'static str = "Account";
 
     fn cached(&self) -> &Account {
-        self.account
-    }
-
-    fn concerns(&self, before: &Snapshot, after: &Snapshot) -> bool {
-        differs_in(before, after, |epic: &EPIC| epic.spec.clone())
-            || differs::<Account>(before, after)
-            || touches::<LoadBalancer>(before, after, self.namespace)
-            || touches::<Endpoint>(before, after, self.namespace)
-            || nodes_differ(before, after)
+        &self.account
     }
 
     fn peek(&self, snapshot: &Snapshot, _: &Memory) -> Option<Glance> {
-        let account = snapshot.get::<Account>(&Key::of(self.account))?;
+        let account = snapshot.get::<Account>(&Key::of(&*self.account))?;
         let plain = parent::read(account.as_ref(), &need::account_ranges(&self.epic.spec)).ok()?;
-        let Some(namespace) = self.namespace else {
-            return Some(Glance { plain, children: Vec::new(), due: None });
+        let Some(namespace) = self.namespace.as_deref() else {
+            return Some(Glance { plain, children: Vec::new(), due: None, awaits_nodes: false });
         };
         let balancers = snapshot.in_namespace::<LoadBalancer>(namespace).map(AsRef::as_ref);
         let endpoints = snapshot.in_namespace::<Endpoint>(namespace).map(AsRef::as_ref);
-        let remembering = need::remembering(snapshot, Some(namespace), now());
+        let remembering = Remembering::new(snapshot, Some(namespace), now());
         let children = need::services::<LoadBalancer, Endpoint>(account, balancers, endpoints, &remembering);
-        Some(Glance { plain, children, due: None })
+        Some(Glance { plain, children, due: None, awaits_nodes: remembering.names_some() })
     }
 
     async fn read(&self, _: &Memory) -> Result<Option<Input<Account>>, Interrupted> {
         let client = &self.context.client;
-        let found = client.get_opt::<Account>(&Key::of(self.account)).await.map_err(Interrupted::Api)?;
-        let Some(account) = found else { return Ok(None) };
+        let found = client.get_opt::<Account>(&Key::of(&*self.account)).await.map_err(Interrupted::Api)?;
+        let Some(mut account) = found else { return Ok(None) };
         let (mut balancers, mut endpoints) = (Vec::new(), Vec::new());
-        if let Some(namespace) = self.namespace {
+        if let Some(namespace) = self.namespace.as_deref() {
             let query = Query::namespace(namespace);
-            balancers = list(self.context, Kind::LoadBalancer, &query).await?;
-            endpoints = list(self.context, Kind::Endpoint, &query).await?;
+            balancers = list(&self.context, Kind::LoadBalancer, &query).await?;
+            endpoints = list(&self.context, Kind::Endpoint, &query).await?;
         }
         if self.counts().await? != self.namespace.is_some() {
             return Ok(None);
@@ -470,41 +548,16 @@ impl Rounds for AccountRounds<'_> {
             Ok(plain) => plain,
             Err(error) => return unusable(error),
         };
-        let remembering = need::remembering(&snapshot, self.namespace, now());
+        let remembering = Remembering::new(&snapshot, self.namespace.as_deref(), now());
         let children = need::services(&account, balancers.iter(), endpoints.iter(), &remembering);
         let listed = need::listed(balancers.into_iter().chain(endpoints), BTreeMap::new());
+        if let (Some(namespace), Some(status)) = (self.namespace.as_deref(), account.status.as_mut()) {
+            // The figures ride along, so that no write of theirs gets between a round's read and its write.
+            let limits = self.context.admissions.of(&snapshot, &self.account, namespace);
+            account::keep_usage(status, &limits);
+        }
         Ok(Some(Input { parent: account, plain, children, listed }))
     }
-}
-
-/// Whether any object of a kind differs between two snapshots.
-fn differs<K: kates::Object>(before: &Snapshot, after: &Snapshot) -> bool {
-    !after.changes_since::<K>(Some(before)).is_empty()
-}
-
-/// Whether any object of a kind differs in the namespace.
-fn touches<K: kates::Object>(before: &Snapshot, after: &Snapshot, namespace: Option<&str>) -> bool {
-    after.changes_since::<K>(Some(before)).iter().any(|change| change.key.namespace() == namespace)
-}
-
-/// Whether any object of a kind differs in a part of it.
-fn differs_in<K: kates::Object, P: PartialEq>(
-    before: &Snapshot,
-    after: &Snapshot,
-    part: impl Fn(&K) -> P,
-) -> bool {
-    let of = |object: Option<&Arc<K>>| object.map(|object| part(object));
-    let changes = after.changes_since::<K>(Some(before));
-    changes.iter().any(|change| of(change.before.as_ref()) != of(change.after.as_ref()))
-}
-
-/// Whether nodes may have forgotten old owners of IDs, or have other addresses.
-fn nodes_differ(before: &Snapshot, after: &Snapshot) -> bool {
-    differs::<AddressClaim>(before, after)
-        || differs_in(before, after, |node: &EPICNode| {
-            let status = node.status.clone().unwrap_or_default();
-            (status.addresses, status.load_balancers_revision)
-        })
 }
 
 /// A parent that cannot be used says so in its own condition; here it only means that nothing is handed out.
@@ -561,5 +614,37 @@ mod tests {
         assert_eq!(memory.held_off(&other), None);
         memory.forget_all_but(&BTreeSet::from([other]));
         assert_eq!(memory.held_off(&one), None);
+    }
+
+    #[test]
+    fn a_parent_that_is_busy_never_begins_twice_and_what_changes_meanwhile_is_not_lost() {
+        let (mut turns, one, other) = (Turns::default(), Uid::from("one"), Uid::from("other"));
+        let now = Instant::now();
+        let (nothing, something) = (|_: bool| false, |_: bool| true);
+        assert!(turns.begins(&one, nothing, now), "it was never looked at");
+        assert!(!turns.begins(&one, something, now), "it is under way");
+        assert!(turns.begins(&other, nothing, now), "a slow one holds up no other");
+        turns.ended(other.clone(), Next::QUIET, now);
+        assert!(!turns.begins(&other, nothing, now), "nothing has changed for it");
+        turns.ended(one.clone(), Next::QUIET, now);
+        assert!(turns.begins(&one, nothing, now), "something changed while it was under way");
+        turns.ended(one.clone(), Next::QUIET, now);
+        assert!(!turns.begins(&one, nothing, now));
+        assert_eq!(turns.idle(now), None);
+    }
+
+    #[test]
+    fn a_parent_rests_until_its_time_and_a_node_wakes_only_who_waits_for_nodes() {
+        let (mut turns, one) = (Turns::default(), Uid::from("one"));
+        let (now, nothing) = (Instant::now(), |_: bool| false);
+        turns.begins(&one, nothing, now);
+        turns.ended(one.clone(), Next::after(Duration::from_secs(3)), now);
+        assert_eq!(turns.idle(now), Some(Duration::from_secs(3)));
+        let node_moved = |awaits_nodes: bool| awaits_nodes;
+        assert!(!turns.begins(&one, node_moved, now));
+        assert!(turns.begins(&one, nothing, now + Duration::from_secs(3)));
+        turns.ended(one.clone(), Next { after: None, awaits_nodes: true }, now);
+        assert!(!turns.begins(&one, nothing, now));
+        assert!(turns.begins(&one, node_moved, now));
     }
 }

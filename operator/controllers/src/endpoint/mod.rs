@@ -46,7 +46,7 @@ pub struct Found {
     /// The Endpoints of that LoadBalancer that decide about it, itself included; none when it cannot be read.
     pub siblings: Vec<model::Endpoint>,
     /// Whether it is among those beyond the Account's limit.
-    pub over_limit: bool,
+    pub over_limit: Option<String>,
     /// What no Endpoint may reach.
     pub surroundings: Arc<model::Surroundings>,
     /// Why its ID is missing.
@@ -83,11 +83,14 @@ fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
     let uid = endpoint.uid().unwrap_or_default();
     let index = &context.endpoints;
     // Who is beyond a limit is asked only where somebody is.
-    let over_limit = account.as_ref().is_some_and(|account| {
+    let over_limit = account.as_ref().and_then(|account| {
         let limit = crate::account::endpoint_limit(account);
         let within = u64::try_from(index.count(snapshot, &namespace)).is_ok_and(|count| count <= limit);
-        let beyond = || crate::account::limits(snapshot, account, &namespace).endpoints.refused;
-        !within && !is_accepted_now(endpoint.as_ref()) && beyond().contains(&uid.as_str().into())
+        if within || is_accepted_now(endpoint.as_ref()) {
+            return None;
+        }
+        let limits = context.admissions.of(snapshot, account, &namespace);
+        limits.endpoints.refused.contains(&uid.as_str().into()).then(|| limits.endpoints.to_string())
     });
     let surroundings = index.surroundings(snapshot);
     let ports = balancer.map(|balancer| validate::public_ports(balancer)).unwrap_or_default();

@@ -80,7 +80,7 @@ pub(super) fn found(endpoint: Endpoint) -> Found {
         epic: Some(Arc::new(EPIC::new("epic", EPICSpec::default()))),
         account: Some(Arc::new(account)),
         balancer: Some(Arc::new(balancer(Some(2), "True"))),
-        over_limit: false,
+        over_limit: None,
         surroundings: Arc::new(Surroundings::default()),
         verdict: None,
         tunnels: reported(
@@ -139,7 +139,7 @@ fn the_first_thing_to_mend_is_named() {
     assert_eq!(refusal(&nowhere), Some(Reason::LoadBalancerNotFound));
     let refused = Found { balancer: Some(Arc::new(balancer(None, "False"))), ..fresh() };
     assert_eq!(refusal(&refused), Some(Reason::LoadBalancerNotAccepted));
-    let many = Found { over_limit: true, ..fresh() };
+    let many = Found { over_limit: Some("5000 of 5000".to_owned()), ..fresh() };
     assert_eq!(refusal(&many), Some(Reason::LimitExceeded));
     let protected =
         Surroundings { protected: vec!["10.0.0.0/24".parse().unwrap()], ..Surroundings::default() };

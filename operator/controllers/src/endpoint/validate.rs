@@ -56,9 +56,10 @@ pub fn check(found: &Found) -> Result<(), Refused> {
             format!("LoadBalancer {:?} is not accepted; see its conditions", endpoint.spec.load_balancer);
         return refuse(Reason::LoadBalancerNotAccepted, text);
     }
-    if found.over_limit {
-        let text =
-            "the account has as many Endpoints as it may have; delete one, or have endpoint-limit raised";
+    if let Some(usage) = &found.over_limit {
+        let text = format!(
+            "the account has {usage} Endpoints; delete one, or have endpoint-limit of the Account raised by an administrator"
+        );
         return refuse(Reason::LimitExceeded, text);
     }
     let uid = endpoint.uid().unwrap_or_default().into();

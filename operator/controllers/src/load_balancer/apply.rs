@@ -51,6 +51,9 @@ pub(super) async fn run(
     let key = Key::of(found.balancer.as_ref());
     let mut outcomes = Vec::new();
     if let Some(holder) = &wanted.holder {
+        if found.lacks_volume {
+            context.certificates.forget(&key);
+        }
         outcomes.push(context.certificates.ensure(context, holder).await);
     }
     if let Ok(Some(proxies)) = &wanted.proxies {

@@ -8,6 +8,7 @@ use epic_crds::{
     Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer, ProxySettings, ProxyState,
     ServiceGroup,
 };
+use epic_model::account::Usage;
 use epic_model::claim::Claim;
 use epic_model::id::{NodeName, ObjectName, Seconds};
 use epic_model::proxy::Pod;
@@ -18,12 +19,12 @@ use kates::{Key, Snapshot};
 use kube::ResourceExt;
 
 use super::Announcement;
-use crate::account::account_of;
+use crate::account::{Limits, account_of};
 use crate::allocation::verdict::Verdict;
 use crate::claim::{claim, live_nodes, node_revisions};
 use crate::context::Shared;
-use crate::proxy::{Agent, Index, Surroundings, first_trouble, listed, owned_by, settings};
-use crate::service_group::{admits, group_of, pools_of};
+use crate::proxy::{Agent, Index, Surroundings, first_trouble, lacks_volume, listed, owned_by, settings};
+use crate::service_group::{admits, group_of, offer, pools_of};
 use crate::witness::Heard;
 use crate::xds::{configured, xds_address};
 
@@ -40,14 +41,18 @@ pub struct Found {
     pub group: Option<Arc<ServiceGroup>>,
     /// Whether the group, when it is a shared one, admits the Account.
     pub admitted: bool,
-    /// Whether it is among those beyond the Account's limit of LoadBalancers.
-    pub over_balancer_limit: bool,
-    /// Whether it asks for more proxies than it has, and those are beyond the Account's proxy limit.
-    pub over_proxy_limit: bool,
+    /// The groups that it may name; only where its own is not there.
+    pub groups: Vec<String>,
+    /// How full the Account's limit of LoadBalancers is, if it is among those beyond it.
+    pub over_balancer_limit: Option<String>,
+    /// How full the Account's limit of proxies is, if it asks for more than it has and is beyond it.
+    pub over_proxy_limit: Option<String>,
     /// Its pods.
     pub pods: Vec<Pod>,
     /// What keeps one of them from getting ready.
     pub trouble: Option<String>,
+    /// Whether a pod waits for a volume, which its certificate's Secret may be.
+    pub lacks_volume: bool,
     /// What its pods' conditions say about their configuration, by pod name.
     pub configured: Vec<(ObjectName, Option<i64>, Option<String>)>,
     /// Where its proxies run, and with what.
@@ -94,9 +99,16 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
     let account = account_of(snapshot, &namespace);
     let group = group_of(snapshot, &balancer);
     let now = Seconds(Timestamp::now().as_second());
-    let limits = account.as_ref().map(|account| crate::account::limits(snapshot, account, &namespace));
+    let limits = account.as_ref().map(|account| context.admissions.of(snapshot, account, &namespace));
     let uid = balancer.uid().unwrap_or_default();
-    let over = |refused: &dyn Fn(&crate::account::Limits) -> bool| limits.as_ref().is_some_and(refused);
+    let over = |usage: fn(&Limits) -> &Usage| {
+        let usage = limits.as_deref().map(usage)?;
+        usage.refused.contains(&uid.as_str().into()).then(|| usage.to_string())
+    };
+    let groups = match (&group, &account) {
+        (None, Some(account)) => offer(snapshot, account, &namespace).groups.into_keys().collect(),
+        _ => Vec::new(),
+    };
     let pool = balancer
         .status
         .as_ref()
@@ -140,8 +152,10 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
             (Some(group), Some(account)) => admits(group, &account.name_any(), &namespace),
             _ => false,
         },
-        over_balancer_limit: over(&|limits| limits.load_balancers.refused.contains(&uid.as_str().into())),
-        over_proxy_limit: over(&|limits| limits.proxies.refused.contains(&uid.as_str().into())),
+        groups,
+        over_balancer_limit: over(|limits| &limits.load_balancers),
+        over_proxy_limit: over(|limits| &limits.proxies),
+        lacks_volume: pods.iter().any(|pod| lacks_volume(pod, now)),
         trouble: first_trouble(pods.iter().copied(), &around),
         stale: stale(&balancer, &heard),
         replicas: replicas(group.as_deref(), deployment.as_deref()),

@@ -70,8 +70,12 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         return refuse(Reason::AccountNotReady, format!("account {name} has no group ID yet"));
     };
     let Some(group) = &found.group else {
+        let known = match found.groups.as_slice() {
+            [] => "there is none yet that this account may use".to_owned(),
+            groups => format!("there are {}", listed(groups)),
+        };
         let text = format!(
-            "ServiceGroup {:?} exists neither in this namespace nor in epic; create it, or name another one",
+            "ServiceGroup {:?} exists neither in this namespace nor in epic; create it, or name another one: {known}",
             spec.service_group
         );
         return refuse(Reason::GroupNotFound, text);
@@ -96,15 +100,15 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
     if let Err(duplicate) = check_unique(&ports) {
         return refuse(Reason::InvalidPort, duplicate.to_string());
     }
-    if found.over_balancer_limit {
+    if let Some(usage) = &found.over_balancer_limit {
         let text = format!(
-            "account {name} has as many LoadBalancers as it may have; delete one, or have load-balancer-limit raised"
+            "account {name} has {usage} LoadBalancers; delete one, or have load-balancer-limit of the Account raised by an administrator"
         );
         return refuse(Reason::LimitExceeded, text);
     }
-    if found.over_proxy_limit {
+    if let Some(usage) = &found.over_proxy_limit {
         let text = format!(
-            "its {} proxies exceed what account {name} may have, those counted that still drain; lower envoy-replicas, wait for them, or have proxy-limit raised",
+            "its {} proxies exceed what account {name} may have: {usage} are there or are to come, those counted that still drain; lower envoy-replicas, wait for them, or have proxy-limit of the Account raised by an administrator",
             group.spec.envoy_replicas()
         );
         return refuse(Reason::ProxyLimitExceeded, text);
@@ -121,6 +125,16 @@ pub fn check(found: &Found) -> Result<Valid, Refused> {
         drain: group.spec.drain(),
         metrics: group.spec.metrics_level(),
     })
+}
+
+/// The first names of a list.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        Some(more) => format!("{shown} and {more} more"),
+        None => shown,
+    }
 }
 
 /// A public port as the model has it; `None` for numbers the schema does not admit.

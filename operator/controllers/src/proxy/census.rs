@@ -69,9 +69,9 @@ fn count(objects: impl Iterator) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::apps::v1::ReplicaSet;
     use serde_json::{Value, json};
 
+    use super::super::ReplicaSet;
     use super::*;
 
     fn made<K: serde::de::DeserializeOwned>(name: &str, owner: &str, more: Value) -> Arc<K> {

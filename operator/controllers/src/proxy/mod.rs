@@ -17,5 +17,8 @@ pub use census::Census;
 pub use child::{covers, owned_by};
 pub use deployment::{CONTAINER, MIN_READY_SECONDS, Objects, Proxies, objects};
 pub use placement::{PullPolicy, awaits_labels, copy, restarted_at, restarts, settings};
-pub use pods::{Index, has_ended, is_ready, listed};
+pub use pods::{Index, has_ended, is_ready, lacks_volume, listed};
 pub use trouble::{Agent, Surroundings, first_trouble, unmade};
+
+/// A ReplicaSet as far as it is read: who it is and whose. Its template and bookkeeping stay at the API server.
+pub type ReplicaSet = kube::core::PartialObjectMeta<k8s_openapi::api::apps::v1::ReplicaSet>;

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use epic_crds::well_known::{ANNOTATION_IFINDEX, ANNOTATION_IFNAME};
 use epic_crds::{EPICNode, LoadBalancer};
 use epic_model::address;
+use epic_model::id::Seconds;
 use epic_model::proxy::Pod as Proxy;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kates::Snapshot;
 use kube::ResourceExt;
+
+use super::ReplicaSet;
 
 /// Who controls whom. One pass over a snapshot, then a step for each pod.
 pub struct Index<'s> {
@@ -124,6 +127,20 @@ pub(super) fn controller(meta: &ObjectMeta) -> Option<&str> {
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     conditions.iter().any(|known| known.type_ == "Ready" && known.status == "True")
+}
+
+/// Whether its containers have not begun to start long after it got its node: a volume of it is not there.
+pub fn lacks_volume(pod: &Pod, now: Seconds) -> bool {
+    const LONG: i64 = 20;
+    let status = pod.status.clone().unwrap_or_default();
+    let placed = status.conditions.iter().flatten().find(|known| known.type_ == "PodScheduled");
+    let since = placed.and_then(|known| known.last_transition_time.as_ref());
+    let waiting = |container: &ContainerStatus| {
+        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("ContainerCreating")
+    };
+    since.is_some_and(|since| now.since(Seconds(since.0.as_second())) >= LONG)
+        && status.container_statuses.iter().flatten().any(waiting)
 }
 
 /// Whether a pod has ended: as good as gone.

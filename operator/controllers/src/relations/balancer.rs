@@ -10,7 +10,7 @@ use epic_crds::{
     LoadBalancer, LoadBalancerReason, ServiceGroup,
 };
 use epic_model::name;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -25,7 +25,7 @@ use crate::account::{account_of, endpoint_limit};
 use crate::claim::{Addresses, Concerned};
 use crate::context::Shared;
 use crate::endpoint::Index;
-use crate::proxy::{restarted_at, unmade};
+use crate::proxy::{ReplicaSet, restarted_at, unmade};
 use crate::service_group::{group_of, pools_of};
 use crate::tunnels::Tunnels;
 

@@ -1,9 +1,9 @@
 //! What concerns Accounts and their namespaces.
 
 use epic_crds::well_known::{EPIC_NAMESPACE, LABEL_ACCOUNT, TENANT_NAMESPACE_PREFIX, tenant_namespace};
-use epic_crds::{Account, EPIC, Endpoint, LoadBalancer, ServiceGroup};
+use epic_crds::{Account, AddressPool, EPIC, Endpoint, LoadBalancer, ServiceGroup};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kates::{Key, Object, Subject};
@@ -44,17 +44,29 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
         context,
         |group| {
             let proxies = group.spec.proxies.clone().unwrap_or_default();
-            (group.spec.envoy_replicas, proxies.image_pull_secrets)
+            let spec = &group.spec;
+            (
+                spec.envoy_replicas,
+                spec.accounts.clone(),
+                spec.address_pools.clone(),
+                proxies.image_pull_secrets,
+            )
         },
         |snapshot, group| match group.metadata.namespace.as_deref() {
             Some(EPIC_NAMESPACE) | None => all::<Account>(snapshot),
             Some(own) => of_namespace(own),
         },
     );
+    let pools = on::<AddressPool, Account, _>(
+        context,
+        |pool| pool.spec.clone(),
+        |snapshot, _| all::<Account>(snapshot),
+    );
     context
         .watches
         .controller::<Account>()
         .reconcile_on(epic)
+        .reconcile_on(pools)
         .reconcile_on(namespaces)
         .reconcile_on(namesakes)
         .reconcile_on(balancers)
@@ -68,6 +80,7 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
             |map| (map.data.clone(), labels(map)),
             |_, o| around(o),
         ))
+        .reconcile_on(on::<ResourceQuota, Account, _>(context, counted, |_, o| around(o)))
         .reconcile_on(on::<ServiceAccount, Account, _>(context, labels, |_, o| around(o)))
         .reconcile_on(on::<RoleBinding, Account, _>(
             context,
@@ -131,6 +144,13 @@ fn of_namespace(namespace: &str) -> Vec<Key> {
 
 fn around<K: Object>(object: &K) -> Vec<Key> {
     of_namespace(object.meta().namespace.as_deref().unwrap_or_default())
+}
+
+/// What of a quota says whether it acts; not how much of it is used.
+fn counted(quota: &ResourceQuota) -> impl PartialEq + use<> {
+    let status = quota.status.clone().unwrap_or_default();
+    let kinds: Vec<String> = status.used.into_iter().flatten().map(|(kind, _)| kind).collect();
+    (quota.spec.clone(), status.hard, kinds, labels(quota))
 }
 
 fn labels<K: Object>(object: &K) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The ServiceGroup's controller, and how a LoadBalancer finds its group.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, READY, set};
@@ -16,6 +17,7 @@ use kube::runtime::controller::Action;
 use crate::account::account_of;
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
+use crate::tenant::limits::{Offer, Offered};
 use crate::tenant::pull::complaint;
 
 /// The group that a LoadBalancer names: first in its own namespace, then in `epic`.
@@ -102,6 +104,40 @@ fn usable_pool(snapshot: &Snapshot, group: &ServiceGroup) -> bool {
     group.spec.address_pools().into_iter().any(|name| {
         snapshot.get::<AddressPool>(&pool_of(name)).is_some_and(|pool| pool.is_condition_true(READY))
     })
+}
+
+/// The groups that LoadBalancers of a tenant may name, its own first, and the pools that addresses can come from.
+pub fn offer(snapshot: &Snapshot, account: &Account, namespace: &str) -> Offer {
+    let name = account.name_any();
+    let own = snapshot.in_namespace::<ServiceGroup>(namespace).filter(|_| namespace != EPIC_NAMESPACE);
+    let shared = snapshot.in_namespace::<ServiceGroup>(EPIC_NAMESPACE);
+    let mut groups: BTreeMap<String, Arc<ServiceGroup>> = BTreeMap::new();
+    for group in own.chain(shared).filter(|group| admits(group, &name, namespace)) {
+        // A private group wins over a shared one of its name.
+        groups.entry(group.name_any()).or_insert_with(|| Arc::clone(group));
+    }
+    let admitted = |pool: &&Arc<AddressPool>| {
+        pool.spec.accounts.as_ref().is_none_or(|accounts| accounts.contains(&name))
+            && !pool.spec.disabled.unwrap_or(false)
+    };
+    let named: BTreeSet<String> = groups
+        .values()
+        .flat_map(|group| group.spec.address_pools().into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    Offer {
+        pools: named
+            .iter()
+            .filter_map(|name| snapshot.get::<AddressPool>(&pool_of(name)).filter(admitted))
+            .map(|pool| (pool.name_any(), pool.spec.addresses.clone()))
+            .collect(),
+        groups: groups
+            .into_iter()
+            .map(|(name, group)| {
+                let pools = group.spec.address_pools().into_iter().map(str::to_owned).collect();
+                (name, Offered { pools, replicas: group.spec.envoy_replicas() })
+            })
+            .collect(),
+    }
 }
 
 /// Judges a group; the error is the first thing to mend.

@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 
 use super::metadata;
 
+/// LoadBalancers whose keys fit into one Secret: three entries each, and as much again in `managedFields`, of the 1.5 MiB
+/// that etcd takes.
+pub const MOST_LOAD_BALANCERS: u64 = 3_000;
+
 /// The secret all tunnel keys are derived from. Never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MasterKey(Vec<u8>);
@@ -102,6 +106,23 @@ mod tests {
         assert_eq!(entries, [&format!("{UID}.3"), &format!("{UID}.4"), &format!("{UID}.5")]);
         let bytes = STANDARD.decode(secret["data"][format!("{UID}.4")].as_str().unwrap()).unwrap();
         assert_eq!(bytes.len(), 48);
+    }
+
+    #[test]
+    fn the_keys_of_as_many_load_balancers_as_there_may_be_fit_into_one_secret() {
+        let many: Vec<LoadBalancerKeys> = (0..MOST_LOAD_BALANCERS)
+            .map(|number| LoadBalancerKeys {
+                lb: Lb::new(1, u16::try_from(number).unwrap()),
+                uid: format!("1a8522b9-70a4-4a9c-bdd7-{number:012x}"),
+                generation: u32::MAX - 1,
+            })
+            .collect();
+        let secret = gue_keys("red", "epic-red", &master(), &many);
+        let entries = secret["data"].as_object().unwrap();
+        assert_eq!(entries.len(), 9_000);
+        // As etcd has it: name, raw bytes, a few bytes around them; and the name once more as a field of ours.
+        let stored: usize = entries.keys().map(|name| name.len() + 48 + 10 + name.len() + 8).sum();
+        assert!(stored < 3 * 512 * 1024 - 16 * 1024, "{stored}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod keys;
+pub mod limits;
 pub mod namespace;
 pub mod network;
 pub mod pull;

@@ -5,14 +5,14 @@
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED};
 use epic_crds::{ConditionStatus, Endpoint, HasConditions, LoadBalancer};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kates::{Snapshot, Update};
 use kube::ResourceExt;
 
 use super::condition::{Said, read};
-use crate::proxy::{is_ready, listed};
+use crate::proxy::{ReplicaSet, is_ready, listed};
 
 /// Whether what changed can change what is to be written.
 pub(super) fn is_news(update: &Update) -> bool {

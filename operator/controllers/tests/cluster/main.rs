@@ -13,7 +13,9 @@ mod history;
 mod limits;
 mod operator;
 mod orders;
+mod quota;
 mod refusals;
+mod rest;
 mod tenants;
 mod writers;
 

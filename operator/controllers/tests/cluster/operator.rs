@@ -89,6 +89,15 @@ impl Operator {
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     }
 
+    /// What it keeps in memory, in MiB.
+    pub(crate) fn resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("the operator runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number of kB");
+        kib / 1024
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.end();

@@ -27,7 +27,7 @@ pub use state::Condition;
 pub(crate) use state::State;
 
 use crate::object::{Kind, Object};
-use crate::{Poison, Query, Version};
+use crate::{Key, Poison, Query, Version};
 
 /// Rung when something happened in a store; the numbers only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,12 +94,18 @@ impl<K: Object> Store<K> {
 
     /// A complete list at `revision`, begun when [`Store::entered`] was `began`.
     pub(crate) fn listed(&self, items: Vec<DeserializeGuard<K>>, revision: Version, began: u64) {
-        self.change(|state, poison| state.listed(&self.kind, items, revision, began, poison));
+        self.change(|state, poison| state.listed(&self.kind, &self.query, items, revision, began, poison));
+    }
+
+    /// Whether a list with these objects lacks so much that it must be confirmed.
+    pub(crate) fn doubts(&self, items: &[DeserializeGuard<K>]) -> bool {
+        let keys: Vec<Key> = items.iter().map(Key::of).collect();
+        self.state.lock().doubts(keys.iter())
     }
 
     /// The watch showed a new state of an object.
     pub(crate) fn applied(&self, object: DeserializeGuard<K>) {
-        self.change(|state, poison| state.applied(&self.kind, object, poison));
+        self.change(|state, poison| state.applied(&self.kind, &self.query, object, poison));
     }
 
     /// The watch showed a deletion, or that an object left the query.
@@ -164,7 +170,7 @@ impl<K: Object> Drop for Store<K> {
 pub(crate) struct Part {
     /// `OrdMap<Key, Held<K>>` of the store's `K`.
     pub(crate) objects: Arc<dyn Any + Send + Sync>,
-    pub(crate) poisoned: OrdMap<crate::Key, Poison>,
+    pub(crate) poisoned: OrdMap<Key, Poison>,
     pub(crate) revision: Option<Version>,
     pub(crate) condition: Condition,
     pub(crate) complete: bool,

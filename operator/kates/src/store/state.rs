@@ -1,5 +1,8 @@
 //! What one store knows, and how each thing that it hears changes it. Pure: no clock, no IO, no lock.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use imbl::OrdMap;
 use kube::Resource;
 use kube::core::{DeserializeGuard, ObjectMeta};
@@ -9,6 +12,9 @@ use super::registry::{Outcome, Written};
 use super::{Epoch, Held};
 use crate::object::{Kind, Object};
 use crate::{Key, Poison, Query, Version};
+
+/// Objects that have to be known before a list that lacks most of them is doubted.
+const LEAST_DOUBTED: usize = 20;
 
 /// Whether a query is being served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +65,7 @@ impl<K: Object> State<K> {
     pub(crate) fn listed(
         &mut self,
         kind: &Kind,
+        query: &Query,
         items: Vec<DeserializeGuard<K>>,
         revision: Version,
         began: u64,
@@ -71,7 +78,8 @@ impl<K: Object> State<K> {
             let key = Key::of(&item);
             missing.remove(&key);
             match item.0 {
-                Ok(object) => {
+                Ok(mut object) => {
+                    query.slim(object.meta_mut());
                     let held = Held(object.into());
                     if self.watched.get(&key) != Some(&held) {
                         self.watched.insert(key.clone(), held);
@@ -106,13 +114,31 @@ impl<K: Object> State<K> {
         }
     }
 
+    /// Whether a list that names these lacks so much of what is known that it has to be asked for again: more than half
+    /// of at least twenty objects. A cache that has lost its objects looks like that.
+    pub(crate) fn doubts<'k>(&self, listed: impl Iterator<Item = &'k Key>) -> bool {
+        let known = self.watched.len();
+        if known < LEAST_DOUBTED {
+            return false;
+        }
+        let still: HashSet<&Key> = listed.filter(|key| self.watched.contains_key(*key)).collect();
+        (known - still.len()) * 2 > known
+    }
+
     /// A new state of one object.
-    pub(crate) fn applied(&mut self, kind: &Kind, object: DeserializeGuard<K>, reports: &mut Vec<Poison>) {
+    pub(crate) fn applied(
+        &mut self,
+        kind: &Kind,
+        query: &Query,
+        object: DeserializeGuard<K>,
+        reports: &mut Vec<Poison>,
+    ) {
         let key = Key::of(&object);
         let meta = object.meta();
         let (uid, version) = (meta.uid.clone(), meta.resource_version.clone());
         match object.0 {
-            Ok(object) => {
+            Ok(mut object) => {
+                query.slim(object.meta_mut());
                 if self.poisoned.remove(&key).is_some() {
                     self.epoch.content += 1;
                 }
@@ -169,7 +195,10 @@ impl<K: Object> State<K> {
                         || written.json().is_some_and(|json| query.selects_fields(json)));
                 let object = if selected {
                     // Written as another type and not readable as this one: the watch will report it.
-                    let Some(readable) = written.as_kind::<K>() else { return };
+                    let Some(mut readable) = written.as_kind::<K>() else { return };
+                    if !query.is_slim(readable.meta()) {
+                        query.slim(Arc::make_mut(&mut readable).meta_mut());
+                    }
                     Some(Held(readable))
                 } else {
                     None

@@ -190,3 +190,90 @@ async fn bookmarks_move_the_revision_of_a_quiet_kind() {
     updates.progressed().await;
     assert_eq!(server.lists("configmaps"), 1);
 }
+
+/// Thirty objects, synced.
+async fn thirty(server: &Server) -> kates::Accumulator {
+    for number in 0..30 {
+        server.put("configmaps", raw("ConfigMap", "a", &format!("x{number}")));
+    }
+    let watched = client(server).accumulate().watch::<ConfigMap>(Query::all()).start();
+    watched.synced().await;
+    watched
+}
+
+fn known(watched: &kates::Accumulator) -> usize {
+    watched.snapshot().unwrap().list::<ConfigMap>().count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lacks_most_objects_is_asked_for_again_before_it_is_believed() {
+    let server = Server::new();
+    let watched = thirty(&server).await;
+    server.lose_lists("configmaps", 1);
+    server.compact();
+    let mut doubtful = false;
+    eventually(&watched, "the list is asked for twice", |watched| {
+        assert_eq!(known(watched), 30, "what was known stays");
+        doubtful |= watched.snapshot().unwrap().stale().any(|(_, reason)| reason.contains("more than half"));
+        server.lists("configmaps") == 3 && watched.snapshot().unwrap().stale().next().is_none()
+    })
+    .await;
+    assert!(doubtful, "and is said to be old");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_lists_that_agree_are_believed() {
+    let server = Server::new();
+    let watched = thirty(&server).await;
+    server.lag("configmaps");
+    for number in 0..20 {
+        server.remove("configmaps", "a", &format!("x{number}"));
+    }
+    let began = tokio::time::Instant::now();
+    server.compact();
+    eventually(&watched, "the deletions are believed", |watched| known(watched) == 10).await;
+    assert!(began.elapsed() >= Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(server.lists("configmaps"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lacks_half_or_of_few_objects_is_believed_at_once() {
+    let server = Server::new();
+    let watched = thirty(&server).await;
+    for (gone, left) in [(0..15, 15), (15..30, 0)] {
+        let lists = server.lists("configmaps");
+        server.lag("configmaps");
+        for number in gone {
+            server.remove("configmaps", "a", &format!("x{number}"));
+        }
+        server.compact();
+        eventually(&watched, "the deletions are believed", |watched| known(watched) == left).await;
+        assert_eq!(server.lists("configmaps"), lists + 1);
+        server.catch_up("configmaps");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_are_kept_without_what_managers_own_and_written_back_without_loss() {
+    let server = Server::new();
+    let mut object = raw("ConfigMap", "a", "x");
+    let entry = |manager: &str, operation: &str| json!({"manager": manager, "operation": operation, "fieldsV1": {"f:data": {}}});
+    object["metadata"]["managedFields"] = json!([entry("test", "Apply"), entry("kubelet", "Update")]);
+    server.put("configmaps", object);
+    let client = client(&server);
+    let all = client.accumulate().watch::<ConfigMap>(Query::all()).start();
+    let applied = client.accumulate().watch::<ConfigMap>(Query::all().applied_by("test")).start();
+    let kept = |watched: &kates::Accumulator| {
+        let snapshot = watched.snapshot().unwrap();
+        let fields = &snapshot.get::<ConfigMap>(&key("a", "x")).unwrap().metadata.managed_fields;
+        fields.iter().flatten().count()
+    };
+    all.synced().await;
+    applied.synced().await;
+    assert_eq!((kept(&all), kept(&applied)), (0, 1));
+    // An own write comes in by another way than the watch.
+    let mut mine = client.get::<ConfigMap>(&key("a", "x")).await.unwrap();
+    assert_eq!(mine.metadata.managed_fields.iter().flatten().count(), 2, "a read shows what there is");
+    client.update(&mut mine).await.unwrap();
+    assert_eq!((kept(&all), kept(&applied)), (0, 1));
+}

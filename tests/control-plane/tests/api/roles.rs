@@ -87,7 +87,7 @@ async fn a_tenant_does_in_its_namespace_what_its_role_says_and_nothing_elsewhere
     let expected = union([
         everybody(),
         all(&["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"], &objects),
-        all(&["get", "list", "watch"], &["events.", "events.events.k8s.io"]),
+        all(&["get", "list", "watch"], &["events.", "events.events.k8s.io", "configmaps./epic-limits"]),
     ]);
     eventually("the role acting", || async {
         (allowed(&alice, "epic-matrix").await.len() >= expected.len()).then_some(())

@@ -1,0 +1,186 @@
+//! Fields of a newer version live as long as their object, whatever the operator writes to it; and what the operator keeps
+//! of it all in memory.
+
+use epic_control_plane::{Request, eventually};
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::Cluster;
+use super::harness::Harness;
+use super::operator::Operator;
+use super::tenants::{endpoint, load_balancer, object, unconverged, until_nothing_is_left};
+
+const NEWER: &str = "of-a-newer-version";
+const KINDS: [&str; 6] = ["epics", "accounts", "addresspools", "servicegroups", "loadbalancers", "endpoints"];
+
+/// Makes the definitions keep what they do not know, as those of a newer release know more. Answers the schemas.
+async fn widen(admin: &Client) -> Vec<Value> {
+    fn keep(schema: &mut Value) {
+        if schema.get("properties").is_some() {
+            schema["x-kubernetes-preserve-unknown-fields"] = true.into();
+        }
+        for below in schema["properties"].as_object_mut().into_iter().flatten() {
+            keep(below.1);
+        }
+        for below in ["items", "additionalProperties"] {
+            if let Some(below) = schema.get_mut(below).filter(|below| below.is_object()) {
+                keep(below);
+            }
+        }
+    }
+    let mut schemas = Vec::new();
+    for kind in KINDS {
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.epic.acnodal.io");
+        let mut definition = Request::get(&path).send(admin).await.expect_ok();
+        let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        for part in ["spec", "status"] {
+            keep(&mut schema[part]);
+        }
+        schemas.push(schema.clone());
+        let versions = json!({"spec": {"versions": definition["spec"]["versions"]}});
+        Request::merge(&path, &versions).send(admin).await.expect_ok();
+    }
+    schemas
+}
+
+/// Puts an unknown field at every object level of a value.
+fn mark(value: &mut Value, schema: &Value) {
+    if let Some(known) = schema["properties"].as_object() {
+        for (name, below) in known {
+            if let Some(value) = value.get_mut(name) {
+                mark(value, below);
+            }
+        }
+        value[NEWER] = json!({"kept": true});
+    }
+    for value in value.as_array_mut().into_iter().flatten() {
+        mark(value, &schema["items"]);
+    }
+    if schema["additionalProperties"].is_object() {
+        for (_, value) in value.as_object_mut().into_iter().flatten() {
+            mark(value, &schema["additionalProperties"]);
+        }
+    }
+}
+
+/// The object levels that have no unknown field.
+fn unmarked(path: &str, value: &Value, schema: &Value, found: &mut Vec<String>) {
+    if let Some(known) = schema["properties"].as_object() {
+        if value.get(NEWER).is_none() {
+            found.push(path.to_owned());
+        }
+        for (name, below) in known {
+            if let Some(value) = value.get(name) {
+                unmarked(&format!("{path}.{name}"), value, below, found);
+            }
+        }
+    }
+    for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+        unmarked(&format!("{path}[{index}]"), value, &schema["items"], found);
+    }
+    if schema["additionalProperties"].is_object() {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            unmarked(&format!("{path}[{name}]"), value, &schema["additionalProperties"], found);
+        }
+    }
+}
+
+async fn all(admin: &Client, kind: &str) -> Vec<Value> {
+    let path = format!("/apis/epic.acnodal.io/v1/{kind}");
+    let list = Request::get(&path).send(admin).await.expect_ok();
+    list["items"].as_array().cloned().unwrap_or_default()
+}
+
+/// Load balancers of the figure; each has two Endpoints.
+fn balancers() -> usize {
+    std::env::var("EPIC_BENCH_BALANCERS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_bounded() {
+    let cluster = Cluster::start().await;
+    let admin = &cluster.admin;
+    let schemas = widen(admin).await;
+    let _harness = Harness::start(&cluster, 2).await;
+    let operator = Operator::start(&cluster).await;
+    operator.ready().await;
+    let many = balancers();
+    let create = async |kind: usize, mut object: Value| {
+        mark(&mut object["spec"], &schemas[kind]["spec"]);
+        eventually("the wider definition being served", || async {
+            let answer = Request::create(&object).send(admin).await;
+            (answer.is_ok() && answer.body["spec"][NEWER].is_object()).then_some(())
+        })
+        .await;
+    };
+    create(0, object("EPIC", "epic", "epic", json!({}))).await;
+    create(1, object("Account", "epic", "red", json!({"load-balancer-limit": 3000, "proxy-limit": 3000})))
+        .await;
+    create(2, object("AddressPool", "epic", "default", json!({"addresses": ["10.9.0.0/20"]}))).await;
+    create(3, object("ServiceGroup", "epic", "small", json!({"envoy-replicas": 1}))).await;
+    until_nothing_is_left("the account being ready", || unconverged(admin)).await;
+    for number in 0..many {
+        let name = format!("lb{number}");
+        create(4, load_balancer("epic-red", &name, "small")).await;
+        for last in 1..=2 {
+            let address = format!("10.200.{}.{last}", number % 250);
+            let node = format!("10.0.0.{}", 1 + number % 200);
+            create(5, endpoint("epic-red", &format!("{name}-{last}"), &name, &address, &node)).await;
+        }
+    }
+    until_nothing_is_left("everything being served", || unconverged(admin)).await;
+    let resident = operator.resident_mib();
+    println!("operator_rss_mib_{many}_lbs {resident} MiB");
+    let most = 150 + u64::try_from(many).expect("few") / 2;
+    assert!(resident < most, "{resident} MiB for {many} LoadBalancers");
+
+    for (kind, schema) in KINDS.iter().zip(&schemas) {
+        for found in all(admin, kind).await.into_iter().take(20) {
+            let path = Request::path_of(&found);
+            // The operator may write at the same time.
+            eventually("the status being marked", || async {
+                let mut object = Request::get(&path).send(admin).await.expect_ok();
+                mark(&mut object["status"], &schema["status"]);
+                Request::replace(&object, "status").send(admin).await.is_ok().then_some(())
+            })
+            .await;
+        }
+    }
+    // Everything that the operator writes of them is written once more.
+    let edit = async |kind: &str, namespace: &str, name: &str, spec: Value| {
+        let path = format!("/apis/epic.acnodal.io/v1/namespaces/{namespace}/{kind}/{name}");
+        Request::merge(&path, &json!({"spec": spec})).send(admin).await.expect_ok();
+    };
+    edit("epics", "epic", "epic", json!({"protected-addresses": ["198.51.100.1"]})).await;
+    edit("accounts", "epic", "red", json!({"proxy-limit": 2999})).await;
+    edit("addresspools", "epic", "default", json!({"disabled": true})).await;
+    edit("servicegroups", "epic", "small", json!({"lb-policy": "Random"})).await;
+    edit("endpoints", "epic-red", "lb0-1", json!({"weight": 7})).await;
+    edit("loadbalancers", "epic-red", "lb0", json!({"display-name": "renamed"})).await;
+    eventually("every edit being judged", || async {
+        for (kind, name) in KINDS.iter().zip(["epic", "red", "default", "small", "lb0", "lb0-1"]) {
+            let objects = all(admin, kind).await;
+            let object = objects.iter().find(|object| object["metadata"]["name"] == name)?;
+            let conditions = object["status"]["conditions"].as_array()?;
+            let accepted = conditions.iter().find(|condition| condition["type"] == "Accepted")?;
+            if accepted["observedGeneration"] != object["metadata"]["generation"] {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    let mut lost = Vec::new();
+    for ((kind, schema), name) in
+        KINDS.iter().zip(&schemas).zip(["epic", "red", "default", "small", "lb0", "lb0-1"])
+    {
+        let objects = all(admin, kind).await;
+        let object = objects.iter().find(|object| object["metadata"]["name"] == name).expect("it is there");
+        for part in ["spec", "status"] {
+            unmarked(&format!("{kind}.{part}"), &object[part], &schema[part], &mut lost);
+        }
+    }
+    // Reservations come and go with what they are for.
+    lost.retain(|path| !path.contains("reservations"));
+    assert_eq!(lost, Vec::<String>::new());
+}
