@@ -94,7 +94,10 @@ fn the_table_says_what_the_conditions_of_an_endpoint_say() {
                 it.address = "10.0.0.8".parse().unwrap();
             }),
         ),
-        ("beyond the Account's Endpoints", Found { over_limit: true, ..fresh(|_| {}) }),
+        (
+            "beyond the Account's Endpoints",
+            Found { over_limit: Some("5000 of 5000".to_owned()), ..fresh(|_| {}) },
+        ),
         ("its LoadBalancer has as many client nodes as it can have", with_balancer(fresh(|_| {}), full)),
         ("its ID is granted twice", Found { verdict: Some(verdict(true)), ..fresh(|_| {}) }),
         ("waits for its alias", lacks_id(None)),

@@ -381,3 +381,28 @@ fn a_proxy_takes_traffic_only_where_a_tunnel_leads_unless_none_has_one() {
     found.balancer = tunnelled(&["192.168.77.101", "192.168.77.110"]);
     assert_eq!(states(&found), [ProxyState::Ready, ProxyState::Ready]);
 }
+
+#[test]
+fn refusals_say_how_full_a_limit_is_and_which_groups_there_are() {
+    let account = json!({"apiVersion": "epic.acnodal.io/v1", "kind": "Account", "spec": {},
+        "metadata": {"name": "red", "namespace": "epic"}, "status": {"group-id": 1}});
+    let group = json!({"apiVersion": "epic.acnodal.io/v1", "kind": "ServiceGroup", "spec": {"envoy-replicas": 3},
+        "metadata": {"name": "g", "namespace": "epic-red"},
+        "status": {"conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    let known = |balancers: Option<&str>, proxies: Option<&str>| Found {
+        account: Some(Arc::new(serde_json::from_value(account.clone()).unwrap())),
+        group: Some(Arc::new(serde_json::from_value(group.clone()).unwrap())),
+        admitted: true,
+        over_balancer_limit: balancers.map(str::to_owned),
+        over_proxy_limit: proxies.map(str::to_owned),
+        ..found(served(3, 3))
+    };
+    let said = |found: &Found| check(found).unwrap_err().message;
+    assert!(said(&known(Some("100 of 100"), None)).contains("has 100 of 100 LoadBalancers"));
+    let proxies = said(&known(None, Some("250 of 250")));
+    assert!(proxies.contains("its 3 proxies") && proxies.contains("250 of 250"), "{proxies}");
+    let names = ["gold", "silver"].map(str::to_owned).to_vec();
+    let lost = Found { group: None, groups: names, ..known(None, None) };
+    assert!(said(&lost).ends_with("name another one: there are gold, silver"), "{}", said(&lost));
+}
