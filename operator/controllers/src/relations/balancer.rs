@@ -151,6 +151,8 @@ pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
                     ids,
                     status.gue_tunnel_endpoints,
                     proxies,
+                    // A tunnel that its node does not list as down is up once the node has it.
+                    balancer.is_condition_true(PROGRAMMED),
                 )
             },
             |snapshot, balancer| endpoints_of(snapshot, &Key::of(balancer), |_| true),
