@@ -5,7 +5,7 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/epic
 export CARGO_TARGET_DIR ?= $(cache)/cargo-target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lab-up lab-down generate lint bpf images setup tools build
+.PHONY: help demo test test-full bench lab-up lab-down generate lint bpf images setup tools build
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo: ## from nothing to a packet in a tenant's pod, with the story told (KEEP=1
 
 test: ## everything CI checks, with the time of each step
 	@hack/test
+
+test-full: ## the same with its sweeps in full length (about an hour more)
+	@EPIC_FLOOD=5000 EPIC_PROPTEST_CASES=100000 hack/test
 
 bench: ## end-to-end figures, also in target/bench/e2e.json
 	@hack/bench
