@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::{Condition, has_conditions};
 use crate::port::{EndpointPort, Protocol};
 use crate::reason::reasons;
-use crate::rest::{Rest, carry_keyed, keeps, keeps_unknown};
+use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
 
 /// Where it is and what it serves.
@@ -206,7 +206,10 @@ impl Endpoint {
 keeps_unknown!(Endpoint);
 keeps! {
     EndpointSpec,
-    EndpointStatus { status, before => carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone()) },
+    EndpointStatus { status, before => {
+        carry_option(status.accepted_port.as_mut(), before.accepted_port.as_ref());
+        carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
+    } },
 }
 
 impl EndpointSpec {
