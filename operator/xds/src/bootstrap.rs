@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn all_is_counted_where_that_is_asked_for() {
         let text = web().counting(Level::Full).files().bootstrap;
-        assert!(!text.contains("stats_matcher") && !text.contains("prefix_rewrite"), "{text}");
+        assert!(!text.contains("stats_matcher") && !text.contains(&*metrics::scrape_path()), "{text}");
     }
 
     #[test]
