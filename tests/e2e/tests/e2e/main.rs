@@ -12,7 +12,6 @@ mod deletion;
 mod faults;
 mod fence;
 mod forged;
-mod grey;
 mod members;
 mod monitoring;
 mod tenants;
@@ -45,9 +44,6 @@ scenarios! {
     faults::no_connection_fails_while_operators_are_killed,
     faults::no_connection_fails_while_agents_are_killed,
     faults::no_connection_fails_while_the_api_server_is_gone,
-    grey::a_roll_out_to_proxies_that_do_not_start_stands_still,
-    grey::a_node_that_lost_its_routes_is_out_of_service_and_comes_back,
-    grey::a_node_that_hears_no_client_is_out_of_service_and_comes_back,
     chart::an_upgrade_costs_no_connection,
     chart::the_rendered_chart_applied_while_it_serves_changes_nothing,
     chart::uninstallation_leaves_no_trace_and_an_installation_takes_up_what_it_kept,
