@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 /// Where Prometheus listens on each host: on loopback, so it is that host's alone.
 const LISTEN: &str = "127.0.0.1:9090";
 
-/// Figures of Envoy that come with what they count, such as the first connection that is turned away.
-const APPEAR_WITH_THE_FIRST: &str = "envoy_";
+/// What is declared with the first that is counted: an object that does not parse.
+const APPEAR_WITH_THE_FIRST: &str = "epic_unreadable_objects";
 
 /// A Prometheus on one host of the lab.
 struct Prometheus<'l> {
