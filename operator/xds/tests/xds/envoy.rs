@@ -437,8 +437,8 @@ async fn one_bad_cluster_of_a_hundred_leaves_ninety_nine_alive() {
     let rejected: Vec<_> = report.progress.rejections.keys().map(|(_, name)| name.to_string()).collect();
     assert_eq!(rejected, ["c57"]);
     eventually("the others are there", || async {
-        // With web-tcp-80, xds and admin.
-        (scene.proxy.stat("cluster_manager.active_clusters").await == 102).then_some(())
+        // With web-tcp-80, xds, admin and ops.
+        (scene.proxy.stat("cluster_manager.active_clusters").await == 103).then_some(())
     })
     .await;
     assert_eq!(answers(scene.port, 3).await, ["one"]);
