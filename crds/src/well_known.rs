@@ -112,6 +112,13 @@ pub const LABEL_STREAMS: &str = "epic.acnodal.io/streams";
 /// Annotation on such a Lease: the IDs of the proxies, as in `1-4,9`.
 pub const ANNOTATION_STREAMS: &str = "epic.acnodal.io/streams";
 
+/// Annotation on such a Lease: the node that the replica runs on.
+pub const ANNOTATION_NODE: &str = "epic.acnodal.io/node";
+/// Annotation on such a Lease: address and port of the replica's probes and metrics.
+pub const ANNOTATION_OPS: &str = "epic.acnodal.io/ops";
+/// Annotation on such a Lease: `true` while the replica reaches no replica on another node, though there are some.
+pub const ANNOTATION_ISOLATED: &str = "epic.acnodal.io/isolated";
+
 /// Name of the Lease in which an operator replica (its pod) names the proxies that are connected to it.
 pub fn streams_lease_name(replica: &str) -> String {
     format!("epic-streams-{replica}")

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use epic_crds::{EPICNode, NodeTunnels};
+use epic_crds::condition::IN_SERVICE;
+use epic_crds::{ConditionStatus, EPICNode, HasConditions as _, NodeTunnels};
 use epic_model::address;
 use epic_model::id::NodeName;
 use kube::ResourceExt;
@@ -35,6 +36,8 @@ struct Node {
     unlisted: Said,
     /// Tunnels that are up.
     up: i64,
+    /// Whether it is out of service: nothing is sent by its tunnels.
+    out: bool,
 }
 
 /// What all nodes report, by their GUE address.
@@ -45,7 +48,7 @@ impl Tunnels {
     /// What of an EPICNode is read here.
     pub fn part(node: &EPICNode) -> impl PartialEq + use<> {
         let status = node.status.clone().unwrap_or_default();
-        (status.addresses, status.tunnels)
+        (status.addresses, status.tunnels, is_out(node))
     }
 
     /// What these nodes report.
@@ -53,14 +56,15 @@ impl Tunnels {
         let mut found = BTreeMap::new();
         for object in nodes {
             let Some(status) = &object.status else { continue };
-            let name: NodeName = object.name_any().into();
+            let (name, out): (NodeName, bool) = (object.name_any().into(), is_out(object));
             let node = match &status.tunnels {
-                None => Node { name, listed: BTreeMap::new(), unlisted: Said::Nothing, up: 0 },
+                None => Node { name, listed: BTreeMap::new(), unlisted: Said::Nothing, up: 0, out },
                 Some(tunnels) => Node {
                     name,
                     listed: tunnels.states.iter().map(|state| (state.tunnel_id, state.up)).collect(),
                     unlisted: unlisted(tunnels),
                     up: tunnels.up,
+                    out,
                 },
             };
             let addresses = status.addresses.iter().filter_map(|text| address::parse(text).ok());
@@ -84,6 +88,11 @@ impl Tunnels {
         self.at(epic_address).map(|node| &node.name)
     }
 
+    /// Whether the node with this GUE address is out of service.
+    pub fn is_out(&self, epic_address: &str) -> bool {
+        self.at(epic_address).is_some_and(|node| node.out)
+    }
+
     /// Whether some node has tunnels and hears nobody: nothing else makes [`crate::witness`] compare.
     pub fn has_deaf(&self) -> bool {
         self.0.values().any(|node| node.up == 0 && !node.listed.is_empty())
@@ -92,6 +101,10 @@ impl Tunnels {
     fn at(&self, epic_address: &str) -> Option<&Node> {
         self.0.get(&address::parse(epic_address).ok()?)
     }
+}
+
+fn is_out(node: &EPICNode) -> bool {
+    node.condition(IN_SERVICE).is_some_and(|known| known.status == ConditionStatus::False)
 }
 
 fn unlisted(tunnels: &NodeTunnels) -> Said {

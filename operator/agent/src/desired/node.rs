@@ -148,7 +148,17 @@ pub fn desired(
         };
         let mut service = identity.row(object);
         service.keys = Some(keys);
-        let proxies = proxies(object, &identity, place, &addresses, (&pods, &places), &mut found);
+        let mut proxies = proxies(object, &identity, place, &addresses, (&pods, &places), &mut found);
+        for proxy in &mut proxies {
+            proxy.state = match serving.get(&*proxy.node) {
+                // It has lost its maps.
+                Some(NodeService::Rebooted) => ProxyState::Pending,
+                Some(NodeService::OutOfService) if proxy.state == ProxyState::Ready => {
+                    ProxyState::OutOfService
+                }
+                _ => proxy.state,
+            };
+        }
         let vip = object.status.as_ref().and_then(|s| address(s.public_address.as_deref()?));
         let vip = vip.filter(|vip| match vips.get(vip) {
             Some(other) => {
@@ -169,7 +179,7 @@ pub fn desired(
             found.answering.extend(answers.then_some(vip));
         }
         let frontends = vip.map(|vip| frontends(object, &identity.name, vip, answers)).unwrap_or_default();
-        let backends = proxies.iter().filter_map(|proxy| backend(proxy, serving.get(&*proxy.node))).collect();
+        let backends = proxies.iter().filter_map(backend).collect();
         let tunnels = tunnels(object, &identity, place);
         let mine = endpoints.get(&identity.name).map(Vec::as_slice).unwrap_or_default();
         reach(mine, &identity.name, &tunnels, &mut found.rows);
@@ -427,14 +437,14 @@ fn proxies(
     rows
 }
 
-/// A proxy as a backend of its VIP. One that is pending is none yet, and one whose node has lost its maps is none any
-/// more. One whose node is out of service takes flows only if no other proxy does.
-fn backend(proxy: &Proxy, node: Option<&NodeService>) -> Option<Backend> {
-    let state = match (proxy.state, node.copied().unwrap_or(NodeService::InService)) {
-        (ProxyState::Pending, _) | (_, NodeService::Rebooted) => return None,
-        (ProxyState::Draining, _) => BackendState::Draining,
-        (ProxyState::Ready, NodeService::InService) => BackendState::Active,
-        (ProxyState::Ready, NodeService::OutOfService) => BackendState::Terminating,
+/// A proxy as a backend of its VIP. One that is pending is none. One whose node is out of service takes flows only if no
+/// other proxy does.
+fn backend(proxy: &Proxy) -> Option<Backend> {
+    let state = match proxy.state {
+        ProxyState::Pending => return None,
+        ProxyState::Ready => BackendState::Active,
+        ProxyState::OutOfService => BackendState::Terminating,
+        ProxyState::Draining => BackendState::Draining,
     };
     let mut backend = Backend::proxy(proxy.service.clone(), proxy.address, proxy.id);
     backend.state = state;

@@ -6,7 +6,7 @@ use epic_crds::{Condition, Endpoint, LoadBalancer};
 use epic_model::endpoint::Surroundings;
 use epic_model::id::Seconds;
 
-use super::tests::{after, balancer, down, endpoint, found};
+use super::tests::{after, balancer, down, endpoint, found, half_deaf};
 use super::validate::plain;
 use super::{Found, check};
 use crate::allocation::verdict::Verdict;
@@ -108,6 +108,7 @@ fn the_table_says_what_the_conditions_of_an_endpoint_say() {
             with_balancer(serves(), |it| it.status.as_mut().unwrap().gue_tunnel_endpoints.clear()),
         ),
         ("its client node does not say hello", Found { tunnels: down(), ..serves() }),
+        ("the same to one EPIC node, which is out of service", half_deaf("False")),
         (
             "its EPIC node is silent, or has not reported its tunnel",
             Found { tunnels: Arc::default(), ..serves() },

@@ -281,6 +281,40 @@ fn only_a_tunnel_that_was_reported_to_be_down_is_down() {
     assert_eq!(tunnel(&found(without)), said("Unknown", Reason::NotTunnelled, 1));
 }
 
+/// Behind two nodes, the second of which hears no client and is in service, or not.
+pub(super) fn half_deaf(in_service: &str) -> Found {
+    let mut found = found(endpoint(1, 1, 1));
+    let status = Arc::make_mut(found.balancer.as_mut().unwrap()).status.as_mut().unwrap();
+    let proxy = json!({"pod": "q", "pod-uid": "q", "state": "Ready", "epic-address": "192.168.77.102"});
+    status.proxies.push(serde_json::from_value(proxy).unwrap());
+    let leg = json!({"epic-address": "192.168.77.102", "tunnel-id": 5,
+        "epic-port": {"appProtocol": "gue", "port": 6080, "protocol": "UDP"}});
+    let entry = status.gue_tunnel_endpoints.get_mut("10.0.0.1").unwrap();
+    entry.alternates.push(serde_json::from_value(leg).unwrap());
+    let node = |name: &str, address: &str, in_service: &str, id: u8, up: bool| -> Arc<EPICNode> {
+        let state = json!({"tunnel-id": id, "up": up, "nat": false, "since": "2026-01-01T00:00:00Z"});
+        let node = json!({
+            "apiVersion": "epic.acnodal.io/v1", "kind": "EPICNode", "metadata": {"name": name, "namespace": "epic"},
+            "status": {"addresses": [address], "conditions": [condition("InService", in_service, 1)],
+                "tunnels": {"up": u8::from(up), "down": u8::from(!up), "total": 1, "states": [state]}},
+        });
+        Arc::new(serde_json::from_value(node).unwrap())
+    };
+    let nodes =
+        [node("n1", "192.168.77.101", "True", 4, true), node("n2", "192.168.77.102", in_service, 5, false)];
+    Found { tunnels: Arc::new(Tunnels::of(nodes.iter())), ..found }
+}
+
+#[test]
+fn the_tunnel_to_a_node_that_is_out_of_service_does_not_matter() {
+    let tunnel = |found: &Found| of(&after(found, &Ok(())), TUNNEL_UP);
+    assert_eq!(tunnel(&half_deaf("True")), said("False", Reason::TunnelDown, 1), "it still gets flows");
+    assert_eq!(tunnel(&half_deaf("False")), said("True", Reason::TunnelUp, 1));
+    let mut alone = half_deaf("False");
+    Arc::make_mut(alone.balancer.as_mut().unwrap()).status.as_mut().unwrap().proxies.remove(0);
+    assert_eq!(tunnel(&alone), said("False", Reason::TunnelDown, 1), "there is no other proxy");
+}
+
 #[test]
 fn what_a_node_said_before_it_fell_silent_is_not_known_any_more() {
     let silent = Heard { agents: [("n1".into(), Liveness::Silent)].into(), ..Heard::default() };

@@ -147,12 +147,12 @@ fn tunnel(found: &Found, before: &EndpointStatus) -> (ConditionStatus, Reason, S
     let (Some(status), Some(entry)) = (status, entry(found)) else {
         return (ConditionStatus::Unknown, Reason::TunnelPending, "waiting for its tunnel".to_owned());
     };
-    let serving: BTreeSet<&str> = status
-        .proxies
-        .iter()
-        .filter(|proxy| proxy.state == ProxyState::Ready)
-        .filter_map(|proxy| proxy.epic_address.as_deref())
-        .collect();
+    let ready = status.proxies.iter().filter(|proxy| proxy.state == ProxyState::Ready);
+    let mut serving: BTreeSet<&str> = ready.filter_map(|proxy| proxy.epic_address.as_deref()).collect();
+    // The proxies of a node that is out of service get nothing, unless there are no others.
+    if !serving.iter().all(|address| found.tunnels.is_out(address)) {
+        serving.retain(|address| !found.tunnels.is_out(address));
+    }
     let legs = entry.legs().filter(|leg| serving.is_empty() || serving.contains(leg.epic_address.as_str()));
     let legs: Vec<_> = legs.map(|leg| (said(found, before, &leg), leg)).collect();
     let named = |wanted: Said| -> Vec<String> {

@@ -254,6 +254,11 @@ fn the_table_says_what_the_conditions_of_a_load_balancer_say() {
             nothing(),
         ),
         ("so do some of its pods", Found { replicas: 2, trouble: quota(), ..healthy() }, nothing()),
+        (
+            "so do the new pods of a roll-out",
+            Found { replicas: 1, trouble: quota(), ..with_another_pod(healthy(), None) },
+            nothing(),
+        ),
         ("no proxy is ready any more", Found { trouble: quota(), ..unready(healthy()) }, nothing()),
         ("Envoy refuses the configuration in every new pod", rejects(unready_at_first()), nothing()),
         (

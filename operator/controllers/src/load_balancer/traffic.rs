@@ -61,9 +61,13 @@ pub(super) fn ready(
         let text = "its address lies in no pool of its group any more; it stays granted";
         return (true, Reason::AddressOutOfPool, text.to_owned());
     }
-    let missing = usize::try_from(found.replicas).is_ok_and(|wanted_pods| wanted.ready < wanted_pods);
-    if let Some(trouble) = found.trouble.as_ref().filter(|_| missing) {
-        let text = format!("{} of {} proxies are ready: {trouble}", wanted.ready, found.replicas);
+    if let Some(trouble) = &found.trouble {
+        let missing = usize::try_from(found.replicas).is_ok_and(|wanted_pods| wanted.ready < wanted_pods);
+        let text = if missing {
+            format!("{} of {} proxies are ready: {trouble}", wanted.ready, found.replicas)
+        } else {
+            format!("the roll-out stands still, {} other proxies serve on: {trouble}", wanted.ready)
+        };
         return (true, Reason::ProxiesMissing, text);
     }
     (true, Reason::Ready, String::new())

@@ -193,6 +193,8 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
                 "httpHeaders": [{"name": DRAIN_HEADER, "value": (drain.pre_stop * 1000).to_string()}],
             }}},
             "resources": placement::resources(&proxies.settings),
+            // What Envoy says of a bootstrap that it refuses is in its log.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
                 "allowPrivilegeEscalation": false,
                 "capabilities": {"drop": ["ALL"]},

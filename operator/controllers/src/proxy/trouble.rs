@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use epic_crds::well_known::POD_CONDITION_PROGRAMMED;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
+use serde_json::Value;
 
 use super::pods::is_ready;
 use crate::xds::has_answered;
 
-/// How long a container may run before it is said that it has not come to the xDS server.
-const XDS_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a container may run before it is said what it has not got yet: until then that is a start like any other.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Characters of a container's last words that are told.
+const WORDS: usize = 300;
 
 /// The agent of the node that a pod runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +81,12 @@ fn trouble(pod: &Pod, surroundings: &Surroundings<'_>) -> Option<String> {
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let unscheduled = || Some(format!("no node takes it: {}", said("PodScheduled", "Unschedulable")?));
     let unprogrammed = || Some(format!("its node waits: {}", said(POD_CONDITION_PROGRAMMED, "Pending")?));
+    let is_late = || containers.iter().any(|container| ran(container, surroundings.now) >= PATIENCE);
+    let late = || if is_late() { unconnected(pod, surroundings).or_else(unprogrammed) } else { None };
     unscheduled()
         .or_else(|| without_agent(pod, surroundings))
         .or_else(|| containers.iter().find_map(stuck))
-        .or_else(|| unconnected(pod, containers, surroundings))
-        .or_else(unprogrammed)
+        .or_else(late)
 }
 
 fn without_agent(pod: &Pod, surroundings: &Surroundings<'_>) -> Option<String> {
@@ -99,14 +103,16 @@ fn without_agent(pod: &Pod, surroundings: &Surroundings<'_>) -> Option<String> {
     }
 }
 
-/// One that has run for a while and has said nothing over xDS.
-fn unconnected(pod: &Pod, containers: &[ContainerStatus], surroundings: &Surroundings<'_>) -> Option<String> {
-    let started = containers.iter().find_map(|container| {
-        let running = container.state.as_ref()?.running.as_ref()?;
-        running.started_at.as_ref().map(|started| started.0)
-    })?;
-    let ran = surroundings.now.duration_since(started).unsigned_abs();
-    if ran < XDS_PATIENCE || has_answered(pod) {
+/// For how long a container has been running.
+fn ran(container: &ContainerStatus, now: Timestamp) -> Duration {
+    let running = container.state.as_ref().and_then(|state| state.running.as_ref());
+    let started = running.and_then(|running| running.started_at.as_ref());
+    started.map_or(Duration::ZERO, |started| now.duration_since(started.0).unsigned_abs())
+}
+
+/// One that has said nothing over xDS.
+fn unconnected(pod: &Pod, surroundings: &Surroundings<'_>) -> Option<String> {
+    if has_answered(pod) {
         return None;
     }
     let address = surroundings.xds_address.map_or_else(String::new, |address| format!(" at {address}"));
@@ -120,7 +126,7 @@ fn unconnected(pod: &Pod, containers: &[ContainerStatus], surroundings: &Surroun
 /// The kubelet tries again all the time, and says something else in between: that is one trouble.
 fn stuck(container: &ContainerStatus) -> Option<String> {
     let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-    let ended = || container.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
+    let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
     match waiting.and_then(|waiting| waiting.reason.as_deref()) {
         Some(
@@ -139,16 +145,54 @@ fn stuck(container: &ContainerStatus) -> Option<String> {
             };
             Some(format!("the image {} cannot be had{advice}", container.image))
         }
-        _ if ended() => Some("its container ended; see kubectl logs --previous".to_owned()),
-        None | Some("ContainerCreating" | "PodInitializing") => None,
-        Some(reason) => Some(format!("its container is not made: {reason}")),
+        reason => match (ended, reason) {
+            (Some(ended), _) => Some(format!("its container ended{}", last_words(ended))),
+            (None, None | Some("ContainerCreating" | "PodInitializing")) => None,
+            (None, Some(reason)) => Some(format!("its container is not made: {reason}")),
+        },
     }
+}
+
+/// What a container said last of why it ended: the end of its log, where the kubelet has it
+/// (`terminationMessagePolicy: FallbackToLogsOnError`). Without the time and the process ID that Envoy puts before each
+/// line, so that the same trouble has the same words.
+fn last_words(ended: &ContainerStateTerminated) -> String {
+    let lines: Vec<(String, String)> =
+        ended.message.iter().flat_map(|message| message.lines()).filter_map(line_of_log).collect();
+    let worst = lines.iter().rfind(|(level, _)| matches!(level.as_str(), "critical" | "error"));
+    let reason = ended.reason.as_deref().filter(|reason| !matches!(*reason, "Error" | "Completed"));
+    match (worst.or(lines.last()), reason) {
+        (Some((_, text)), None) => {
+            // Protobuf puts spaces, and a word before what it prints of a message, that change from process to process.
+            let words = text.split_whitespace().take_while(|word| !word.contains("goo.gle/debug"));
+            format!(": {}", words.collect::<Vec<_>>().join(" ").chars().take(WORDS).collect::<String>())
+        }
+        (_, Some(reason)) => format!(" ({reason}); see kubectl logs --previous"),
+        (None, None) => "; see kubectl logs --previous".to_owned(),
+    }
+}
+
+/// Level and text of a line of Envoy's log, in the form that its bootstrap asks for or in the one it has before it has
+/// read that; a line in no such form is text alone.
+fn line_of_log(line: &str) -> Option<(String, String)> {
+    if let Ok(Value::Object(fields)) = serde_json::from_str(line) {
+        let field = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        return Some((field("level"), field("msg")));
+    }
+    let (mut rest, mut level) = (line.trim(), "");
+    while let Some((word, after)) = rest.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        if matches!(word, "critical" | "error") {
+            level = word;
+        }
+        rest = after.trim_start();
+    }
+    (!rest.is_empty()).then(|| (level.to_owned(), rest.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap()
@@ -211,8 +255,44 @@ mod tests {
         assert_eq!(of(&unschedulable).unwrap(), "pod p: no node takes it: 0/2 nodes are available");
         let config = container(&waiting("CreateContainerConfigError"), &json!({}));
         assert_eq!(of(&config).unwrap(), "pod p: its container is not made: CreateContainerConfigError");
-        let gate = condition(POD_CONDITION_PROGRAMMED, "Pending", "tunnel 7: no hello yet");
-        assert_eq!(of(&gate).unwrap(), "pod p: its node waits: tunnel 7: no hello yet");
+    }
+
+    #[test]
+    fn a_gate_that_stays_shut_is_told_once_the_container_has_run_for_a_while() {
+        let waits = |started: &str| {
+            let mut status = container(&json!({"running": {"startedAt": started}}), &json!({}));
+            status["conditions"] = json!([
+                {"type": POD_CONDITION_PROGRAMMED, "status": "False", "reason": "Pending", "message": "tunnel 7: no hello yet"},
+                {"type": epic_crds::well_known::POD_CONDITION_CONFIGURED, "status": "True", "message": "generation 3"},
+            ]);
+            of(&status)
+        };
+        assert_eq!(waits("2026-01-01T00:00:45Z"), None, "that is a start like any other");
+        assert_eq!(waits("2026-01-01T00:00:15Z").unwrap(), "pod p: its node waits: tunnel 7: no hello yet");
+    }
+
+    #[test]
+    fn the_last_words_of_a_container_are_told_without_what_changes_from_one_start_to_the_next() {
+        let ended = |terminated: &Value| {
+            of(&container(&waiting("CrashLoopBackOff"), &json!({"terminated": terminated})))
+        };
+        let plain = "[2026-01-01 00:00:00.123][1][critical][main] [source/server/server.cc:452] error  `Protobuf message (near  1:29) has unknown \
+                     fields` initializing config 'goo.gle/debugstr  {}'\n[2026-01-01 00:00:00.124][1][info][main] [source/server/server.cc:1060] exiting\n";
+        assert_eq!(
+            ended(&json!({"exitCode": 1, "reason": "Error", "message": plain})).unwrap(),
+            "pod p: its container ended: error `Protobuf message (near 1:29) has unknown fields` initializing config"
+        );
+        let json = r#"{"log":"envoy","time":"x","level":"critical","name":"main","msg":"cannot bind"}"#;
+        assert_eq!(
+            ended(&json!({"exitCode": 1, "message": format!("cut off\n{json}\nexiting")})).unwrap(),
+            "pod p: its container ended: cannot bind"
+        );
+        assert_eq!(
+            ended(&json!({"exitCode": 137, "reason": "OOMKilled", "message": "so much"})).unwrap(),
+            "pod p: its container ended (OOMKilled); see kubectl logs --previous"
+        );
+        let long = ended(&json!({"exitCode": 1, "message": "ü".repeat(5_000)})).unwrap();
+        assert_eq!(long.chars().count(), "pod p: its container ended: ".len() + WORDS);
     }
 
     #[test]
@@ -241,8 +321,12 @@ mod tests {
 
     #[test]
     fn a_node_without_agent_is_named_before_what_follows_from_it() {
+        let mut late = container(&json!({"running": {"startedAt": "2026-01-01T00:00:15Z"}}), &json!({}));
+        late["conditions"] =
+            json!([{"type": "epic.acnodal.io/configured", "status": "True", "message": "generation 1"}]);
         let gate = condition(POD_CONDITION_PROGRAMMED, "Pending", "tunnel 7: no hello yet");
-        let mut lost = pod(&gate);
+        late["conditions"].as_array_mut().unwrap().extend(gate["conditions"].as_array().unwrap().clone());
+        let mut lost = pod(&late);
         lost.spec = Some(serde_json::from_value(json!({"containers": [], "nodeName": "node2"})).unwrap());
         let of = |agent: Agent| first_trouble([&lost], &around(None, &|_| agent)).unwrap();
         assert!(of(Agent::Missing).starts_with("pod p: it runs on node2, which has no EPIC agent"));

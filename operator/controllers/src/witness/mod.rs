@@ -1,6 +1,6 @@
 //! Who is heard: the proxies that operator replicas are connected to, the agents that renew their Leases, and the nodes
 //! that hear clients. What is not heard any more is named in conditions, and a node that two witnesses speak against is
-//! taken out of service ([`epic_model::in_service`]).
+//! taken out of service ([`epic_model::in_service`]). A stream that never left its node is no witness ([`peers`]).
 //!
 //! Every replica observes, so that a new leader knows for how long something has been silent; the leader alone writes.
 //! Each replica renews a Lease that names its proxies ([`streams`]). A replica that does not see its own Lease renewed
@@ -9,6 +9,7 @@
 mod facts;
 mod heard;
 mod ids;
+mod peers;
 pub mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,7 +88,10 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
 struct Observer {
     own: Renewals,
     others: Renewals,
+    /// Proxies that are connected to no replica.
     unconnected: Spans<u32>,
+    /// Proxies whose streams do not speak for their nodes.
+    unvouched: Spans<u32>,
     judge: Judge,
 }
 
@@ -123,13 +127,27 @@ impl Observer {
         self.others.observe(elapsed, others);
         let others = &self.others;
         let counts = |name: &str| name == own || others.liveness(name, SILENT_AFTER) != Liveness::Silent;
-        let connected: BTreeSet<u32> = leases
+        let streams: Vec<&Lease> = leases
             .iter()
+            .map(|lease| &**lease)
             .filter(|lease| lease.labels().contains_key(LABEL_STREAMS) && counts(&lease.name_any()))
-            .flat_map(|lease| streams::named(lease))
             .collect();
-        self.unconnected.tick(elapsed, proxies.keys().filter(|id| !connected.contains(id)).copied());
-        let gone: BTreeSet<u32> = self.unconnected.at_least(GONE_AFTER).copied().collect();
+        let (mut connected, mut vouched) = (BTreeSet::new(), BTreeSet::new());
+        for lease in &streams {
+            for id in streams::named(lease) {
+                connected.insert(id);
+                let speaks = |node: &NodeName| !peers::is_deaf_to(lease, &streams, node);
+                if proxies.get(&id).is_some_and(speaks) {
+                    vouched.insert(id);
+                }
+            }
+        }
+        let without = |known: &BTreeSet<u32>| {
+            proxies.keys().filter(|id| !known.contains(id)).copied().collect::<Vec<_>>()
+        };
+        self.unconnected.tick(elapsed, without(&connected));
+        self.unvouched.tick(elapsed, without(&vouched));
+        let gone: BTreeSet<u32> = self.unvouched.at_least(GONE_AFTER).copied().collect();
         let facts = facts(&gone, &|node| others.liveness(&node_lease_name(node), SILENT_AFTER));
         let heard = Heard {
             stale: self.unconnected.at_least(STALE_AFTER).copied().collect(),

@@ -3,7 +3,7 @@
 //! Renewed at a steady pace whether or not the set changed, so that the replica's own life shows as well. It belongs to
 //! the replica's pod and goes with it. A proxy is named by its ID, so thousands take a few kilobytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::peers::{Place, is_isolated};
 use super::{SILENT_AFTER, ids};
 use crate::context::Shared;
 
@@ -39,6 +40,8 @@ const MOST: usize = 100_000;
 
 /// Renews until `shutdown`. A renewal that fails is made again at the next time.
 pub async fn run(context: Shared, reports: Arc<Reports>, shutdown: CancellationToken) {
+    let own = streams_lease_name(&context.settings.identity);
+    let mut place = None;
     let mut timer = interval(RENEW);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -47,8 +50,19 @@ pub async fn run(context: Shared, reports: Arc<Reports>, shutdown: CancellationT
             _ = timer.tick() => {}
         }
         let Ok(snapshot) = context.snapshot() else { continue };
+        if place.is_none() {
+            place = own_pod(&context).await.ok().flatten().as_ref().and_then(Place::of);
+        }
+        let mut says = BTreeMap::new();
+        if let Some(place) = &place {
+            let all = snapshot.list::<Lease>().map(|lease| &**lease);
+            let others =
+                all.filter(|lease| lease.labels().contains_key(LABEL_STREAMS) && lease.name_any() != own);
+            says = place.annotations(is_isolated(place, others).await);
+        }
         let connected = ids::format(&connected(&snapshot, &reports.rows()));
-        if let Err(error) = renew(&context, connected).await {
+        says.insert(ANNOTATION_STREAMS.to_owned(), connected);
+        if let Err(error) = renew(&context, &own, says).await {
             tracing::warn!(%error, "the Lease that names this replica's proxies was not renewed");
         }
     }
@@ -70,27 +84,31 @@ fn connected(snapshot: &Snapshot, rows: &[Report]) -> BTreeSet<u32> {
     rows.iter().filter(|row| row.connected).filter_map(id).collect()
 }
 
-async fn renew(context: &Shared, connected: String) -> Result<(), kates::Error> {
+/// The pod of this replica; `None` for a process that is no pod.
+async fn own_pod(context: &Shared) -> Result<Option<Pod>, kates::Error> {
+    let (namespace, replica) = (context.settings.namespace.as_str(), context.settings.identity.as_str());
+    context.client.get_opt::<Pod>(&Key::namespaced(namespace, replica)).await
+}
+
+async fn renew(context: &Shared, name: &str, says: BTreeMap<String, String>) -> Result<(), kates::Error> {
     let (namespace, replica) = (&context.settings.namespace, &context.settings.identity);
-    let name = streams_lease_name(replica);
-    let key = Key::namespaced(namespace.as_str(), name.as_str());
+    let key = Key::namespaced(namespace.as_str(), name);
     let now = MicroTime(Timestamp::now());
     let patch = json!({
-        "metadata": {"annotations": {ANNOTATION_STREAMS: connected}},
+        "metadata": {"annotations": says},
         "spec": {"renewTime": now},
     });
     context.counters.wrote("Lease");
     match context.client.patch::<Lease, _>(&key, &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => {
-            let pod =
-                context.client.get_opt::<Pod>(&Key::namespaced(namespace.as_str(), replica.as_str())).await?;
+            let pod = own_pod(context).await?;
             let mut lease = Lease {
                 metadata: ObjectMeta {
-                    name: Some(name),
+                    name: Some(name.to_owned()),
                     namespace: Some(namespace.clone()),
                     labels: Some([(LABEL_STREAMS.to_owned(), String::new())].into()),
-                    annotations: Some([(ANNOTATION_STREAMS.to_owned(), connected)].into()),
+                    annotations: Some(says),
                     // A process that is no pod leaves its Lease behind, where it falls silent.
                     owner_references: pod.map(|pod| vec![owner(&pod)]),
                     ..ObjectMeta::default()

@@ -23,6 +23,8 @@ struct World {
     leases: BTreeMap<String, (i64, &'static str)>,
     proxies: BTreeMap<u32, NodeName>,
     out: BTreeMap<NodeName, Why>,
+    /// Whether the other replica, on `n2`, reaches nobody.
+    isolated: bool,
 }
 
 const OWN: &str = "epic-streams-op-1";
@@ -60,7 +62,11 @@ impl World {
                 json!({})
             };
             let lease = json!({
-                "metadata": {"name": name, "labels": labels, "annotations": {"epic.acnodal.io/streams": ids}},
+                "metadata": {"name": name, "labels": labels, "annotations": {
+                    "epic.acnodal.io/streams": ids,
+                    "epic.acnodal.io/node": if name == OWN { "n1" } else { "n2" },
+                    "epic.acnodal.io/isolated": (name == OTHER && self.isolated).to_string(),
+                }},
                 "spec": {"renewTime": format!("{renewed:.6}")},
             });
             Arc::new(serde_json::from_value(lease).unwrap())
@@ -169,6 +175,21 @@ fn an_agent_that_crashed_moves_nothing_and_a_node_that_is_cut_off_is_out_within_
     world.leases.insert(OTHER.to_owned(), (world.seconds, "2"));
     let back = world.until(&[], |seen| seen.verdicts[&NodeName::from("n2")] == Verdict::In);
     assert!(back.is_some_and(|back| back <= 40), "{back:?}");
+}
+
+#[test]
+fn a_stream_that_never_leaves_its_node_does_not_speak_for_it() {
+    let mut world = World::new();
+    // The routes of n2 are gone: its agent does not reach the API server, its replica does, and serves the proxy there.
+    world.isolated = true;
+    let out = Verdict::Out(Why::Silent);
+    let took = world.until(&["epic-node-n2"], |seen| seen.verdicts[&NodeName::from("n2")] == out).unwrap();
+    assert!(took <= 55, "{took} seconds later");
+    assert!(world.step(&[]).unwrap().heard.stale.is_empty(), "an operator hears the proxy all the same");
+    let mut world = World::new();
+    world.isolated = true;
+    let seen = world.pass(Duration::from_secs(600), &[]).unwrap();
+    assert!(seen.verdicts.values().all(|verdict| *verdict == Verdict::In), "{seen:?}");
 }
 
 fn node() -> EPICNode {

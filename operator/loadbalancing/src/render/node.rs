@@ -105,7 +105,9 @@ impl NodeSide {
     fn proxy(&self, snapshot: &Snapshot, proxy: &Proxy) -> Result<Entries, Unready> {
         let (lb, veth) = self.place(snapshot, proxy)?;
         let id = proxy.id.get();
-        let flags = if proxy.state == ProxyState::Draining { PROXY_DRAINING } else { 0 };
+        // A new connection from a port whose earlier flow it had goes to another one, if there is one.
+        let is_left = matches!(proxy.state, ProxyState::Draining | ProxyState::OutOfService);
+        let flags = if is_left { PROXY_DRAINING } else { 0 };
         let Some(veth) = veth else {
             let value = maps::Proxy { lb, flags, node: proxy.node_address.into(), ..maps::Proxy::default() };
             return Ok(vec![(MapKey::Proxy(id), MapValue::Proxy(value))]);

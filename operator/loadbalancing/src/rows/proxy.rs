@@ -7,7 +7,7 @@ use super::service::ServiceName;
 use crate::ProxyId;
 use crate::store::{Row, Snapshot, Table, TableId};
 
-/// `proxies[].state` of a LoadBalancer's status.
+/// `proxies[].state` of a LoadBalancer's status, and what is known of its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyState {
     /// Not yet taking flows.
@@ -15,6 +15,8 @@ pub enum ProxyState {
     Pending,
     /// Takes new flows.
     Ready,
+    /// Would take new flows, but its node is out of service: it gets them only if there is no other.
+    OutOfService,
     /// Keeps the flows it has.
     Draining,
 }

@@ -58,7 +58,7 @@ fn change() -> impl Strategy<Value = Change> {
             owner
         }),
         (0..VIPS.len(), 80u16..83).prop_map(|(vip, port)| Change::DeleteFrontend { vip, port }),
-        (of(), 1u32..5, any::<bool>(), prop::bool::weighted(0.8), 0u8..3)
+        (of(), 1u32..5, any::<bool>(), prop::bool::weighted(0.8), 0u8..4)
             .prop_map(|(of, id, here, veth, state)| Change::Proxy { of, id, here, veth, state }),
         (of(), 1u32..5).prop_map(|(of, id)| Change::DeleteProxy { of, id }),
         (of(), 1u32..4).prop_map(|(of, id)| Change::Tunnel { of, id }),
@@ -106,6 +106,7 @@ fn apply(txn: &mut WriteTxn<'_>, change: &Change) {
                 (ProxyState::Pending, BackendState::Maintenance),
                 (ProxyState::Ready, BackendState::Active),
                 (ProxyState::Draining, BackendState::Draining),
+                (ProxyState::OutOfService, BackendState::Terminating),
             ][usize::from(state)];
             let mut row = proxy(SERVICES[of], id, if here { "node1" } else { "node2" }, state);
             row.local = row.local.filter(|_| veth);

@@ -76,6 +76,8 @@ pub(crate) fn the_rendered_chart_applied_while_it_serves_changes_nothing(lab: &L
     }
     assert_eq!(running(lab), before);
     lab.stage(&["ready"]);
+    // To Helm these are not its own, so they would outlive an uninstallation, for an hour.
+    lab.stage(&["kubectl", "delete", "jobs", "--namespace", "epic", "epic-uninstall", "epic-uninstall-undo"]);
 }
 
 fn finalizers(lab: &Lab) -> Vec<String> {

@@ -12,6 +12,7 @@ mod deletion;
 mod faults;
 mod fence;
 mod forged;
+mod grey;
 mod members;
 mod monitoring;
 mod tenants;
@@ -44,6 +45,11 @@ scenarios! {
     faults::no_connection_fails_while_operators_are_killed,
     faults::no_connection_fails_while_agents_are_killed,
     faults::no_connection_fails_while_the_api_server_is_gone,
+    grey::the_only_endpoint_is_away_for_a_second_four_times,
+    grey::a_bootstrap_that_envoy_refuses_costs_no_connection_and_is_told,
+    grey::a_node_that_lost_its_routes_is_out_of_service_and_comes_back,
+    grey::a_node_that_clients_do_not_reach_is_out_of_service_and_a_proxy_that_is_cut_off_is_named,
+    grey::a_node_that_does_not_reach_the_api_server_costs_no_connection,
     chart::an_upgrade_costs_no_connection,
     chart::the_rendered_chart_applied_while_it_serves_changes_nothing,
     chart::uninstallation_leaves_no_trace_and_an_installation_takes_up_what_it_kept,

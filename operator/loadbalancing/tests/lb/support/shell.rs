@@ -190,6 +190,7 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
             let state = match option(&words, "state") {
                 None | Some("Ready") => ProxyState::Ready,
                 Some("Draining") => ProxyState::Draining,
+                Some("OutOfService") => ProxyState::OutOfService,
                 _ => ProxyState::Pending,
             };
             let mut row = proxy(of, id.parse().unwrap(), option(&words, "node").unwrap_or("node1"), state);
@@ -200,6 +201,7 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
             backend.state = match state {
                 ProxyState::Ready => BackendState::Active,
                 ProxyState::Draining => BackendState::Draining,
+                ProxyState::OutOfService => BackendState::Terminating,
                 ProxyState::Pending => BackendState::Maintenance,
             };
             txn.upsert_proxy(row);
