@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# Which programs the lab needs, where each comes from, and where they are kept.
+# Which programs the lab and the checks need, where each comes from, and where they are kept.
 #
-# The versions are in <tool>/go.mod (exact sums in go.sum) and envoy/requirements.txt. A program is kept under a key made
-# of the pin of its own, so a changed pin never meets an old binary and builds again only what it concerns. All pins
-# together make the key of the folder in which the programs of one checkout are found.
+# The versions are in <tool>/go.mod (exact sums in go.sum) and envoy/requirements.txt; checks that are written here lie
+# beside theirs. A program is kept under a key made of its folder, so a changed pin or source never meets an old binary and
+# builds again only what it concerns. All of them together make the key of the folder in which the programs of one checkout
+# are found.
 # Sourced by `build` and `bin`; does nothing by itself.
 
 tools_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,11 +37,12 @@ coredns                  coredns     github.com/coredns/coredns
 helm                     helm        helm.sh/helm/v3/cmd/helm
 promtool                 prometheus  github.com/prometheus/prometheus/cmd/promtool
 prometheus               prometheus  github.com/prometheus/prometheus/cmd/prometheus
+epic-health              health      .
 LIST
 }
 
 tools_key() {
-    (cd "$tools_dir" && { echo "$tools_recipe"; cat ./*/go.mod ./*/go.sum envoy/requirements.txt; } | sha256sum | cut -c1-16)
+    (cd "$tools_dir" && { echo "$tools_recipe"; cat ./*/go.mod ./*/go.sum ./*/*.go envoy/requirements.txt; } | sha256sum | cut -c1-16)
 }
 
 # Key of the pin in folder $1.
