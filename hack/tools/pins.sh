@@ -38,6 +38,7 @@ helm                     helm        helm.sh/helm/v3/cmd/helm
 promtool                 prometheus  github.com/prometheus/prometheus/cmd/promtool
 prometheus               prometheus  github.com/prometheus/prometheus/cmd/prometheus
 epic-health              health      .
+epic-policies            policies    .
 LIST
 }
 

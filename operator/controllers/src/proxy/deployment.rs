@@ -220,6 +220,8 @@ fn pod(proxies: &Proxies, bootstrap: &Bootstrap) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::namespace::{self, Tenant};
+    use crate::tenant::network;
     use k8s_openapi::api::apps::v1::Deployment;
 
     fn proxies() -> Proxies {
@@ -239,6 +241,39 @@ mod tests {
             metrics: Level::Basic,
             xds_address: [10, 96, 0, 17].into(),
         }
+    }
+
+    /// `hack/chart test` enforces the policy, as it stands in this file, with pods of these labels.
+    #[test]
+    fn what_a_network_policy_sees_of_a_tenant_is_written_down() {
+        let tenant = Tenant {
+            account: "red".into(),
+            namespace: "epic-red".into(),
+            subjects: Vec::new(),
+            system: "epic".into(),
+        };
+        let deployment = objects(&proxies()).deployment;
+        let template = &deployment["spec"]["template"];
+        let container = &template["spec"]["containers"][0];
+        let seen = json!({"apiVersion": "v1", "kind": "List", "items": [
+            namespace::namespace(&tenant, None),
+            network::policy(&tenant),
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": deployment["metadata"]["name"], "namespace": deployment["metadata"]["namespace"]},
+                "spec": {"template": {
+                    "metadata": {"labels": template["metadata"]["labels"]},
+                    "spec": {"containers": [{"name": container["name"], "ports": container["ports"]}]},
+                }},
+            },
+        ]});
+        let written: Value = serde_json::from_str(include_str!("../tenant/network.golden.json")).unwrap();
+        assert!(
+            written == seen,
+            "operator/controllers/src/tenant/network.golden.json is to be:\n{}",
+            serde_json::to_string_pretty(&seen).unwrap()
+        );
     }
 
     #[test]
