@@ -17,7 +17,7 @@ test: ## everything CI checks, with the time of each step
 	@hack/test
 
 test-full: ## the same with its sweeps in full length (about an hour more)
-	@EPIC_FLOOD=5000 EPIC_ORDERS=40 EPIC_PROPTEST_CASES=100000 hack/test
+	@EPIC_FLOOD=5000 EPIC_CROWD=20000 EPIC_ORDERS=40 EPIC_PROPTEST_CASES=100000 hack/test
 
 bench: ## end-to-end figures, also in target/bench/e2e.json
 	@hack/bench

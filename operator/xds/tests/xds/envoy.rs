@@ -87,6 +87,10 @@ impl Proxy {
         Self { folder, child, ops: (Ipv4Addr::LOCALHOST, ops_port).into() }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("envoy.log")).unwrap_or_default()
     }

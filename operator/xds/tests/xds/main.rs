@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod blips;
+mod crowds;
 mod delta_model;
 mod delta_rules;
 mod edge;

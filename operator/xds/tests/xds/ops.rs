@@ -65,7 +65,8 @@ async fn counting(level: Level, all: &[Ep]) -> (Site, World, Running, Proxy, u16
     sized(level, Sizes { concurrency: 1, ..Sizes::default() }, all).await
 }
 
-async fn sized(level: Level, sizes: Sizes, all: &[Ep]) -> (Site, World, Running, Proxy, u16) {
+/// The same, of this size.
+pub(crate) async fn sized(level: Level, sizes: Sizes, all: &[Ep]) -> (Site, World, Running, Proxy, u16) {
     let (site, world, port) = (Site::new(), World::new(), free_port(10_400));
     world.load_balancer(&service("web"), &[(80, port - 10_000, all[0].port)]);
     world.endpoints("web", all);
