@@ -68,8 +68,19 @@ struct Current {
     /// Of the authorities that it was made by and trusts.
     authorities: Version,
     fresh: Range<SystemTime>,
+    /// Until when it is valid.
+    ends: SystemTime,
     /// Until when it is believed.
     until: Instant,
+}
+
+/// The earliest end of validity of what is in use; `None` where none is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// Of the authority that signs.
+    pub authority: Option<SystemTime>,
+    /// Of the certificates in the proxies' Secrets.
+    pub proxies: Option<SystemTime>,
 }
 
 /// How long a Secret is believed, so that those seen at the same time are not all read again at the same time.
@@ -202,11 +213,21 @@ impl Certificates {
             }
         };
         let fresh = pki::fresh_during(&certificate)?;
+        let ends = pki::ends(&certificate)?;
         let authorities = authorities.version();
-        let current =
-            Current { holder: holder.clone(), authorities, fresh, until: Instant::now() + belief() };
+        let until = Instant::now() + belief();
+        let current = Current { holder: holder.clone(), authorities, fresh, ends, until };
         self.current.lock().insert(balancer, current);
         Ok(())
+    }
+
+    /// When what is in use ends. Only whoever `writes` sees proxies' certificates renewed: what it knew of them before
+    /// somebody else took over is none of its figures.
+    pub(crate) fn ends(&self, writes: bool) -> Ends {
+        let authorities = self.authorities.load();
+        let authority = authorities.as_ref().and_then(|known| pki::ends(&known.signing.certificate).ok());
+        let proxies = || self.current.lock().values().map(|current| current.ends).min();
+        Ends { authority, proxies: writes.then(proxies).flatten() }
     }
 
     /// Forgets what was seen of a LoadBalancer's certificate: it is gone, or a pod of it cannot mount the Secret.
@@ -275,8 +296,8 @@ mod tests {
             secret: "web".to_owned(),
         };
         let now = SystemTime::now();
-        let fresh = now..now + Duration::from_secs(60);
-        Current { holder, authorities: authorities.version(), fresh, until: Instant::now() + belief() }
+        let (fresh, ends) = (now..now + Duration::from_secs(60), now + Duration::from_secs(120));
+        Current { holder, authorities: authorities.version(), fresh, ends, until: Instant::now() + belief() }
     }
 
     #[test]
@@ -290,6 +311,25 @@ mod tests {
         assert!(!certificates.holds(&Key::namespaced("epic-red", "dns"), "u", &authorities));
         let next = authorities.advanced(now).unwrap();
         assert!(!certificates.holds(&web, "u", &next), "it does not trust the next one yet");
+    }
+
+    #[test]
+    fn the_first_certificate_to_end_is_told_by_whoever_renews_them() {
+        let (certificates, now) = (Certificates::default(), SystemTime::now());
+        assert_eq!(certificates.ends(true), Ends::default());
+        let authorities = Authorities::one(pki::create_authority(now).unwrap());
+        let hour = Duration::from_secs(3600);
+        for (name, hours) in [("web", 20), ("dns", 3), ("api", 22)] {
+            let current = Current { ends: now + hours * hour, ..current(&authorities) };
+            certificates.current.lock().insert(Key::namespaced("epic-red", name), current);
+        }
+        certificates.authorities.store(Some(Arc::new(authorities)));
+        assert_eq!(certificates.ends(true).proxies, Some(now + 3 * hour));
+        let left = certificates.ends(true).authority.unwrap().duration_since(now).unwrap();
+        assert!(left.abs_diff(pki::AUTHORITY_LIFETIME) < Duration::from_secs(2), "{left:?}");
+        assert_eq!(certificates.ends(false), Ends { proxies: None, ..certificates.ends(true) });
+        certificates.forget(&Key::namespaced("epic-red", "dns"));
+        assert_eq!(certificates.ends(true).proxies, Some(now + 20 * hour));
     }
 
     #[test]

@@ -109,6 +109,14 @@ pub fn is_fresh(certificate: &str, now: SystemTime) -> bool {
     fresh_during(certificate).is_ok_and(|fresh| fresh.contains(&now))
 }
 
+/// Until when the first certificate of a PEM text is valid.
+///
+/// # Errors
+/// When there is none.
+pub fn ends(certificate: &str) -> Result<SystemTime, PkiError> {
+    Ok(validity_of(certificate)?.1)
+}
+
 /// Whether the first certificate of a PEM text begins in the future, so that nobody takes it, nor what it signed.
 pub fn begins_later(certificate: &str, now: SystemTime) -> bool {
     validity_of(certificate).is_ok_and(|(from, _)| now < from)
@@ -226,7 +234,7 @@ mod tests {
         assert!(!is_current(&leaf, &authority.certificate, day(0) + 13 * hour));
         assert!(!is_current(&leaf, &other.certificate, day(0)));
         assert!(!is_current("no certificate", &authority.certificate, day(0)));
-        assert!(validity_of(&leaf).unwrap().1 == day(1));
+        assert_eq!(ends(&leaf).unwrap(), day(1));
     }
 
     #[test]

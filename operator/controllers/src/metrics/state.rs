@@ -2,13 +2,15 @@
 //!
 //! Alerts are made of these figures: how many objects of a kind are ready, how full the pools are, and for how long the
 //! oldest object has been waiting for what the operator owes it. Every replica shows them, since every one has the whole
-//! snapshot; alerts take the maximum. A scrape costs one visit of each object and no call to the API server.
+//! snapshot; alerts take the maximum. A scrape costs one visit of each object and no call to the API server. When
+//! certificates end stands in no snapshot: it is what was read of them when they were made or looked at last.
 //!
 //! Before every kind has been listed nothing is shown: no figure is better than a wrong one.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Weak;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use epic_crds::condition::{ACCEPTED, IN_SERVICE, PROGRAMMED, READY, RELEASED};
 use epic_crds::well_known::node_lease_name;
@@ -26,6 +28,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::certificate::Ends;
 use crate::context::Context;
 
 /// Counts the objects of the present snapshot at every scrape.
@@ -48,15 +51,17 @@ impl fmt::Debug for StateCollector {
 
 impl Collector for StateCollector {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let snapshot = self.context.upgrade().and_then(|context| context.snapshot().ok());
-        snapshot.map_or(Ok(()), |snapshot| encode(encoder, &Figures::of(&snapshot, Timestamp::now())))
+        let Some(context) = self.context.upgrade() else { return Ok(()) };
+        let Ok(snapshot) = context.snapshot() else { return Ok(()) };
+        let ends = context.certificates.ends(context.leadership.leads());
+        encode(encoder, &Figures::of(&snapshot, ends, Timestamp::now()))
     }
 }
 
 /// A label of two values, and how many there are.
 type Pairs = BTreeMap<(String, &'static str), f64>;
 
-/// What is shown. Pure in the snapshot and the time.
+/// What is shown. Pure in the snapshot, what is known of certificates, and the time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Figures {
     /// Objects by kind and state.
@@ -73,11 +78,13 @@ pub(crate) struct Figures {
     pools: BTreeMap<(String, &'static str, &'static str), f64>,
     /// Seconds that the oldest object has waited, by what it waits for.
     oldest: BTreeMap<&'static str, f64>,
+    /// Unix time at which the first certificate ends, by what it is for.
+    certificates: BTreeMap<&'static str, f64>,
 }
 
 impl Figures {
     /// Counts.
-    pub(crate) fn of(snapshot: &Snapshot, now: Timestamp) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot, ends: Ends, now: Timestamp) -> Self {
         let mut figures = Self {
             // Shown when nothing waits, too: an alert on a figure that vanishes never ends.
             oldest: ["service_id", "address", "programmed", "alias", "release"]
@@ -86,6 +93,7 @@ impl Figures {
             proxies: ["pending", "ready", "draining"].map(|state| (state, 0.0)).into(),
             tunnels: ["up", "down"].map(|state| (state, 0.0)).into(),
             nodes: ["ready", "not_ready", "silent", "out_of_service"].map(|state| (state, 0.0)).into(),
+            certificates: certificates(ends),
             ..Self::default()
         };
         figures.kind::<Account>(snapshot);
@@ -222,6 +230,12 @@ fn is_live(lease: &Lease, now: Timestamp) -> bool {
     (now - renewed.0).total(jiff::Unit::Second).is_ok_and(|age| age <= f64::from(seconds))
 }
 
+fn certificates(ends: Ends) -> BTreeMap<&'static str, f64> {
+    let unix = |end: SystemTime| end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let all = [("authority", ends.authority), ("proxies", ends.proxies)];
+    all.into_iter().filter_map(|(what, end)| Some((what, unix(end?)))).collect()
+}
+
 fn since<K: HasConditions>(object: &K, type_: &str) -> Option<Timestamp> {
     object.condition(type_).map(|known| known.last_transition_time.0)
 }
@@ -279,6 +293,11 @@ fn encode(mut encoder: DescriptorEncoder, figures: &Figures) -> Result<(), fmt::
         "oldest_pending_seconds",
         "For how long the object that has waited longest has been waiting, by what it waits for.",
         by("what", &figures.oldest),
+    )?;
+    gauges(
+        "certificate_expiry_timestamp_seconds",
+        "Unix time at which the first certificate ends: of the proxies' (told by the replica that leads), and of the authority that signs them.",
+        by("what", &figures.certificates),
     )
 }
 
@@ -367,6 +386,36 @@ mod tests {
         assert_eq!(node_state(&ready, None, at(0)), "silent");
         let out = node(&[condition("Ready", "True"), condition("InService", "False")]);
         assert_eq!(node_state(&out, Some(&lease), at(20)), "out_of_service");
+    }
+
+    /// Shows these figures.
+    #[derive(Debug)]
+    struct Shown(Figures);
+
+    impl Collector for Shown {
+        fn encode(&self, encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+            encode(encoder, &self.0)
+        }
+    }
+
+    #[test]
+    fn certificates_are_shown_by_the_unix_time_of_their_end_and_unknown_ones_are_not() {
+        let second = |seconds| Some(UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let shown = |ends| {
+            let mut registry = prometheus_client::registry::Registry::with_prefix("epic");
+            let figures = Figures { certificates: certificates(ends), ..Figures::default() };
+            registry.register_collector(Box::new(Shown(figures)));
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).expect("a text");
+            let rows = text.lines().filter(|line| line.starts_with("epic_certificate_"));
+            rows.map(str::to_owned).collect::<Vec<String>>()
+        };
+        let row = |what: &str, value: &str| {
+            format!("epic_certificate_expiry_timestamp_seconds{{what=\"{what}\"}} {value}")
+        };
+        let both = Ends { authority: second(2_082_844_800), proxies: second(1_767_312_000) };
+        assert_eq!(shown(both), [row("authority", "2082844800.0"), row("proxies", "1767312000.0")]);
+        assert_eq!(shown(Ends { proxies: None, ..both }), [row("authority", "2082844800.0")]);
     }
 
     #[test]

@@ -74,6 +74,12 @@ impl Operator {
         counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
+    /// A figure that it shows, by its name and labels.
+    pub(crate) async fn figure(&self, row: &str) -> Option<f64> {
+        let text = self.get("/metrics").await?;
+        text.lines().find_map(|line| line.strip_prefix(row)?.trim().parse().ok())
+    }
+
     /// What its counters say, for a failure's message.
     pub(crate) async fn counters(&self) -> String {
         let text = self.get("/metrics").await.unwrap_or_default();

@@ -1,6 +1,8 @@
 //! Fields of a newer version live as long as their object, whatever the operator writes to it; and what the operator keeps
 //! of it all in memory.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use epic_control_plane::{Request, eventually};
 use kube::Client;
 use serde_json::{Value, json};
@@ -96,6 +98,17 @@ fn balancers() -> usize {
     std::env::var("EPIC_BENCH_BALANCERS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
+/// What alerts about certificates are made of, as a process that has just made them shows it.
+async fn certificates_end_as_late_as_they_should(operator: &Operator) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_secs_f64();
+    for (what, days) in [("proxies", 1.0), ("authority", 3650.0)] {
+        let row = format!("epic_certificate_expiry_timestamp_seconds{{what=\"{what}\"}}");
+        let ends = operator.figure(&row).await.unwrap_or_else(|| panic!("there is no {row}"));
+        let left = (ends - now) / 86_400.0;
+        assert!((days * 0.5..=days).contains(&left), "{what}: {left} days are left");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_bounded() {
     let cluster = Cluster::start().await;
@@ -129,6 +142,7 @@ async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_
         }
     }
     until_nothing_is_left("everything being served", || unconverged(admin)).await;
+    certificates_end_as_late_as_they_should(&operator).await;
     let resident = operator.resident_mib();
     println!("operator_rss_mib_{many}_lbs {resident} MiB");
     let most = 150 + u64::try_from(many).expect("few") / 2;
