@@ -73,8 +73,6 @@ pub struct Counters {
     pub leads: Gauge,
     /// Proxies that take traffic and are connected to no replica.
     pub stale_proxies: Gauge,
-    /// Nodes that were taken out of service.
-    pub nodes_out_of_service: Gauge,
 }
 
 impl Default for Counters {
@@ -90,7 +88,6 @@ impl Default for Counters {
             refused: Family::default(),
             leads: Gauge::default(),
             stale_proxies: Gauge::default(),
-            nodes_out_of_service: Gauge::default(),
         }
     }
 }
@@ -155,11 +152,6 @@ impl Counters {
                 "stale_proxies",
                 "Proxies that take traffic and have been connected to no operator replica for a while",
                 counters.stale_proxies.clone(),
-            );
-            registry.register(
-                "nodes_out_of_service",
-                "EPIC nodes whose condition InService is False",
-                counters.nodes_out_of_service.clone(),
             );
         });
         counters

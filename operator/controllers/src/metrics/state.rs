@@ -211,14 +211,16 @@ fn state<K: HasConditions + ResourceExt>(object: &K) -> &'static str {
     }
 }
 
+/// The state of a node. That it is out of service is the operator's verdict, and stands while its agent is silent; what
+/// the agent itself said does not.
 fn node_state(node: &EPICNode, lease: Option<&Lease>, now: Timestamp) -> &'static str {
-    if !lease.is_some_and(|lease| is_live(lease, now)) {
-        return "silent";
+    if node.condition(IN_SERVICE).is_some_and(|known| known.status == ConditionStatus::False) {
+        return "out_of_service";
     }
-    match (node.condition(IN_SERVICE).map(|known| known.status), node.is_condition_true(READY)) {
-        (Some(ConditionStatus::False), _) => "out_of_service",
-        (_, true) => "ready",
-        (_, false) => "not_ready",
+    match (lease.is_some_and(|lease| is_live(lease, now)), node.is_condition_true(READY)) {
+        (false, _) => "silent",
+        (true, true) => "ready",
+        (true, false) => "not_ready",
     }
 }
 
@@ -385,6 +387,8 @@ mod tests {
         assert_eq!(node_state(&ready, Some(&lease), at(41)), "silent");
         assert_eq!(node_state(&ready, None, at(0)), "silent");
         let out = node(&[condition("Ready", "True"), condition("InService", "False")]);
+        // That is the operator's word, not the agent's.
+        assert_eq!(node_state(&out, Some(&lease), at(41)), "out_of_service");
         assert_eq!(node_state(&out, Some(&lease), at(20)), "out_of_service");
     }
 

@@ -71,9 +71,7 @@ pub async fn run(context: Shared, shutdown: CancellationToken) {
         };
         let out = out_of_service(&snapshot);
         let Some(seen) = observer.observe(&leases, &own, elapsed, &proxies, facts, &out) else { continue };
-        let out = seen.verdicts.values().filter(|verdict| matches!(verdict, Verdict::Out(_))).count();
         context.counters.stale_proxies.set(i64::try_from(seen.heard.stale.len()).unwrap_or(i64::MAX));
-        context.counters.nodes_out_of_service.set(i64::try_from(out).unwrap_or(i64::MAX));
         context.witness.publish(&snapshot, seen.heard);
         if context.leadership.leads() && !crate::uninstall::is_under_way(&snapshot) {
             for (node, verdict) in &seen.verdicts {
