@@ -10,6 +10,7 @@
 
 mod access;
 pub mod bad_input;
+pub mod conditions;
 mod process;
 mod request;
 

@@ -63,6 +63,9 @@ pub(super) fn of_balancer(reason: &str, namespace: &str, name: &str) -> String {
         Reason::NodesPending => {
             "kubectl -n epic get epicnodes -o wide; the message names the nodes that are behind"
         }
+        Reason::AnnouncerSilent => {
+            "see the agent on the node that the message names: kubectl -n epic get pods -l app.kubernetes.io/name=epic-agent -o wide"
+        }
         Reason::NoNodeToAnnounce => "kubectl -n epic get pods -l app.kubernetes.io/name=epic-agent",
         Reason::AddressConflict => {
             "take the address from the machine that the message names, or out of the pool"
@@ -91,6 +94,10 @@ pub(super) fn of_endpoint(reason: &str, namespace: &str, name: &str) -> String {
         Reason::TooManyClientNodes => {
             "spread the Endpoints over several LoadBalancers: one has tunnels to at most 250 client nodes".to_owned()
         }
+        Reason::DuplicateGrant => {
+            format!("delete it and create it anew: kubectl -n {namespace} delete epicep {name}")
+        }
+        Reason::IdsExhausted => "delete other Endpoints of the Account".to_owned(),
         Reason::NotSupportedYet => format!("take out the field that the message names: {edit}"),
         Reason::TunnelDown | Reason::TunnelNotReported => {
             "on the client node: epic-agent tunnels. The agent runs with --node-address equal to the Endpoint's node-address, and UDP 6080 passes to the EPIC nodes".to_owned()
