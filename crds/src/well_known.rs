@@ -45,6 +45,9 @@ pub const ANNOTATION_RESTARTED_AT: &str = "epic.acnodal.io/restarted-at";
 pub const ANNOTATION_IFINDEX: &str = "epic.acnodal.io/ifindex";
 /// Annotation on a proxy pod, written by its node's agent: name of the host side of its veth.
 pub const ANNOTATION_IFNAME: &str = "epic.acnodal.io/ifname";
+/// Annotation on a proxy pod, written by the operator replica that serves its xDS stream: program and version, as the proxy
+/// says. Nothing is decided by it.
+pub const ANNOTATION_PROXY_VERSION: &str = "epic.acnodal.io/proxy-version";
 /// Annotation on the EPIC singleton that tells agents to detach and the operator to drop finalizers.
 pub const ANNOTATION_UNINSTALL: &str = "epic.acnodal.io/uninstall";
 /// Annotation that lets an AddressPool, a ServiceGroup or an Account be deleted although it is in use, see

@@ -1,5 +1,7 @@
 //! The links of a LoadBalancer, in the order in which one needs the other. Pure.
 
+use std::collections::BTreeSet;
+
 use epic_crds::condition::{ACCEPTED, ADVERTISED, IN_SERVICE, PROGRAMMED, READY, TUNNEL_UP};
 use epic_crds::well_known::{
     ANNOTATION_UNINSTALL, LABEL_LOAD_BALANCER, LEASE_OPERATOR, TENANT_NAMESPACE_PREFIX,
@@ -351,7 +353,9 @@ fn proxies(found: &Found, balancer: &LoadBalancer, now: Timestamp) -> Verdict {
         let text = "its pods are ready, and none is a proxy in its status yet";
         return Err(Fix::new(text, "wait a moment; then look at the operator's log"));
     }
-    Ok(Some(format!("{} ready of {} pods", ready.len(), own.len())))
+    let versions: BTreeSet<&str> = own.iter().filter_map(|pod| pods::version(pod)).collect();
+    let versions: String = versions.iter().map(|version| format!(", {version}")).collect();
+    Ok(Some(format!("{} ready of {} pods{versions}", ready.len(), own.len())))
 }
 
 fn programmed(found: &Found, balancer: &LoadBalancer, now: Timestamp) -> Verdict {

@@ -1,7 +1,9 @@
 //! Why the proxies of a LoadBalancer take no traffic: the Deployment first, then each pod. Pure.
 
 use epic_crds::EPICNode;
-use epic_crds::well_known::{POD_CONDITION_CONFIGURED, POD_CONDITION_PROGRAMMED, node_lease_name};
+use epic_crds::well_known::{
+    ANNOTATION_PROXY_VERSION, POD_CONDITION_CONFIGURED, POD_CONDITION_PROGRAMMED, node_lease_name,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
@@ -75,7 +77,11 @@ pub(super) fn pod(pod: &Pod, found: &Found, now: Timestamp) -> Option<Fix> {
     }
     match condition(pod, POD_CONDITION_CONFIGURED) {
         Some(configured) if configured.status == "False" => fix(
-            format!("Envoy refuses its configuration: {}", configured.message.clone().unwrap_or_default()),
+            format!(
+                "Envoy{} refuses its configuration: {}",
+                version(pod).map(|version| format!(" ({version})")).unwrap_or_default(),
+                configured.message.clone().unwrap_or_default()
+            ),
             "compare the Envoy image of the group with the one EPIC was made for; if it is EPIC's own, report it".to_owned(),
         ),
         None => fix(
@@ -122,6 +128,11 @@ pub(super) fn agent(node: &str, found: &Found, now: Timestamp) -> Option<Fix> {
             format!("mend the node: kubectl -n {SYSTEM} get epicnode {node} -o yaml"),
         )
     })
+}
+
+/// What the proxy of a pod said that it is.
+pub(super) fn version(pod: &Pod) -> Option<&str> {
+    pod.annotations().get(ANNOTATION_PROXY_VERSION).map(String::as_str)
 }
 
 fn node_of<'f>(found: &'f Found, node: &str) -> Option<&'f EPICNode> {

@@ -45,9 +45,9 @@ fn node(name: &str) -> EPICNode {
 
 fn pod() -> Pod {
     object(json!({
-        "metadata": {"name": "epic-web-1", "namespace": "epic-red", "uid": "p", "labels": {
-            "epic.acnodal.io/load-balancer": "epic-web",
-        }},
+        "metadata": {"name": "epic-web-1", "namespace": "epic-red", "uid": "p",
+            "labels": {"epic.acnodal.io/load-balancer": "epic-web"},
+            "annotations": {"epic.acnodal.io/proxy-version": "envoy 1.40.0"}},
         "spec": {"nodeName": "node1", "containers": []},
         "status": {"conditions": [
             {"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"},
@@ -120,6 +120,23 @@ fn balancer(found: &mut Found) -> &mut LoadBalancer {
 #[test]
 fn a_load_balancer_that_serves_has_nothing_to_be_fixed() {
     insta::assert_snapshot!(render(&explain(&well(), &subject(), now())));
+}
+
+#[test]
+fn the_versions_that_proxies_say_are_told_apart() {
+    let mut found = well();
+    let mut older = pod();
+    let version = "envoy 1.39.1".to_owned();
+    older
+        .metadata
+        .annotations
+        .get_or_insert_default()
+        .insert("epic.acnodal.io/proxy-version".to_owned(), version);
+    let mut silent = pod();
+    silent.metadata.annotations = None;
+    found.pods.extend([older, pod(), silent]);
+    let text = render(&explain(&found, &subject(), now()));
+    assert!(text.contains("1 ready of 4 pods, envoy 1.39.1, envoy 1.40.0\n"), "{text}");
 }
 
 #[test]

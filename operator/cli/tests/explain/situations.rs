@@ -259,7 +259,7 @@ const ROWS: &[(&[(&str, &str)], Break, &str, &str)] = &[
         &[(LB, "Envoy refuses the configuration in every new pod")],
         |f| pod_with(f, &json!({"epic.acnodal.io/configured": "no such extension"})),
         "proxies",
-        "no such extension",
+        "Envoy (envoy 1.40.0) refuses its configuration: no such extension",
     ),
     (
         &[(LB, "Envoy refuses it in the new pods of a roll-out")],

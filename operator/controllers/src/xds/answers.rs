@@ -1,5 +1,5 @@
 //! What proxies answered, written where people look: the pod condition `configured`, and `Programmed` of an Endpoint
-//! once an assignment made of its present generation was acknowledged.
+//! once an assignment made of its present generation was acknowledged. What a proxy says of its version goes with it.
 //!
 //! Written by the replica that serves the stream, with or without the Lease, and only to pods that are proxies of the
 //! LoadBalancer in the stream's certificate. A write that is refused is made again with the next change, or at the
@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
+use epic_crds::well_known::ANNOTATION_PROXY_VERSION;
 use epic_crds::{ConditionStatus, Endpoint, EndpointReason, HasConditions, LoadBalancer, LoadBalancerReason};
 use epic_xds::report::StreamId;
 use epic_xds::{Report, Reports};
@@ -31,7 +32,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kates::{Key, Snapshot};
 use kube::api::{Patch, PatchParams};
 use kube::{Resource as _, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -125,10 +126,19 @@ fn latest(rows: &[Report]) -> BTreeMap<Key, BTreeMap<&str, &Report>> {
     found
 }
 
+/// What is to stand on a pod and does not yet.
+#[derive(Debug, PartialEq)]
+struct Unsaid {
+    /// What its proxy answered.
+    said: Option<Said>,
+    /// What its proxy is.
+    version: Option<String>,
+}
+
 /// What a pass has to say.
 struct Planned<'s> {
     /// Pods, each with what is to stand on it.
-    answers: Vec<(&'s LoadBalancer, &'s Pod, Said)>,
+    answers: Vec<(&'s LoadBalancer, &'s Pod, Unsaid)>,
     /// What ready proxies have acknowledged, by LoadBalancer.
     acknowledged: Vec<(Key, Endpoints)>,
     /// Whether a stream is contradicted.
@@ -150,7 +160,7 @@ async fn pass(
     }
     let planned = plan(snapshot, by_balancer, contradicted);
     let answers =
-        planned.answers.into_iter().map(|(balancer, pod, said)| answer(context, balancer, pod, said));
+        planned.answers.into_iter().map(|(balancer, pod, unsaid)| answer(context, balancer, pod, unsaid));
     let mut failed = any_failed(answers.collect()).await;
     let news = planned.acknowledged.iter().map(|(key, endpoints)| unsaid(snapshot, key, endpoints));
     let (endpoints, later) = in_turns(news.collect(), ENDPOINTS);
@@ -183,7 +193,11 @@ fn plan<'s>(
         {
             let Some(pod) = pods.iter().find(|pod| pod.name_any() == *row.node.pod) else { continue };
             let (said, again) = decide(row, read(pod), contradicted, (Instant::now(), Timestamp::now()));
-            planned.answers.extend(said.map(|said| (balancer.as_ref(), *pod, said)));
+            // One that is contradicted may be dead, and its proxy of a container that is no more.
+            let version = version(row, pod).filter(|_| !again);
+            if said.is_some() || version.is_some() {
+                planned.answers.push((balancer.as_ref(), *pod, Unsaid { said, version }));
+            }
             planned.contradicted |= again;
             if is_ready(pod) {
                 assigned::merge(&mut endpoints, assigned::of_proxy(row.progress.endpoints.iter()));
@@ -228,6 +242,12 @@ fn said(row: &Report) -> Option<Answer> {
     Some(Answer::Rejected(text))
 }
 
+/// What a stream's proxy is by its own word, if that does not stand on its pod.
+fn version(row: &Report, pod: &Pod) -> Option<String> {
+    let text = (!row.software.version.is_empty()).then(|| row.software.to_string())?;
+    (pod.annotations().get(ANNOTATION_PROXY_VERSION) != Some(&text)).then_some(text)
+}
+
 /// When the proxy of a stream was heard, in the milliseconds that conditions have.
 fn heard(row: &Report) -> Option<Timestamp> {
     let heard = Timestamp::try_from(row.heard).ok()?;
@@ -260,21 +280,27 @@ fn decide(
     (Some(Said { heard: there.heard, ..mine }), false)
 }
 
+/// The patch of a pod that says it. The uid makes sure that a successor of the same name is not meant; conditions merge by
+/// type.
+fn patch(pod: &Pod, unsaid: &Unsaid) -> Value {
+    let mut patch = json!({"metadata": {"uid": pod.uid()}});
+    if let Some(version) = &unsaid.version {
+        patch["metadata"]["annotations"] = json!({ANNOTATION_PROXY_VERSION: version});
+    }
+    if let Some(said) = &unsaid.said {
+        patch["status"] = json!({"conditions": [pod_condition(said, now())]});
+    }
+    patch
+}
+
 /// Writes what a proxy answered, and tells the tenant of what it refuses; says whether that failed.
-async fn answer(context: &Shared, balancer: &LoadBalancer, pod: &Pod, said: Said) -> bool {
-    // The uid makes sure that a successor of the same name is not meant; conditions merge by type.
-    let patch = json!({
-        "metadata": {"uid": pod.uid()},
-        "status": {"conditions": [pod_condition(&said, now())]},
-    });
+async fn answer(context: &Shared, balancer: &LoadBalancer, pod: &Pod, unsaid: Unsaid) -> bool {
+    let patch = Patch::Strategic(patch(pod, &unsaid));
     context.counters.wrote("Pod");
-    let written = context
-        .client
-        .patch_status::<Pod, _>(&Key::of(pod), &PatchParams::default(), &Patch::Strategic(patch))
-        .await;
+    let written = context.client.patch_status::<Pod, _>(&Key::of(pod), &PatchParams::default(), &patch).await;
     match written {
         Ok(_) => {
-            if let Answer::Rejected(text) = &said.answer {
+            if let Some(Answer::Rejected(text)) = unsaid.said.as_ref().map(|said| &said.answer) {
                 let (object, text) = (balancer.object_ref(&()), format!("proxy {}: {text}", pod.name_any()));
                 context.events.warn(&object, LoadBalancerReason::ProxyRejected, "Configure", &text);
             }
@@ -365,6 +391,40 @@ mod tests {
             Answer::Acknowledged(generation) => Some(generation),
             Answer::Rejected(_) => None,
         }
+    }
+
+    #[test]
+    fn what_a_proxy_says_of_its_version_stands_on_its_pod_once() {
+        let software = epic_xds::Software {
+            name: "envoy".into(),
+            version: "1.40.0".into(),
+            ..epic_xds::Software::default()
+        };
+        let row = Report { software: Arc::new(software), ..row(1, "a", Some(4), 1_000) };
+        let with = |annotations: Value| -> Pod {
+            let meta = json!({"name": "a", "uid": "p", "annotations": annotations});
+            serde_json::from_value(json!({"metadata": meta})).unwrap()
+        };
+        let new = with(json!({}));
+        assert_eq!(version(&row, &new).as_deref(), Some("envoy 1.40.0"));
+        let silent = self::row(1, "a", Some(4), 1_000);
+        assert_eq!(version(&silent, &new), None, "one that says nothing");
+        let known = with(json!({"epic.acnodal.io/proxy-version": "envoy 1.40.0"}));
+        assert_eq!(version(&row, &known), None);
+        let before = with(json!({"epic.acnodal.io/proxy-version": "envoy 1.39.1"}));
+        assert!(version(&row, &before).is_some(), "the image was replaced in place");
+
+        let version = version(&row, &new);
+        let alone = patch(&new, &Unsaid { said: None, version: version.clone() });
+        let annotations = json!({"epic.acnodal.io/proxy-version": "envoy 1.40.0"});
+        assert_eq!(
+            alone,
+            json!({"metadata": {"uid": "p", "annotations": annotations}}),
+            "no status is touched"
+        );
+        let both = patch(&new, &Unsaid { said: Some(there(4, 1_000)), version });
+        assert_eq!(both["metadata"], alone["metadata"]);
+        assert_eq!(both["status"]["conditions"][0]["reason"], "Acknowledged");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Where a role alone would already refuse, the test first grants the right, so that it is the policy that speaks.
 
 use epic_control_plane::{Answer, Identity, Request, eventually, token};
-use epic_crds::well_known::{ANNOTATION_POLICY_PROBE, LABEL_NODE, POD_CONDITION_PROGRAMMED, policy};
+use epic_crds::well_known::{
+    ANNOTATION_POLICY_PROBE, ANNOTATION_PROXY_VERSION, LABEL_NODE, POD_CONDITION_CONFIGURED,
+    POD_CONDITION_PROGRAMMED, policy,
+};
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -261,6 +264,21 @@ fn gate(status: &str) -> Value {
 
 async fn patch_status(client: &Client, pod: &str, patch: &Value) -> Answer {
     Request::strategic(&format!("{pod}/status"), patch).send(client).await
+}
+
+#[tokio::test]
+async fn the_operator_says_on_a_pod_what_its_proxy_answered_and_what_it_is() {
+    let (operator, pod) = (client(Identity::operator()).await, &nodes().await.foreign);
+    let acknowledged = json!({
+        "type": POD_CONDITION_CONFIGURED, "status": "True", "reason": "Acknowledged", "message": "generation 1",
+    });
+    let version = json!({ "metadata": { "annotations": { ANNOTATION_PROXY_VERSION: "envoy 1.40.0" } } });
+    let answer = json!({ "status": { "conditions": [acknowledged] } });
+    patch_status(&operator, pod, &version).await.expect_ok();
+    let pod = patch_status(&operator, pod, &answer).await.expect_ok();
+    assert_eq!(pod["metadata"]["annotations"][ANNOTATION_PROXY_VERSION], "envoy 1.40.0");
+    let conditions = pod["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|known| known["type"] == POD_CONDITION_CONFIGURED), "{conditions:?}");
 }
 
 #[tokio::test]
