@@ -347,7 +347,5 @@ reasons! {
         UnreadableObject,
         #[doc = "EPIC is being taken off the cluster."]
         Uninstalling,
-        #[doc = "An ID was handed out."]
-        Allocated,
     }
 }

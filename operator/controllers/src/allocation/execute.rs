@@ -11,7 +11,7 @@ use std::time::Duration;
 use epic_crds::well_known::FINALIZER;
 use epic_model::allocation::{ChildWrite, ParentWrite, Plan, Write};
 use epic_model::id::{Kind, ObjectVersion, Uid};
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kates::{Client, Object};
 use kube::api::{ApiResource, DynamicObject};
@@ -73,7 +73,8 @@ pub fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-/// Carries out the writes of `plan` in order. A finalizer goes on only if `allowed` says so at that moment.
+/// Carries out the writes of `plan` in order. A finalizer goes on only if `allowed` says so at that moment; `told` hears
+/// of each child that was written.
 ///
 /// Fences are independent of each other, and as many as the parent has children: they run side by side, and have all the
 /// time they need. What follows them has to be done within [`LIMIT`].
@@ -86,6 +87,7 @@ pub async fn carry_out<P: Parent>(
     plan: &Plan,
     listed: &Listed,
     allowed: impl Fn() -> bool,
+    told: impl Fn(&ChildWrite),
 ) -> Result<(), Interrupted> {
     fences(client, plan, listed).await?;
     let rest = async {
@@ -100,7 +102,7 @@ pub async fn carry_out<P: Parent>(
                 Write::Child(write) => children.push(write),
             }
         }
-        write_children(client, &children, listed).await
+        write_children(client, &children, listed, told).await
     };
     timeout(LIMIT, rest).await.unwrap_or(Err(Interrupted::Changed))
 }
@@ -119,16 +121,17 @@ async fn write_children(
     client: &Client,
     children: &[&ChildWrite],
     listed: &Listed,
+    told: impl Fn(&ChildWrite),
 ) -> Result<(), Interrupted> {
     let mut writes = Vec::new();
     for write in children {
-        writes.push(write_child(client, listed, write).boxed());
+        writes.push(write_child(client, listed, write).map_ok(|()| *write).boxed());
     }
     let mut outcomes = stream::iter(writes).buffer_unordered(CONCURRENT);
     let mut done = Ok(());
     while let Some(outcome) = outcomes.next().await {
         match outcome {
-            Ok(()) => {}
+            Ok(write) => told(write),
             // What others changed is planned anew at once; what is refused waits.
             Err(Interrupted::Changed) => done = Err(Interrupted::Changed),
             Err(refused @ Interrupted::Refused(..)) => done = done.and(Err(refused)),
@@ -282,14 +285,17 @@ mod tests {
             let (client, written) = api(code);
             let (plan, listed) = grants(&all);
             let epic = EPIC::new("epic", EPICSpec::default());
-            let outcome = carry_out(&client, &epic, &plan, &listed, || true).await;
+            let told = Mutex::new(Vec::new());
+            let tell = |write: &ChildWrite| told.lock().push(write.object.name.to_string());
+            let outcome = carry_out(&client, &epic, &plan, &listed, || true, tell).await;
             assert!(
                 matches!(&outcome, Err(Interrupted::Refused(who, _)) if who.contains("fat")),
                 "{outcome:?}"
             );
-            let mut written = written.lock().clone();
-            written.sort();
-            assert_eq!(written, names, "{code}");
+            for mut known in [written.lock().clone(), told.into_inner()] {
+                known.sort();
+                assert_eq!(known, names, "{code}");
+            }
         }
     }
 
@@ -339,11 +345,11 @@ mod tests {
         let (server, client) = with_balancers(5_000);
         let began = tokio::time::Instant::now();
         let (epic, plan, listed) = taken_up(&server);
-        let first = carry_out(&client, &epic, &plan, &listed, || true);
+        let first = carry_out(&client, &epic, &plan, &listed, || true, |_| ());
         assert!(timeout(Duration::from_secs(3), first).await.is_err(), "killed in the middle");
         assert!((1..5_000).contains(&fenced(&server)), "{}", fenced(&server));
         let (epic, plan, listed) = taken_up(&server);
-        carry_out(&client, &epic, &plan, &listed, || true).await.unwrap();
+        carry_out(&client, &epic, &plan, &listed, || true, |_| ()).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
         assert_eq!(fenced(&server), 5_000);
         let epic = server.object("epics", "epic", "epic").unwrap();
@@ -356,7 +362,7 @@ mod tests {
         server.take(Duration::from_secs(5));
         let (epic, plan, listed) = taken_up(&server);
         let began = tokio::time::Instant::now();
-        carry_out(&client, &epic, &plan, &listed, || true).await.unwrap();
+        carry_out(&client, &epic, &plan, &listed, || true, |_| ()).await.unwrap();
         assert!(began.elapsed() > LIMIT, "{:?}", began.elapsed());
         assert_eq!(fenced(&server), 300);
     }
@@ -365,7 +371,7 @@ mod tests {
     async fn no_finalizer_goes_on_once_an_uninstallation_has_begun() {
         let (server, client) = with_balancers(1);
         let (epic, plan, listed) = taken_up(&server);
-        let outcome = carry_out(&client, &epic, &plan, &listed, || false).await;
+        let outcome = carry_out(&client, &epic, &plan, &listed, || false, |_| ()).await;
         assert!(matches!(outcome, Err(Interrupted::Changed)), "{outcome:?}");
         assert_eq!(server.object("epics", "epic", "epic").unwrap()["metadata"]["finalizers"], json!(null));
     }

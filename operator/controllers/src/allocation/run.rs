@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, tenant_namespace};
-use epic_crds::{Account, EPIC, EPICSpec, Endpoint, LoadBalancer};
+use epic_crds::{Account, AccountReason, EPIC, EPICSpec, Endpoint, LoadBalancer, LoadBalancerReason};
 use epic_model::allocation::{Child, ChildWrite, Counter, FollowUp, Plan, Reason, Write, plan};
 use epic_model::id::{Kind, Seconds, Uid};
 use jiff::Timestamp;
@@ -32,6 +32,7 @@ use super::touched::Touched;
 use super::verdict::{Verdict, Verdicts};
 use crate::account::{self, accounts_in_force};
 use crate::context::Shared;
+use crate::event::Events;
 use crate::metrics::OutcomeLabel;
 use crate::uninstall;
 
@@ -398,11 +399,28 @@ async fn round<R: Rounds + Sync>(
     }
     // A finalizer that goes on after an uninstallation has taken all off would keep its object for good.
     let allowed = || context.snapshot().is_ok_and(|snapshot| !uninstall::is_under_way(&snapshot));
-    let written = execute::carry_out(&context.client, &input.parent, &plan, &input.listed, allowed).await;
+    let told = |write: &ChildWrite| tell_of_ids(&context.events, &input.listed, write);
+    let written =
+        execute::carry_out(&context.client, &input.parent, &plan, &input.listed, allowed, told).await;
     if plan.child_writes().next().is_some() {
         memory.last_child_write.lock().insert(input.plain.uid.clone(), Instant::now());
     }
     written.map(|()| follow_up)
+}
+
+/// Tells whoever got an ID of its own, asked for or not. Of its tunnels, its proxies and its Endpoints it hears by their
+/// conditions: they would be as many Events again.
+fn tell_of_ids(events: &Events, listed: &Listed, write: &ChildWrite) {
+    let Some(object) = listed.objects.get(&write.object.uid) else { return };
+    let object = object.object_ref(&execute::resource(write.object.kind));
+    for value in &write.grant {
+        let text = format!("{} {}", value.counter.noun(), value.value);
+        match value.counter {
+            Counter::Group => events.note(&object, AccountReason::Allocated, "AllocateID", &text),
+            Counter::Service => events.note(&object, LoadBalancerReason::Allocated, "AllocateID", &text),
+            Counter::Tunnel | Counter::Proxy | Counter::Endpoint => {}
+        }
+    }
 }
 
 fn tell(verdicts: &Verdicts, parent: &Uid, plan: &Plan) {

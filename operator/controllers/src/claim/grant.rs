@@ -215,6 +215,10 @@ async fn carry_out(
                 let mut granted = balancer.clone();
                 granted.status.get_or_insert_default().public_address = Some(address.to_string());
                 client.update_status(&mut granted).await?;
+                // Another action than that of an ID: Events alike but for their note are counted, not told.
+                let note = format!("public address {address}");
+                let object = balancer.object_ref(&());
+                context.events.note(&object, Reason::Allocated, "AllocateAddress", &note);
             }
         }
     }

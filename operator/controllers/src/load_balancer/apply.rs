@@ -219,18 +219,7 @@ pub(super) async fn complete_spec(context: &Shared, balancer: &LoadBalancer) -> 
     if completed.spec == balancer.spec {
         return Ok(false);
     }
-    let granted: Vec<String> = [
-        (completed.spec.service_id != balancer.spec.service_id)
-            .then(|| format!("service ID {}", completed.spec.service_id.unwrap_or_default())),
-        (completed.spec.public_address != balancer.spec.public_address).then(|| {
-            format!("public address {}", completed.spec.public_address.as_deref().unwrap_or_default())
-        }),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
     context.counters.wrote("LoadBalancer");
     context.client.update(&mut completed).await?;
-    context.events.note(&balancer.object_ref(&()), Reason::Allocated, "Allocate", &granted.join(", "));
     Ok(true)
 }

@@ -1,6 +1,6 @@
 //! What an address that cannot be had costs, and whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use epic_control_plane::{Request, eventually};
@@ -56,6 +56,18 @@ async fn address_of(cluster: &Cluster, balancer: &Value) -> Option<String> {
     found.body["status"]["public-address"].as_str().map(str::to_owned)
 }
 
+/// What the Events `Allocated` of a LoadBalancer in `epic-red` tell.
+async fn allocated(cluster: &Cluster, balancer: &str) -> BTreeSet<String> {
+    let events = Request::get("/apis/events.k8s.io/v1/namespaces/epic-red/events")
+        .send(&cluster.admin)
+        .await
+        .expect_ok();
+    let all = events["items"].as_array().cloned().unwrap_or_default();
+    let of_it =
+        all.iter().filter(|event| event["regarding"]["name"] == balancer && event["reason"] == "Allocated");
+    of_it.filter_map(|event| event["note"].as_str().map(str::to_owned)).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_that_cannot_be_had_cost_no_call_and_hold_up_nobody() {
     let cluster = Cluster::start().await;
@@ -108,7 +120,8 @@ async fn addresses_that_cannot_be_had_cost_no_call_and_hold_up_nobody() {
     println!("the bystander has {address} after {:?}", began.elapsed());
 
     // What waits for an event gets it: an address that is taken and given back, a range that is added.
-    let heir = asking("epic-red", "heir", &address);
+    let mut heir = asking("epic-red", "heir", &address);
+    heir["spec"]["service-id"] = json!(4711);
     Request::create(&heir).send(&cluster.admin).await.expect_ok();
     eventually("the heir being refused", || async {
         let found = all::<LoadBalancer>(&cluster.admin).await;
@@ -119,6 +132,13 @@ async fn addresses_that_cannot_be_had_cost_no_call_and_hold_up_nobody() {
     Request::delete(&Request::path_of(&bystander)).send(&cluster.admin).await.expect_ok();
     eventually("the heir having the address", || async {
         (address_of(&cluster, &heir).await.as_deref() == Some(address.as_str())).then_some(())
+    })
+    .await;
+    // What was asked for and given is told, as what the operator chose is.
+    eventually("the heir being told of its ID and its address", || async {
+        let told = allocated(&cluster, "heir").await;
+        (told == BTreeSet::from([format!("public address {address}"), "service id 4711".to_owned()]))
+            .then_some(())
     })
     .await;
     let pool = object("AddressPool", "epic", "default", json!({}));
