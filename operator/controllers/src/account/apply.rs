@@ -447,3 +447,44 @@ pub(super) async fn complete_spec(context: &Shared, account: &Account) -> Result
 pub(super) fn namesakes(name: &str, namespace: &str) -> [Key; 2] {
     [Key::namespaced(EPIC_NAMESPACE, name), Key::namespaced(namespace, name)]
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    /// The API server's answer to an apply of the tenant's keys.
+    fn answered(code: u16, reason: &str, message: &str) -> Error {
+        let status = json!({"status": "Failure", "code": code, "reason": reason, "message": message});
+        let status: Status = serde_json::from_value(status).unwrap();
+        let (verb, object) = ("apply", "Secret epic-red/epic-gue-keys".to_owned());
+        Error::Api(kates::Error::Api { verb, object, source: kube::Error::Api(Box::new(status)) })
+    }
+
+    #[test]
+    fn an_object_that_is_too_large_becomes_a_condition_in_the_servers_words_and_what_passes_is_tried_again() {
+        for (code, reason, message) in [
+            (500, "InternalError", "etcdserver: request is too large"),
+            (413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"),
+            (
+                422,
+                "Invalid",
+                "Secret \"epic-gue-keys\" is invalid: data: Too long: may not be more than 1048576 bytes",
+            ),
+        ] {
+            let waiting = Waiting::of(answered(code, reason, message)).unwrap();
+            assert_eq!(waiting.reason, Reason::ApplyFailed);
+            assert!(
+                waiting.message.contains("epic-gue-keys") && waiting.message.contains(message),
+                "{waiting:?}"
+            );
+            assert!(waiting.ask_again && waiting.soon() == REFUSED, "{waiting:?}");
+        }
+        for (code, reason) in
+            [(409, "Conflict"), (429, "TooManyRequests"), (503, "ServiceUnavailable"), (504, "Timeout")]
+        {
+            assert!(Waiting::of(answered(code, reason, "")).is_err(), "{reason}");
+        }
+    }
+}

@@ -193,7 +193,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
     use serde_json::json;
 
-    use super::super::{check, plain};
+    use super::super::{check, load_balancer_limit, plain};
     use super::*;
     use crate::allocation::verdict::Verdict;
 
@@ -249,6 +249,31 @@ mod tests {
             assert_eq!(condition(&after, ACCEPTED), before);
             assert_eq!(condition(&after, READY).reason, reason.to_string());
         }
+    }
+
+    #[test]
+    fn a_limit_beyond_what_one_secret_of_keys_holds_is_said_and_what_is_refused_for_its_size_is_not_ready() {
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let most = i64::try_from(MOST_LOAD_BALANCERS).unwrap();
+        let ready = |limit: i64, done: Result<(), Waiting>| {
+            let mut found = found(None);
+            let account = Arc::make_mut(&mut found.account);
+            account.spec.load_balancer_limit = Some(limit);
+            account.status.get_or_insert_default().group_id = Some(4);
+            assert!(load_balancer_limit(account) <= MOST_LOAD_BALANCERS, "what is admitted fits in");
+            condition(&status(&found, "epic-red", &done, &now), READY)
+        };
+        assert_eq!(ready(most, Ok(())).message, "");
+        let beyond = ready(most + 1, Ok(()));
+        assert_eq!((beyond.status.as_str(), beyond.reason.as_str()), ("True", "Ready"));
+        for words in ["load-balancer-limit is 3001", "can have 3000 LoadBalancers", "use several Accounts"] {
+            assert!(beyond.message.contains(words), "{}", beyond.message);
+        }
+        // Should the keys not fit all the same, the condition tells whose words they are.
+        let refused = Waiting::new(Reason::ApplyFailed, "apply Secret epic-red/epic-gue-keys: too long");
+        let refused = ready(most, Err(refused));
+        assert_eq!((refused.status.as_str(), refused.reason.as_str()), ("False", "ApplyFailed"));
+        assert!(refused.message.contains("epic-gue-keys"), "{}", refused.message);
     }
 
     #[test]
