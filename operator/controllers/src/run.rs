@@ -125,6 +125,12 @@ pub async fn operator(settings: Settings) -> Result<(), Error> {
         ended = &mut served => ended.unwrap_or(Ok(())).map_err(Error::from),
     };
     shutdown.cancel();
+    wind_down(&mut tasks, &ended_all, held).await;
+    ended
+}
+
+/// Waits for the work that was told to end, and gives the Lease back after it.
+async fn wind_down(tasks: &mut JoinSet<()>, ended_all: &CancellationToken, held: Option<JoinHandle<()>>) {
     let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::warn!("some work did not end in time; it is done again by the next leader");
@@ -134,7 +140,6 @@ pub async fn operator(settings: Settings) -> Result<(), Error> {
         // It bounds itself.
         let _ = held.await;
     }
-    ended
 }
 
 /// Takes EPIC off the cluster, or up again; see [`uninstall`].
@@ -286,8 +291,54 @@ fn tell_refused(context: &Shared, kind: &str, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use epic_crds::well_known::LEASE_OPERATOR;
+    use epic_fake_api::Server;
+
     use super::*;
     use kates::Condition;
+
+    fn holder(server: &Server) -> Option<String> {
+        let lease = server.object("leases", "epic", LEASE_OPERATOR)?;
+        lease["spec"]["holderIdentity"].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_is_given_back_after_the_last_write_and_not_while_it_is_under_way() {
+        let (server, shutdown, ended_all) =
+            (Server::new(), CancellationToken::new(), CancellationToken::new());
+        let competed = Leadership::compete(server.client(), "epic", "one", ended_all.clone()).await;
+        let (mut leadership, held) = competed.unwrap();
+        leadership.acquired().await;
+        assert_eq!(holder(&server).as_deref(), Some("one"));
+        let mut tasks = JoinSet::new();
+        let (told, writes_to) = (shutdown.clone(), server.clone());
+        tasks.spawn(async move {
+            told.cancelled().await;
+            // Longer than giving it back takes, and shorter than the drain.
+            sleep(DRAIN / 4).await;
+            let by = holder(&writes_to).unwrap_or_default();
+            writes_to.put("configmaps", serde_json::json!({"metadata": {"name": "last"}, "by": by}));
+        });
+        shutdown.cancel();
+        wind_down(&mut tasks, &ended_all, Some(held)).await;
+        assert_eq!(server.object("configmaps", "", "last").unwrap()["by"], "one", "nobody else led yet");
+        assert_eq!(holder(&server), None, "it was given back then");
+        assert!(!leadership.leads());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_does_not_end_keeps_the_lease_no_longer_than_the_drain() {
+        let (server, ended_all) = (Server::new(), CancellationToken::new());
+        let competed = Leadership::compete(server.client(), "epic", "one", ended_all.clone()).await;
+        let (mut leadership, held) = competed.unwrap();
+        leadership.acquired().await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending::<()>());
+        let began = tokio::time::Instant::now();
+        wind_down(&mut tasks, &ended_all, Some(held)).await;
+        assert!(began.elapsed() >= DRAIN, "{:?}", began.elapsed());
+        assert_eq!(holder(&server), None);
+    }
 
     #[test]
     fn a_kind_that_was_listed_once_and_is_refused_now_does_not_make_a_replica_unready() {
