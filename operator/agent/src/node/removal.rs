@@ -98,7 +98,79 @@ async fn answer(client: &Client, name: &str) -> Seen {
 
 #[cfg(test)]
 mod tests {
+    use epic_fake_api::Server;
+    use kates::Query;
+    use serde_json::json;
+
     use super::*;
+
+    const NAME: &str = "epic-agent";
+
+    /// An API server with the agents' DaemonSet, and an agent that has seen it.
+    async fn seen() -> (Server, Client, Accumulator) {
+        let server = Server::new();
+        make(&server);
+        let client = Client::new(server.client());
+        let accumulator = client.accumulate().watch::<DaemonSet>(Query::namespace(EPIC_NAMESPACE)).start();
+        until(&accumulator, Seen::There).await;
+        (server, client, accumulator)
+    }
+
+    fn make(server: &Server) {
+        let spec = json!({"selector": {}, "template": {}});
+        server.put(
+            "daemonsets",
+            json!({
+                "apiVersion": "apps/v1", "kind": "DaemonSet", "spec": spec,
+                "metadata": {"name": NAME, "namespace": EPIC_NAMESPACE},
+            }),
+        );
+    }
+
+    async fn until(accumulator: &Accumulator, wanted: Seen) {
+        let mut updates = accumulator.updates();
+        while watched(accumulator.snapshot().as_ref(), NAME) != wanted {
+            updates.next().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_ends_detaches_after_its_daemon_set_and_waits_for_one_that_comes_back() {
+        let (server, client, accumulator) = seen().await;
+        let began = Instant::now();
+        assert!(!ask(&client, &accumulator, NAME).await, "a restart");
+        assert!(began.elapsed() < COMES_BACK, "which waits for nothing");
+        server.go_down();
+        assert!(!ask(&client, &accumulator, NAME).await, "a restart while the API server is away");
+        server.come_up();
+
+        server.remove("daemonsets", EPIC_NAMESPACE, NAME);
+        let (again, soon) = (server.clone(), COMES_BACK / 2);
+        let comes_back = async move {
+            tokio::time::sleep(soon).await;
+            make(&again);
+        };
+        let (removed, ()) = tokio::join!(ask(&client, &accumulator, NAME), comes_back);
+        assert!(!removed, "it was replaced by force");
+
+        server.remove("daemonsets", EPIC_NAMESPACE, NAME);
+        let began = Instant::now();
+        assert!(ask(&client, &accumulator, NAME).await, "it was deleted for good");
+        assert!(began.elapsed() >= COMES_BACK, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_deletes_the_rights_with_the_daemon_set_is_understood_and_the_rights_alone_are_not_enough() {
+        let (server, client, accumulator) = seen().await;
+        server.forbid("daemonsets");
+        assert!(!ask(&client, &accumulator, NAME).await, "nothing was seen of a deletion");
+        server.allow("daemonsets");
+        until(&accumulator, Seen::There).await;
+        server.remove("daemonsets", EPIC_NAMESPACE, NAME);
+        until(&accumulator, Seen::Gone).await;
+        server.forbid("daemonsets");
+        assert!(ask(&client, &accumulator, NAME).await, "the watch had shown it");
+    }
 
     #[test]
     fn an_agent_detaches_only_if_its_daemon_set_is_certainly_deleted() {
