@@ -2,7 +2,8 @@
 //!
 //! The operator runs as the process that is shipped, with the rights of its ServiceAccount, and is killed like one.
 //! What is proved is judged from the watch history of the API server, not from the state in the end alone. Each test
-//! has a control plane of its own; they take turns, since together they would measure each other.
+//! has a control plane of its own; they take turns, since together they would measure each other. One that only waits
+//! lets the next one go on meanwhile.
 
 mod accidents;
 mod bad_input;
@@ -32,7 +33,7 @@ static TURN: Mutex<()> = Mutex::const_new(());
 struct Cluster {
     control_plane: ControlPlane,
     admin: Client,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    turn: Mutex<Option<tokio::sync::MutexGuard<'static, ()>>>,
 }
 
 impl Cluster {
@@ -47,6 +48,14 @@ impl Cluster {
             "spec": {"ports": [{"port": 18000}], "selector": {"app": "epic-operator"}},
         });
         Request::apply(&service).send(&admin).await.expect_ok();
-        Arc::new(Self { control_plane, admin, _turn: turn })
+        Arc::new(Self { control_plane, admin, turn: Mutex::new(Some(turn)) })
+    }
+
+    /// Lets the next test go on during this, which must be nothing that takes longer when it does.
+    async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
+        drop(self.turn.lock().await.take());
+        let answer = wait.await;
+        *self.turn.lock().await = Some(TURN.lock().await);
+        answer
     }
 }
