@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use epic_control_plane::{Request, eventually};
+use epic_control_plane::{Identity, Request, eventually};
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -197,4 +197,39 @@ async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_
     // Reservations come and go with what they are for.
     lost.retain(|path| !path.contains("reservations"));
     assert_eq!(lost, Vec::<String>::new());
+
+    edit("addresspools", "epic", "default", json!({"disabled": false})).await;
+    recreate_epic(&cluster).await;
+    until_nothing_is_left("everything being served again", || unconverged(admin)).await;
+    for (kind, schema) in KINDS.iter().zip(&schemas).filter(|(kind, _)| **kind != "epics") {
+        for object in all(admin, kind).await.into_iter().take(20) {
+            for part in ["spec", "status"] {
+                let path = format!("{kind} {}.{part}", object["metadata"]["name"]);
+                unmarked(&path, &object[part], &schema[part], &mut lost);
+            }
+        }
+    }
+    lost.retain(|path| !path.contains("reservations"));
+    assert_eq!(lost, Vec::<String>::new(), "after every LoadBalancer was fenced");
+}
+
+/// As docs/recovery.md says; a new EPIC fences all LoadBalancers, which is a write of their status that reads none of it.
+async fn recreate_epic(cluster: &Cluster) {
+    const PATH: &str = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
+    let admin = &cluster.admin;
+    let found = Request::get(PATH).send(admin).await.expect_ok();
+    let mut spec = found["spec"].clone();
+    for ranges in ["proxy-addresses", "alias-addresses"] {
+        spec[ranges] = found["status"][ranges].clone();
+    }
+    let someone = Identity::service_account("kube-system", "namespace-controller");
+    let someone = cluster.control_plane.client(&someone).await.expect("a client");
+    Request::delete(PATH).send(&someone).await.expect_ok();
+    Request::merge(PATH, &json!({"metadata": {"finalizers": null}})).send(admin).await.expect_ok();
+    Request::create(&object("EPIC", "epic", "epic", spec)).send(admin).await.expect_ok();
+    eventually("EPIC having its finalizer, which comes after the fences", || async {
+        let found = Request::get(PATH).send(admin).await.expect_ok();
+        found["metadata"]["finalizers"].is_array().then_some(())
+    })
+    .await;
 }
