@@ -30,7 +30,7 @@ use crate::reconcile::{Error, now};
 use crate::tenant::client::{ClientConfig, client_config};
 use crate::tenant::keys::gue_keys;
 use crate::tenant::limits::{is_counted, limits_config, quota};
-use crate::tenant::namespace::{ANNOTATION_CREATED_FOR, Tenant, namespace, rights};
+use crate::tenant::namespace::{Tenant, is_created, namespace, rights};
 use crate::tenant::{network, pull};
 
 /// Something that keeps the tenant from being served, in the words of its condition.
@@ -97,9 +97,13 @@ pub(super) async fn run(
     name: &AccountName,
     epic: &EPIC,
 ) -> Result<Result<(), Waiting>, Error> {
+    let operators = Key::namespaced(name.namespace().as_str(), ROLE_OPERATOR_TENANT);
+    let operators = snapshot.get::<RoleBinding>(&operators).map(AsRef::as_ref);
+    let created = found.namespace.as_deref().filter(|namespace| is_created(namespace, operators));
     let tenant = Tenant {
         account: name.as_str().to_owned(),
         namespace: name.namespace().as_str().to_owned(),
+        created: created.and_then(|namespace| namespace.uid()),
         subjects: found.account.spec.subjects.clone(),
         system: context.settings.namespace.clone(),
     };
@@ -149,8 +153,8 @@ async fn house(
         NamespaceStep::Ready | NamespaceStep::Adopt => {
             let Some(live) = &found.namespace else { return Ok(Ok(())) };
             // Made for a predecessor of the same name: it is this account's now, and goes with it.
-            let created = live.annotations().contains_key(ANNOTATION_CREATED_FOR);
-            ensure(context, Some(live.as_ref()), namespace(tenant, created.then_some(uid.as_str()))).await?;
+            let created = tenant.created.as_ref().map(|_| uid.as_str());
+            ensure(context, Some(live.as_ref()), namespace(tenant, created)).await?;
             Ok(Ok(()))
         }
         NamespaceStep::Wait => {

@@ -26,7 +26,7 @@ use serde_json::json;
 use super::apply::{apply, namesakes};
 use crate::context::Shared;
 use crate::reconcile::Error;
-use crate::tenant::namespace::{ANNOTATION_CREATED_FOR, Tenant, rights};
+use crate::tenant::namespace::{Tenant, is_created, rights};
 use crate::uninstall;
 
 /// One pass over one Namespace.
@@ -74,8 +74,7 @@ fn step(snapshot: &Snapshot, namespace: &Namespace, account: &str) -> Step {
         || is_there::<RoleBinding>(snapshot, &name, account)
         || is_there::<ConfigMap>(snapshot, &name, account);
     let is_labelled = namespace.labels().get(LABEL_ACCOUNT).is_some_and(|label| label == account);
-    let is_made =
-        namespace.annotations().contains_key(ANNOTATION_CREATED_FOR) && (is_labelled || is_furnished);
+    let is_made = is_created(namespace, operators(snapshot, &name)) && (is_labelled || is_furnished);
     let is_occupied = snapshot.in_namespace::<LoadBalancer>(&name).next().is_some();
     if accounts.iter().any(|account| stays(account)) {
         Step::Stay
@@ -86,6 +85,12 @@ fn step(snapshot: &Snapshot, namespace: &Namespace, account: &str) -> Step {
     } else {
         Step::Stay
     }
+}
+
+/// The operator's own binding in a namespace.
+fn operators<'s>(snapshot: &'s Snapshot, namespace: &str) -> Option<&'s RoleBinding> {
+    let key = Key::namespaced(namespace, ROLE_OPERATOR_TENANT);
+    snapshot.get::<RoleBinding>(&key).map(AsRef::as_ref)
 }
 
 /// Whether an object of ours is in a namespace: one that was made for the Account, and for none of its LoadBalancers.
@@ -143,14 +148,16 @@ async fn strip(
             return Ok(());
         }
     }
+    let found = operators(snapshot, &name);
+    let is_created = is_created(namespace, found);
     let tenant = Tenant {
         account: account.to_owned(),
         namespace: name.clone(),
+        created: namespace.uid().filter(|_| is_created),
         subjects: Vec::new(),
         system: context.settings.namespace.clone(),
     };
-    let operators = Key::namespaced(name.as_str(), ROLE_OPERATOR_TENANT);
-    if snapshot.get::<RoleBinding>(&operators).is_none() {
+    if found.is_none() {
         apply::<RoleBinding>(context, rights(&tenant).into_iter().next().unwrap_or_default()).await?;
     }
     forget(context, &name);
@@ -160,7 +167,7 @@ async fn strip(
     take_away::<NetworkPolicy>(context, &tenant).await?;
     take_away::<ResourceQuota>(context, &tenant).await?;
     take_away::<Secret>(context, &tenant).await?;
-    if !namespace.annotations().contains_key(ANNOTATION_CREATED_FOR) {
+    if !is_created {
         // An apply of nothing takes off what was applied before, and leaves what somebody else says, too. At the version
         // that was judged: it must not make a namespace that is gone.
         let version = namespace.resource_version();
@@ -169,7 +176,7 @@ async fn strip(
         });
         apply::<Namespace>(context, nothing).await?;
     }
-    delete::<RoleBinding>(context, &operators).await?;
+    delete::<RoleBinding>(context, &Key::namespaced(name.as_str(), ROLE_OPERATOR_TENANT)).await?;
     forget(context, &name);
     tracing::info!(namespace = name, account, "the Account is gone; its rights and keys are taken away");
     Ok(())

@@ -106,6 +106,7 @@ mod tests {
         Tenant {
             account: "red".into(),
             namespace: "epic-red".into(),
+            created: None,
             subjects: Vec::new(),
             system: "epic".into(),
         }

@@ -5,6 +5,9 @@ use epic_crds::well_known::{
     SERVICE_ACCOUNT_OPERATOR,
 };
 use epic_crds::{Subject, SubjectKind};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::metadata;
@@ -16,6 +19,8 @@ pub struct Tenant {
     pub account: String,
     /// Its namespace.
     pub namespace: String,
+    /// Uid of that namespace if the operator made it.
+    pub created: Option<String>,
     /// Who gets the tenant role.
     pub subjects: Vec<Subject>,
     /// Namespace of the operator.
@@ -24,6 +29,17 @@ pub struct Tenant {
 
 /// Annotation on a namespace that the operator made, with the uid of the Account: only such a one is removed again.
 pub const ANNOTATION_CREATED_FOR: &str = "epic.acnodal.io/created-for";
+
+/// Annotation on the operator's own binding in a namespace that it made, with the uid of the namespace. Tools that take
+/// off what they do not know reach namespaces, and this one seldom.
+pub const ANNOTATION_CREATED: &str = "epic.acnodal.io/created-namespace";
+
+/// Whether the operator made a namespace: it says so itself, or the operator's own binding in it does.
+pub fn is_created(namespace: &Namespace, operators: Option<&RoleBinding>) -> bool {
+    let recorded = operators.and_then(|binding| binding.annotations().get(ANNOTATION_CREATED));
+    namespace.annotations().contains_key(ANNOTATION_CREATED_FOR)
+        || (recorded.is_some() && recorded == namespace.metadata.uid.as_ref())
+}
 
 /// The namespace. `created_for` is the uid of the Account when the operator makes it, `None` when it adopts one.
 pub fn namespace(tenant: &Tenant, created_for: Option<&str>) -> Value {
@@ -54,8 +70,12 @@ pub fn rights(tenant: &Tenant) -> Vec<Value> {
     let client = json!({
         "kind": "ServiceAccount", "name": SERVICE_ACCOUNT_CLIENT, "namespace": tenant.namespace,
     });
+    let mut operators = binding(tenant, ROLE_OPERATOR_TENANT, vec![operator]);
+    if let Some(uid) = &tenant.created {
+        operators["metadata"]["annotations"] = json!({ANNOTATION_CREATED: uid});
+    }
     vec![
-        binding(tenant, ROLE_OPERATOR_TENANT, vec![operator]),
+        operators,
         json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -96,12 +116,12 @@ fn subject(subject: &Subject) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::rbac::v1::RoleBinding;
 
     fn tenant() -> Tenant {
         Tenant {
             account: "red".into(),
             namespace: "epic-red".into(),
+            created: None,
             subjects: vec![Subject {
                 kind: SubjectKind::Group,
                 name: "red-team".into(),
@@ -129,6 +149,24 @@ mod tests {
         assert_eq!(name.namespace().as_str(), epic_crds::well_known::tenant_namespace("red"));
         assert_eq!(epic_model::name::SYSTEM_NAMESPACE, epic_crds::well_known::EPIC_NAMESPACE);
         assert_eq!(epic_model::id::AccountName::MAX_LEN, epic_crds::well_known::ACCOUNT_NAME_MAX);
+    }
+
+    #[test]
+    fn a_namespace_that_lost_its_annotation_is_known_by_the_operators_binding_in_it() {
+        let live = |uid: &str, annotations: Value| -> Namespace {
+            let metadata = json!({"name": "epic-red", "uid": uid, "annotations": annotations});
+            serde_json::from_value(json!({"metadata": metadata})).unwrap()
+        };
+        let binding = |created: Option<&str>| -> RoleBinding {
+            let tenant = Tenant { created: created.map(str::to_owned), ..tenant() };
+            serde_json::from_value(rights(&tenant).remove(0)).unwrap()
+        };
+        assert!(is_created(&live("n", json!({ANNOTATION_CREATED_FOR: "a"})), None));
+        assert!(is_created(&live("n", json!({})), Some(&binding(Some("n")))));
+        assert!(!is_created(&live("n", json!({})), Some(&binding(None))), "one that was adopted");
+        let recreated = live("made anew by somebody", json!({}));
+        assert!(!is_created(&recreated, Some(&binding(Some("n")))), "the binding is of its predecessor");
+        assert!(!is_created(&Namespace::default(), Some(&binding(None))), "nothing is equal to nothing");
     }
 
     #[test]

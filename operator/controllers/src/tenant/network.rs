@@ -59,6 +59,7 @@ mod tests {
         let tenant = Tenant {
             account: "red".into(),
             namespace: "epic-red".into(),
+            created: None,
             subjects: Vec::new(),
             system: "epic".into(),
         };

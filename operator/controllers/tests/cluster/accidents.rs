@@ -34,11 +34,14 @@ async fn a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(
     let label = |value: Value| json!({"labels": {"epic.acnodal.io/account": value}});
     let mut everything = label(Value::Null);
     everything["annotations"] = json!({"epic.acnodal.io/created-for": null});
-    for lost in [label(Value::Null), label(json!("blue")), everything] {
+    let annotation = json!({"annotations": everything["annotations"]});
+    for lost in [label(Value::Null), label(json!("blue")), annotation, everything] {
         Request::merge(NAMESPACE, &json!({"metadata": lost})).send(&cluster.admin).await.expect_ok();
-        eventually("the label being back", || async {
+        eventually("label and annotation being back", || async {
             let found = Request::get(NAMESPACE).send(&cluster.admin).await.expect_ok();
-            (found["metadata"]["labels"]["epic.acnodal.io/account"] == "red").then_some(())
+            let created_for = &found["metadata"]["annotations"]["epic.acnodal.io/created-for"];
+            let is_red = found["metadata"]["labels"]["epic.acnodal.io/account"] == "red";
+            (is_red && created_for.is_string()).then_some(())
         })
         .await;
     }

@@ -53,7 +53,9 @@ async fn an_account_waits_for_its_load_balancers_and_takes_its_namespace_along()
         (reason_of(&cluster, account, "Ready").await.as_deref() == Some("LoadBalancersRemain")).then_some(())
     })
     .await;
-    Request::get("/api/v1/namespaces/epic-red").send(&cluster.admin).await.expect_ok();
+    // That the operator made it is known though the namespace does not say so any more.
+    let lost = json!({"metadata": {"annotations": {"epic.acnodal.io/created-for": null}}});
+    Request::merge("/api/v1/namespaces/epic-red", &lost).send(&cluster.admin).await.expect_ok();
     Request::delete(&Request::path_of(&balancer)).send(&cluster.admin).await.expect_ok();
     for plural in ["servicegroups/shared", "addresspools/default", "epics/epic"] {
         let path = format!("/apis/epic.acnodal.io/v1/namespaces/epic/{plural}");
