@@ -3,18 +3,18 @@
 use epic_control_plane::{Identity, Request, eventually};
 use serde_json::{Value, json};
 
-use super::Cluster;
 use super::deletion::{platform, reason_of};
 use super::harness::Harness;
 use super::history::History;
 use super::operator::Operator;
 use super::tenants::{load_balancer, unconverged, until_nothing_is_left};
+use super::{Cluster, rights};
 
 const NAMESPACE: &str = "/api/v1/namespaces/epic-red";
 const EPIC: &str = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_label_that_is_lost_and_an_epic_that_is_deleted_take_nothing_from_who_is_served() {
+async fn what_is_lost_taken_away_or_replaced_by_hand_takes_nothing_from_who_is_served() {
     let cluster = Cluster::start().await;
     let _harness = Harness::start(&cluster, 1).await;
     let operator = Operator::start(&cluster).await;
@@ -27,6 +27,11 @@ async fn a_label_that_is_lost_and_an_epic_that_is_deleted_take_nothing_from_who_
 
     a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(&cluster).await;
     a_deleted_epic_is_recreated_and_everybody_keeps_ids_and_addresses(&cluster, &balancer).await;
+
+    operator.kill();
+    let operator = Operator::start_serving(&cluster).await;
+    operator.ready().await;
+    rights::a_right_that_is_taken_away_holds_up_only_what_needs_it(&cluster, &operator).await;
 }
 
 async fn a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(cluster: &Cluster) {

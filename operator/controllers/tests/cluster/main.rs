@@ -17,6 +17,7 @@ mod orders;
 mod quota;
 mod refusals;
 mod rest;
+mod rights;
 mod tenants;
 mod writers;
 

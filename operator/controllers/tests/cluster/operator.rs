@@ -1,6 +1,7 @@
 //! The operator as a process.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +19,8 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// A running operator; dropping it kills it.
 pub(crate) struct Operator {
     process: Child,
-    ops: std::net::SocketAddr,
+    ops: SocketAddr,
+    xds: SocketAddr,
     log: PathBuf,
     kubeconfig: PathBuf,
 }
@@ -26,19 +28,31 @@ pub(crate) struct Operator {
 impl Operator {
     /// Starts one that writes without asking for the Lease, and serves no xDS.
     pub(crate) async fn start(cluster: &Cluster) -> Self {
+        Self::start_with(cluster, &["--no-xds"]).await
+    }
+
+    /// Starts one that writes without asking for the Lease, serves xDS, and lets a second pass between two steps in a
+    /// change of the authority.
+    pub(crate) async fn start_serving(cluster: &Cluster) -> Self {
+        Self::start_with(cluster, &["--authority-settle", "1"]).await
+    }
+
+    async fn start_with(cluster: &Cluster, arguments: &[&str]) -> Self {
         let folder = cluster.control_plane.kubeconfig().parent().expect("a folder").to_owned();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let (kubeconfig, log) = (folder.join("operator.json"), folder.join(format!("operator-{number}.log")));
         if !kubeconfig.exists() {
             write_kubeconfig(cluster, &kubeconfig).await;
         }
-        let ops = {
-            let probe = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-            probe.local_addr().expect("its address")
+        let (ops, xds) = {
+            let probe = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let (ops, xds) = (probe().await, probe().await);
+            (ops.local_addr().expect("its address"), xds.local_addr().expect("its address"))
         };
         let file = std::fs::File::create(&log).expect("a log file");
         let process = Command::new(env!("CARGO_BIN_EXE_epic-operator"))
-            .args(["--no-lease", "--no-xds", "--ops-address", &ops.to_string()])
+            .args(["--no-lease", "--ops-address", &ops.to_string(), "--xds-address", &xds.to_string()])
+            .args(arguments)
             .args(["--identity", &format!("operator-{number}"), "--kubeconfig"])
             .arg(&kubeconfig)
             .env("EPIC_LOG", "info")
@@ -47,7 +61,7 @@ impl Operator {
             .stderr(file)
             .spawn()
             .expect("the operator starts");
-        Self { process, ops, log, kubeconfig }
+        Self { process, ops, xds, log, kubeconfig }
     }
 
     /// Waits until `/readyz` says ok.
@@ -66,6 +80,21 @@ impl Operator {
     /// Passes over objects of a kind that have ended, by its own count.
     pub(crate) async fn passes(&self, kind: &str) -> u64 {
         self.sum_of(&format!("epic_reconciles_total{{kind=\"{kind}\"")).await
+    }
+
+    /// What `/readyz` shows, if it says yes.
+    pub(crate) async fn notices(&self) -> Option<String> {
+        self.get("/readyz").await.filter(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Kinds that the API server refuses to it though it was shown them before, by its own count.
+    pub(crate) async fn refused_kinds(&self) -> u64 {
+        self.sum_of("epic_refused_kinds{").await
+    }
+
+    /// Whether proxies reach its xDS port.
+    pub(crate) async fn takes_proxies(&self) -> bool {
+        TcpStream::connect(self.xds).await.is_ok()
     }
 
     async fn sum_of(&self, beginning: &str) -> u64 {
