@@ -8,7 +8,7 @@ use super::harness::Harness;
 use super::history::History;
 use super::operator::Operator;
 use super::tenants::{load_balancer, unconverged, until_nothing_is_left};
-use super::{Cluster, rights};
+use super::{Cluster, rights, rotation};
 
 const NAMESPACE: &str = "/api/v1/namespaces/epic-red";
 const EPIC: &str = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
@@ -32,6 +32,7 @@ async fn what_is_lost_taken_away_or_replaced_by_hand_takes_nothing_from_who_is_s
     let operator = Operator::start_serving(&cluster).await;
     operator.ready().await;
     rights::a_right_that_is_taken_away_holds_up_only_what_needs_it(&cluster, &operator).await;
+    rotation::an_authority_is_replaced_step_by_step_whoever_goes_on_with_it(&cluster, operator).await;
 }
 
 async fn a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(cluster: &Cluster) {

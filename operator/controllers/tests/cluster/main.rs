@@ -18,6 +18,7 @@ mod quota;
 mod refusals;
 mod rest;
 mod rights;
+mod rotation;
 mod tenants;
 mod writers;
 
