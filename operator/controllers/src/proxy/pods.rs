@@ -189,6 +189,33 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_whose_containers_wait_for_long_on_their_node_lacks_a_volume() {
+        let pod = |placed: &str, state: Value| -> Pod {
+            let condition =
+                |at: &str| json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": at});
+            let conditions: Vec<Value> =
+                Some(placed).filter(|at| !at.is_empty()).map(condition).into_iter().collect();
+            serde_json::from_value(json!({"metadata": meta("p", "p", None), "status": {
+                "conditions": conditions,
+                "containerStatuses": [{"name": "envoy", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
+                    "state": state}],
+            }}))
+            .unwrap()
+        };
+        let now = Seconds(1_767_225_600 + 3_600); // 01:00 of the first of January 2026
+        let waits = |reason: &str| json!({"waiting": {"reason": reason}});
+        for (placed, state, lacks) in [
+            ("2026-01-01T00:59:40Z", waits("ContainerCreating"), true),
+            ("2026-01-01T00:59:41Z", waits("ContainerCreating"), false),
+            ("2026-01-01T00:00:00Z", waits("ImagePullBackOff"), false),
+            ("2026-01-01T00:00:00Z", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}), false),
+            ("", waits("ContainerCreating"), false),
+        ] {
+            assert_eq!(lacks_volume(&pod(placed, state.clone()), now), lacks, "{placed} {state}");
+        }
+    }
+
+    #[test]
     fn forged_labels_names_and_references_make_no_proxy() {
         let balancer: LoadBalancer = serde_json::from_value(json!({
             "apiVersion": "epic.acnodal.io/v1", "kind": "LoadBalancer", "metadata": meta("web", "lb", None),

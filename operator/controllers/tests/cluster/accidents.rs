@@ -7,6 +7,7 @@ use super::deletion::{platform, reason_of};
 use super::harness::Harness;
 use super::history::History;
 use super::operator::Operator;
+use super::rotation::{SECRETS, proxies_secrets};
 use super::tenants::{load_balancer, unconverged, until_nothing_is_left};
 use super::{Cluster, rights, rotation};
 
@@ -26,6 +27,8 @@ async fn what_is_lost_taken_away_or_replaced_by_hand_takes_nothing_from_who_is_s
     until_nothing_is_left("the load balancer being ready", || unconverged(&cluster.admin)).await;
 
     a_tenant_namespace_without_its_label_gets_it_back_and_keeps_its_rights(&cluster).await;
+    a_pull_secret_is_copied_kept_current_and_taken_away(&cluster).await;
+    a_certificate_that_a_pod_cannot_mount_is_written_again(&cluster).await;
     a_deleted_epic_is_recreated_and_everybody_keeps_ids_and_addresses(&cluster, &balancer).await;
 
     operator.kill();
@@ -108,4 +111,75 @@ async fn a_deleted_epic_is_recreated_and_everybody_keeps_ids_and_addresses(
     })
     .await;
     assert_eq!(status().await, before);
+}
+
+/// What the proxies' images are pulled with, as the Deployment names it.
+async fn pulled_with(cluster: &Cluster) -> Value {
+    let path = "/apis/apps/v1/namespaces/epic-red/deployments";
+    let list = Request::get(path).send(&cluster.admin).await.expect_ok();
+    list["items"][0]["spec"]["template"]["spec"]["imagePullSecrets"].clone()
+}
+
+async fn a_pull_secret_is_copied_kept_current_and_taken_away(cluster: &Cluster) {
+    let copy = format!("{SECRETS}/epic-pull-mirror");
+    // `{}` and `{"auths":{}}`.
+    for content in ["e30=", "eyJhdXRocyI6e319"] {
+        let source = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mirror", "namespace": "epic"},
+            "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": content},
+        });
+        Request::apply(&source).send(&cluster.admin).await.expect_ok();
+        let named = json!({"spec": {"proxies": {"image-pull-secrets": ["mirror"]}}});
+        Request::merge(EPIC, &named).send(&cluster.admin).await.expect_ok();
+        eventually("the copy being as its source", || async {
+            let found = Request::get(&copy).send(&cluster.admin).await;
+            let (type_, held) = (&found.body["type"], &found.body["data"][".dockerconfigjson"]);
+            (found.is_ok() && held == content && *type_ == source["type"]).then_some(())
+        })
+        .await;
+    }
+    eventually("proxies being pulled with it", || async {
+        (pulled_with(cluster).await == json!([{"name": "epic-pull-mirror"}])).then_some(())
+    })
+    .await;
+    let none = json!({"spec": {"proxies": null}});
+    Request::merge(EPIC, &none).send(&cluster.admin).await.expect_ok();
+    eventually("the copy being taken away", || async {
+        let gone = Request::get(&copy).send(&cluster.admin).await.code == 404;
+        (gone && pulled_with(cluster).await.is_null()).then_some(())
+    })
+    .await;
+    let source = Request::get("/api/v1/namespaces/epic/secrets/mirror").send(&cluster.admin).await;
+    assert!(source.is_ok(), "the administrator's own stays");
+    until_nothing_is_left("everything being served again", || unconverged(&cluster.admin)).await;
+}
+
+/// Secrets of tenants are not watched: the pods that wait for one tell that it is lost.
+async fn a_certificate_that_a_pod_cannot_mount_is_written_again(cluster: &Cluster) {
+    let pods = "/api/v1/namespaces/epic-red/pods";
+    let list = Request::get(pods).send(&cluster.admin).await.expect_ok();
+    let pod = list["items"].as_array().into_iter().flatten();
+    let mut pod = pod.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let pod = pod.next().expect("a pod")["metadata"]["name"].as_str().expect("a name").to_owned();
+    // On its node for long.
+    let placed =
+        json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let state = |state: Value| {
+        json!({"status": {"conditions": [placed], "containerStatuses": [{
+            "name": "envoy", "ready": false, "restartCount": 0, "image": "epic/envoy:dev", "imageID": "", "state": state,
+        }]}})
+    };
+    let lost = proxies_secrets(cluster).await.remove(0);
+    let path = format!("{SECRETS}/{}", lost["metadata"]["name"].as_str().expect("a name"));
+    Request::delete(&path).send(&cluster.admin).await.expect_ok();
+    let status = format!("{pods}/{pod}/status");
+    let creating = state(json!({"waiting": {"reason": "ContainerCreating"}, "running": null}));
+    Request::strategic(&status, &creating).send(&cluster.admin).await.expect_ok();
+    eventually("the certificate being there again", || async {
+        let found = Request::get(&path).send(&cluster.admin).await;
+        (found.is_ok() && found.body["metadata"]["uid"] != lost["metadata"]["uid"]).then_some(())
+    })
+    .await;
+    let running = state(json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}, "waiting": null}));
+    Request::strategic(&status, &running).send(&cluster.admin).await.expect_ok();
 }
