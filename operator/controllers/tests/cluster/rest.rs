@@ -9,13 +9,17 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::harness::Harness;
+use super::history::History;
 use super::operator::Operator;
 use super::tenants::{endpoint, load_balancer, object, unconverged, until_nothing_is_left};
 
 const NEWER: &str = "of-a-newer-version";
 const KINDS: [&str; 6] = ["epics", "accounts", "addresspools", "servicegroups", "loadbalancers", "endpoints"];
 
-/// Makes the definitions keep what they do not know, as those of a newer release know more. Answers the schemas.
+const CLAIMS: &str = "addressclaims";
+
+/// Makes the definitions keep what they do not know, as those of a newer release know more. Answers the schemas, that of
+/// claims last.
 async fn widen(admin: &Client) -> Vec<Value> {
     fn keep(schema: &mut Value) {
         if schema.get("properties").is_some() {
@@ -31,7 +35,7 @@ async fn widen(admin: &Client) -> Vec<Value> {
         }
     }
     let mut schemas = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS.into_iter().chain([CLAIMS]) {
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{kind}.epic.acnodal.io");
         let mut definition = Request::get(&path).send(admin).await.expect_ok();
         let schema = &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
@@ -211,6 +215,53 @@ async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_
     }
     lost.retain(|path| !path.contains("reservations"));
     assert_eq!(lost, Vec::<String>::new(), "after every LoadBalancer was fenced");
+    claims_keep_what_they_hold(admin, schemas.last().expect("that of claims")).await;
+}
+
+/// Claims are written when they are made, when their pool is renamed and when they are released.
+async fn claims_keep_what_they_hold(admin: &Client, schema: &Value) {
+    for claim in all(admin, CLAIMS).await {
+        let path = Request::path_of(&claim);
+        eventually("the claim being marked", || async {
+            let mut claim = Request::get(&path).send(admin).await.expect_ok();
+            mark(&mut claim["spec"], &schema["spec"]);
+            Request::replace(&claim, "").send(admin).await.is_ok().then_some(())
+        })
+        .await;
+    }
+    let successor = object("AddressPool", "epic", "successor", json!({"addresses": ["10.9.0.0/20"]}));
+    Request::create(&successor).send(admin).await.expect_ok();
+    let elsewhere = json!({"spec": {"addresses": ["10.10.0.0/24"]}});
+    let pool = Request::path_of(&object("AddressPool", "epic", "default", json!({})));
+    Request::merge(&pool, &elsewhere).send(admin).await.expect_ok();
+    let claims = eventually("all claims naming the pool that holds them", || async {
+        let claims = all(admin, CLAIMS).await;
+        claims.iter().all(|claim| claim["spec"]["pool"] == "successor").then_some(claims)
+    })
+    .await;
+    let mut lost = Vec::new();
+    for claim in &claims {
+        unmarked(
+            &format!("renamed {}", claim["metadata"]["name"]),
+            &claim["spec"],
+            &schema["spec"],
+            &mut lost,
+        );
+    }
+    let history = History::record(admin).await;
+    Request::delete(&Request::path_of(&load_balancer("epic-red", "lb0", "small")))
+        .send(admin)
+        .await
+        .expect_ok();
+    let released = eventually("its claim being released and deleted", || async {
+        let events = history.events().into_iter();
+        events.rev().find(|event| event.kind == "AddressClaim" && event.deleted)
+    })
+    .await;
+    let claim = &released.object.data;
+    assert!(claim["status"].is_object(), "it was marked as released before it was deleted: {claim}");
+    unmarked("released", &claim["spec"], &schema["spec"], &mut lost);
+    assert_eq!(lost, Vec::<String>::new(), "of claims");
 }
 
 /// As docs/recovery.md says; a new EPIC fences all LoadBalancers, which is a write of their status that reads none of it.
