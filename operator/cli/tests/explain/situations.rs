@@ -21,6 +21,9 @@ const NOTHING: &str = "nothing";
 
 type Break = fn(&mut Found);
 
+/// Rows of the table, each with its kind.
+type Named = &'static [(&'static str, &'static str)];
+
 /// Makes the conditions of the kind's object what a row says; `message` stands in all of them.
 fn say(found: &mut Found, kind: &str, row: &Row, message: &str) {
     let there: &mut Vec<Condition> = match kind {
@@ -101,7 +104,7 @@ fn claimed(found: &mut Found, phase: Option<&str>) {
 }
 
 /// Rows, what else is the matter, the link that does not hold, and a part of the answer.
-const ROWS: &[(&[(&str, &str)], Break, &str, &str)] = &[
+const ROWS: &[(Named, Break, &str, &str)] = &[
     (
         &[(LB, "its namespace has no Account"), (ENDPOINT, "its namespace has no Account")],
         |f| f.epic.accounts.items.clear(),
