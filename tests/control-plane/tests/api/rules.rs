@@ -112,6 +112,7 @@ async fn networks_are_canonical_and_have_no_host_bits() {
 
 #[tokio::test]
 async fn proxies_are_placed_and_sized_within_bounds() {
+    let _singleton = SINGLETON.lock().await;
     let of = object("EPIC", "epic", "epic", json!({ "proxies": {} }));
     let field = |name: &str| format!("/spec/proxies/{name}");
     let texts = |texts: &[&str]| texts.iter().map(|text| json!(text)).collect::<Vec<_>>();
