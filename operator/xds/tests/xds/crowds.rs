@@ -134,7 +134,7 @@ async fn neither_a_silent_crowd_nor_readers_that_stop_keep_a_proxy_from_being_se
         let source = Ipv4Addr::new(127, 0, 8, 1 + u8::try_from(n % SOURCES).unwrap());
         let mut socket = connect_from(source, address).await.unwrap();
         // Every other one begins to shake hands. Most are closed by then.
-        if n / SOURCES % 2 == 0 {
+        if (n / SOURCES).is_multiple_of(2) {
             let _ = socket.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await;
         }
         silent.push(socket);
