@@ -251,6 +251,7 @@ mod tests {
             namespace: "epic-red".into(),
             subjects: Vec::new(),
             system: "epic".into(),
+            created: None,
         };
         let deployment = objects(&proxies()).deployment;
         let template = &deployment["spec"]["template"];
