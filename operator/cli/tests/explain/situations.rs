@@ -253,6 +253,15 @@ const ROWS: &[(Named, Break, &str, &str)] = &[
         "Meanwhile it serves",
     ),
     (
+        &[(LB, "so do the new pods of a roll-out")],
+        |f| {
+            pod_with(f, &json!({"PodScheduled": "0/2 nodes are available"}));
+            f.pods.push(pod());
+        },
+        "proxies",
+        "Meanwhile it serves",
+    ),
+    (
         &[(LB, "no proxy is ready any more")],
         |f| pod_with(f, &json!({})),
         "proxies",
