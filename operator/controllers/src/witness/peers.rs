@@ -48,7 +48,7 @@ impl Place {
         Some(Self { node: node(lease)?, ops })
     }
 
-    /// The annotations that say all this; `is_isolated` is what [`is_isolated`] found.
+    /// The annotations that say all this; `is_isolated` is what [`Peers::is_isolated`] found.
     pub(super) fn annotations(&self, is_isolated: bool) -> BTreeMap<String, String> {
         [
             (ANNOTATION_NODE, self.node.to_string()),
@@ -79,11 +79,25 @@ pub(super) fn is_deaf_to(lease: &Lease, heard: &[&Lease], on: &NodeName) -> bool
     })
 }
 
-/// Whether none of the replicas on other nodes can be reached, though there are some.
-pub(super) async fn is_isolated<'l>(own: &Place, leases: impl IntoIterator<Item = &'l Lease>) -> bool {
-    let others = leases.into_iter().filter_map(Place::named).filter(|other| other.node != own.node);
-    let answers = join_all(others.map(|other| answers(other.ops))).await;
-    !answers.is_empty() && !answers.contains(&true)
+/// What a replica finds out about the others.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// Whether one on another node has ever answered. Until then it may be a policy that keeps them apart.
+    reached: bool,
+}
+
+impl Peers {
+    /// Asks the replicas on other nodes. Says whether none of them answers any more, though there are some.
+    pub(super) async fn is_isolated<'l>(
+        &mut self,
+        own: &Place,
+        leases: impl IntoIterator<Item = &'l Lease>,
+    ) -> bool {
+        let others = leases.into_iter().filter_map(Place::named).filter(|other| other.node != own.node);
+        let all = join_all(others.map(|other| answers(other.ops))).await;
+        self.reached |= all.contains(&true);
+        self.reached && !all.is_empty() && !all.contains(&true)
+    }
 }
 
 /// A host that refuses a connection has answered.
@@ -126,14 +140,31 @@ mod tests {
     async fn one_that_answers_or_refuses_is_reached_and_one_on_the_same_node_is_not_asked() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let open = listener.local_addr().unwrap();
-        let own = place("n1", open);
-        // Nobody listens on a port that was just given up, and nothing leads to a network for documentation (RFC 5737):
-        // the connection is refused at once, or never answered.
+        let (own, other) = (place("n1", open), lease(&place("n2", open), false));
+        // Nobody listens on a port that was just given up.
         let shut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert!(!is_isolated(&own, []).await, "there is no other");
-        assert!(!is_isolated(&own, [&lease(&own, false)]).await, "the only other one is on the same node");
-        assert!(!is_isolated(&own, [&lease(&place("n2", open), false)]).await);
-        assert!(!is_isolated(&own, [&lease(&place("n2", shut), false)]).await, "its host has answered");
+        let mut peers = Peers::default();
+        assert!(!peers.is_isolated(&own, []).await, "there is no other");
+        assert!(
+            !peers.is_isolated(&own, [&lease(&own, false)]).await,
+            "the only other one is on the same node"
+        );
+        assert!(!peers.reached);
+        assert!(!peers.is_isolated(&own, [&lease(&place("n2", shut), false)]).await, "its host has answered");
+        assert!(!peers.is_isolated(&own, [&other]).await);
+        assert!(peers.reached);
+    }
+
+    #[tokio::test]
+    async fn one_that_never_answered_may_be_kept_away_by_a_policy_and_one_that_did_is_missed() {
+        // TCP connects to no multicast address: the kernel says that it is not reached (tcp_v4_connect).
+        let away = lease(&place("n2", "224.0.0.1:8080".parse().unwrap()), false);
+        let own = place("n1", "127.0.0.1:1".parse().unwrap());
+        let mut peers = Peers::default();
+        assert!(!peers.is_isolated(&own, [&away]).await);
+        peers.reached = true;
+        assert!(peers.is_isolated(&own, [&away]).await);
+        assert!(!peers.is_isolated(&own, []).await, "it is gone");
     }
 
     #[test]

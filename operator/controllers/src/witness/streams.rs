@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::peers::{Place, is_isolated};
+use super::peers::{Peers, Place};
 use super::{SILENT_AFTER, ids};
 use crate::context::Shared;
 
@@ -41,7 +41,7 @@ const MOST: usize = 100_000;
 /// Renews until `shutdown`. A renewal that fails is made again at the next time.
 pub async fn run(context: Shared, reports: Arc<Reports>, shutdown: CancellationToken) {
     let own = streams_lease_name(&context.settings.identity);
-    let mut place = None;
+    let (mut place, mut peers) = (None, Peers::default());
     let mut timer = interval(RENEW);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -58,7 +58,7 @@ pub async fn run(context: Shared, reports: Arc<Reports>, shutdown: CancellationT
             let all = snapshot.list::<Lease>().map(|lease| &**lease);
             let others =
                 all.filter(|lease| lease.labels().contains_key(LABEL_STREAMS) && lease.name_any() != own);
-            says = place.annotations(is_isolated(place, others).await);
+            says = place.annotations(peers.is_isolated(place, others).await);
         }
         let connected = ids::format(&connected(&snapshot, &reports.rows()));
         says.insert(ANNOTATION_STREAMS.to_owned(), connected);
