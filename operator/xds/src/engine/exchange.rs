@@ -82,7 +82,8 @@ pub struct Rejection {
 /// How far the client of a session has come. Latest state, not history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The last view whose clusters and listeners were all acknowledged.
+    /// The last view whose clusters and listeners were all acknowledged. A client that asks again for what it has may
+    /// refuse that afterwards: `rejections` are newer.
     pub configured: Option<Revision>,
     /// What the client refuses of the current view.
     pub rejections: BTreeMap<(Kind, Arc<str>), Rejection>,
