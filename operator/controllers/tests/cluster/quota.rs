@@ -15,6 +15,9 @@ use super::tenants::{load_balancer, object, unconverged, until_nothing_is_left};
 const QUOTA: &str = "/api/v1/namespaces/epic-red/resourcequotas/epic-limits";
 /// Objects that the tenant tries to create; `EPIC_FLOOD` says another number (`make test-full`: 5,000).
 const FLOOD: usize = 600;
+/// Time from one creation to the next: kubectl and client-go send 50 requests a second. More at once is a matter of the API
+/// server's own fairness, on whose cores the test runs as well.
+const PACE: Duration = Duration::from_millis(20);
 /// Objects of the bystander in each half of the comparison.
 const SAMPLES: usize = 10;
 
@@ -85,7 +88,9 @@ async fn a_flood_of_creations_ends_at_the_quota_in_its_words_and_the_tenant_cann
     let size = flood_size();
     let quiet = bystander(admin, "quiet").await;
     // A group that is not there: what is counted here is objects, and none of them gets a proxy.
-    let flood = stream::iter(0..size).map(|number| {
+    let mut pace = tokio::time::interval(PACE);
+    let turns = stream::poll_fn(|context| pace.poll_tick(context).map(Some)).zip(stream::iter(0..size));
+    let flood = turns.map(|(_, number)| {
         let (tenant, balancer) = (&tenant, load_balancer("epic-red", &format!("flood{number}"), "none"));
         async move { Request::create(&balancer).send(tenant).await }
     });
