@@ -34,12 +34,10 @@ pub(crate) fn make_load_balancer(lab: &Lab, name: &str) -> SocketAddr {
 
 /// Takes away what [`make_load_balancer`] and [`add`] made, and waits until its proxies are gone.
 pub(crate) fn remove_load_balancer(lab: &Lab, name: &str) {
-    let endpoints = lab.list(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/endpoints"));
-    let of_it = endpoints.iter().filter(|object| object["spec"]["load-balancer"] == name);
-    let names: Vec<&str> = of_it.filter_map(|object| object["metadata"]["name"].as_str()).collect();
-    if !names.is_empty() {
-        let words = ["kubectl", "delete", "--namespace", NAMESPACE, "--wait=false", "epicep"];
-        lab.stage(&words.into_iter().chain(names).collect::<Vec<_>>());
+    for object in lab.list(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/endpoints")) {
+        if object["spec"]["load-balancer"] == name {
+            lab.delete(&endpoint(NAMESPACE, object["metadata"]["name"].as_str().expect("a name")));
+        }
     }
     lab.delete(&load_balancer(NAMESPACE, name));
     lab.delete_after_use(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/servicegroups/{name}"));
@@ -60,17 +58,13 @@ pub(crate) fn remove_load_balancer(lab: &Lab, name: &str) {
 }
 
 /// An Endpoint on port 8081 of a pod of tenant sample.
-fn of_sample(balancer: &str, name: &str, node: &str, address: &str) -> Value {
-    json!({
+pub(crate) fn add(lab: &Lab, balancer: &str, name: &str, node: &str, address: &str) {
+    lab.apply(&json!({
         "apiVersion": "epic.acnodal.io/v1", "kind": "Endpoint",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"load-balancer": balancer, "node-address": node, "address": address,
                  "port": {"port": 8081, "protocol": "TCP"}},
-    })
-}
-
-pub(crate) fn add(lab: &Lab, balancer: &str, name: &str, node: &str, address: &str) {
-    lab.apply(&of_sample(balancer, name, node, address));
+    }));
 }
 
 fn ask(lab: &Lab, to: SocketAddr, count: usize) -> Tally {
@@ -140,14 +134,10 @@ pub(crate) fn traffic_follows_the_endpoints(lab: &Lab) {
 /// So many that a table of them has several levels, applied while others of them are being worked on.
 pub(crate) fn many_endpoints_at_once_all_come_into_force(lab: &Lab) {
     make_load_balancer(lab, "many");
-    let many = (0..300).map(|number| {
+    for number in 0..300 {
         let address = format!("10.251.{}.{}", number / 250, number % 250 + 1);
-        of_sample("many", &format!("many-{number}"), ONE.1, &address)
-    });
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": many.collect::<Vec<_>>()});
-    let file = lab.folder().join("many.json");
-    std::fs::write(&file, list.to_string()).expect("a file in the lab's folder");
-    lab.stage(&["kubectl", "create", "--filename", &file.display().to_string()]);
+        add(lab, "many", &format!("many-{number}"), ONE.1, &address);
+    }
     lab.until("all of them are programmed", || {
         let all = lab.list(&format!("/apis/epic.acnodal.io/v1/namespaces/{NAMESPACE}/endpoints"));
         let mine = all.iter().filter(|object| object["spec"]["load-balancer"] == "many");
