@@ -16,7 +16,7 @@ demo: ## from nothing to a packet in a tenant's pod, with the story told (KEEP=1
 test: ## everything CI checks, with the time of each step
 	@hack/test
 
-test-full: ## the same with its sweeps in full length (about an hour more)
+test-full: ## the same with its sweeps in full length (about half an hour more)
 	@EPIC_FLOOD=5000 EPIC_CROWD=20000 EPIC_ORDERS=40 EPIC_PROPTEST_CASES=100000 hack/test
 
 bench: ## end-to-end figures, also in target/bench/e2e.json
