@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::{Condition, has_conditions};
+use crate::condition::{Condition, ConditionStatus, HasConditions as _, IN_SERVICE, has_conditions};
 use crate::reason::reasons;
 use crate::rest::{Rest, carry_keyed, carry_option, keeps, keeps_unknown};
 use crate::schema;
@@ -151,6 +151,13 @@ pub struct EPICNodeStatus {
     #[serde(flatten)]
     #[schemars(skip)]
     pub rest: Rest,
+}
+
+impl EPICNode {
+    /// What the operator says of why the node is out of service; `None` for one that is in service, or not judged.
+    pub fn out_of_service(&self) -> Option<&Condition> {
+        self.condition(IN_SERVICE).filter(|known| known.status == ConditionStatus::False)
+    }
 }
 
 /// A BPF program that is attached.

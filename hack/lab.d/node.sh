@@ -51,7 +51,8 @@ node_images() {
     for tar; do
         ! grep -qxF "$tar" "$known" || continue
         node_ctr "$node" images import --local "$tar" >>"$lab/log/$node-images.log" 2>&1 || {
-            echo "$node cannot import $tar (see $lab/log/$node-images.log)" >&2
+            echo "$node cannot import $tar:" >&2
+            tail -n 3 "$lab/log/$node-images.log" >&2
             return 1
         }
         echo "$tar" >>"$known"

@@ -22,6 +22,7 @@ var flows = []flow{
 	{"other proxy", "operator", "TCP", 18000, true, "xDS of another tenant"},
 	{"operator", "api server", "TCP", 6443, true, "watches and writes"},
 	{"operator", "dns", "UDP", 53, true, "names"},
+	{"operator", "replica", "TCP", 8080, true, "whether the node reaches another"},
 	{"uninstall", "api server", "TCP", 6443, true, "helm uninstall, and taking it back"},
 	{"node", "operator", "TCP", 8080, true, "probes"},
 	{"prometheus", "operator", "TCP", 8080, true, "scrapes"},

@@ -135,6 +135,7 @@ func newTown(found *manifests) (*town, error) {
 	town := &town{
 		places: map[string]place{
 			"operator":      {"10.244.1.2", "epic", pod("epic-operator")},
+			"replica":       {"10.244.2.2", "epic", pod("epic-operator")},
 			"uninstall":     {"10.244.1.3", "epic", pod("epic-uninstall")},
 			"stranger":      {"10.244.1.4", "epic", core.PodTemplateSpec{}},
 			"proxy":         {"10.244.1.10", red, proxy},

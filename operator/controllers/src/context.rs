@@ -71,7 +71,7 @@ pub struct Context {
     /// Which addresses are free, who holds the others, and who waits for one.
     pub addresses: Arc<Addresses>,
     /// Who is within the limits of its Account.
-    pub admissions: account::Admissions,
+    pub admissions: Arc<account::Admissions>,
     /// Since when usage figures wait to be written.
     pub figures: account::Figures,
 }
@@ -104,7 +104,7 @@ impl Context {
             silent: Silent::default(),
             addresses: Arc::new(Addresses::new(watches.clone())),
             watches,
-            admissions: account::Admissions::default(),
+            admissions: Arc::default(),
             figures: account::Figures::default(),
         });
         let state = StateCollector::new(Arc::downgrade(&context));

@@ -4,6 +4,8 @@
 //! a count in a status rings no bell. What this misses, the full pass makes good.
 
 mod balancer;
+mod endpoint;
+mod room;
 mod tenant;
 
 use std::collections::BTreeSet;
@@ -24,7 +26,8 @@ use kube::runtime::Controller;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::broadcast;
 
-pub use balancer::{endpoint, load_balancer};
+pub use balancer::load_balancer;
+pub use endpoint::endpoint;
 pub use tenant::{account, namespace};
 
 use crate::context::Shared;
@@ -46,16 +49,18 @@ where
     P: PartialEq,
 {
     on_changes(context, move |snapshot, changes: Vec<Change<Other>>| {
-        let differs = |change: &&Change<Other>| match (&change.before, &change.after) {
-            (Some(before), Some(after)) => {
-                before.meta().uid != after.meta().uid || part(before) != part(after)
-            }
-            _ => true,
-        };
-        let objects =
-            changes.iter().filter(differs).flat_map(|change| change.before.iter().chain(&change.after));
+        let moved = changes.iter().filter(|change| differs(change, &part));
+        let objects = moved.flat_map(|change| change.before.iter().chain(&change.after));
         objects.flat_map(|object| relate(snapshot, object)).collect()
     })
+}
+
+/// Whether an object came, went, or differs in this part.
+fn differs<K: Object, P: PartialEq>(change: &Change<K>, part: impl Fn(&K) -> P) -> bool {
+    match (&change.before, &change.after) {
+        (Some(before), Some(after)) => before.meta().uid != after.meta().uid || part(before) != part(after),
+        _ => true,
+    }
 }
 
 /// The keys that `relate` names for every batch of changes.
@@ -91,6 +96,15 @@ fn keys_of<K: Object<DynamicType = ()>>(snapshot: &Snapshot, which: impl Fn(&K) 
 
 fn all<K: Object<DynamicType = ()>>(snapshot: &Snapshot) -> Vec<Key> {
     keys_of::<K>(snapshot, |_| true)
+}
+
+fn in_namespace<K: Object<DynamicType = ()>>(
+    snapshot: &Snapshot,
+    namespace: &str,
+    which: impl Fn(&K) -> bool,
+) -> Vec<Key> {
+    let found = snapshot.in_namespace::<K>(namespace);
+    found.filter(|object| which(object)).map(|object| Key::of(object.as_ref())).collect()
 }
 
 fn is_accepted<K: HasConditions>(object: &K) -> bool {

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use epic_crds::condition::IN_SERVICE;
-use epic_crds::{ConditionStatus, EPICNode, HasConditions as _, NodeTunnels};
+use epic_crds::{EPICNode, NodeTunnels};
 use epic_model::address;
 use epic_model::id::NodeName;
 use kube::ResourceExt;
@@ -48,7 +47,7 @@ impl Tunnels {
     /// What of an EPICNode is read here.
     pub fn part(node: &EPICNode) -> impl PartialEq + use<> {
         let status = node.status.clone().unwrap_or_default();
-        (status.addresses, status.tunnels, is_out(node))
+        (status.addresses, status.tunnels, node.out_of_service().is_some())
     }
 
     /// What these nodes report.
@@ -56,7 +55,7 @@ impl Tunnels {
         let mut found = BTreeMap::new();
         for object in nodes {
             let Some(status) = &object.status else { continue };
-            let (name, out): (NodeName, bool) = (object.name_any().into(), is_out(object));
+            let (name, out): (NodeName, bool) = (object.name_any().into(), object.out_of_service().is_some());
             let node = match &status.tunnels {
                 None => Node { name, listed: BTreeMap::new(), unlisted: Said::Nothing, up: 0, out },
                 Some(tunnels) => Node {
@@ -101,10 +100,6 @@ impl Tunnels {
     fn at(&self, epic_address: &str) -> Option<&Node> {
         self.0.get(&address::parse(epic_address).ok()?)
     }
-}
-
-fn is_out(node: &EPICNode) -> bool {
-    node.condition(IN_SERVICE).is_some_and(|known| known.status == ConditionStatus::False)
 }
 
 fn unlisted(tunnels: &NodeTunnels) -> Said {

@@ -287,13 +287,12 @@ fn candidates(objects: &Objects) -> Vec<Candidate> {
     let candidate = |object: &Arc<EPICNode>| {
         let name = object.metadata.name.as_deref()?;
         let node = *nodes.get(name)?;
-        let in_service = object.condition(epic_crds::condition::IN_SERVICE);
         Some(Candidate {
             node: NodeName::new(name),
             node_ready: node_is_ready(node),
             agent_ready: object.is_condition_true(epic_crds::condition::READY),
             rebooted: is_rebooted(node, object),
-            out_of_service: in_service.is_some_and(|condition| condition.status == ConditionStatus::False),
+            out_of_service: object.out_of_service().is_some(),
         })
     };
     objects.epic_nodes.iter().filter_map(candidate).collect()

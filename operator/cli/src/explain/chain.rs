@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use epic_crds::condition::{ACCEPTED, ADVERTISED, IN_SERVICE, PROGRAMMED, READY, TUNNEL_UP};
+use epic_crds::condition::{ACCEPTED, ADVERTISED, PROGRAMMED, READY, TUNNEL_UP};
 use epic_crds::well_known::{
     ANNOTATION_UNINSTALL, LABEL_LOAD_BALANCER, LEASE_OPERATOR, TENANT_NAMESPACE_PREFIX,
 };
@@ -384,7 +384,7 @@ fn announced(found: &Found, balancer: &LoadBalancer) -> Verdict {
             .as_ref()
             .and_then(|status| status.advertised_by.as_ref())
             .is_some_and(|by| by.node == node.name_any())
-    }) && let Some(out) = node.condition(IN_SERVICE).filter(|out| out.status == ConditionStatus::False)
+    }) && let Some(out) = node.out_of_service()
     {
         return Err(Fix::new(
             format!(

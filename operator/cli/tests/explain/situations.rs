@@ -244,16 +244,7 @@ const ROWS: &[(Named, Break, &str, &str)] = &[
         "has not written it into its maps",
     ),
     (
-        &[(LB, "so do some of its pods")],
-        |f| {
-            pod_with(f, &json!({"PodScheduled": "0/2 nodes are available"}));
-            f.pods.push(pod());
-        },
-        "proxies",
-        "Meanwhile it serves",
-    ),
-    (
-        &[(LB, "so do the new pods of a roll-out")],
+        &[(LB, "so do some of its pods"), (LB, "so do the new pods of a roll-out")],
         |f| {
             pod_with(f, &json!({"PodScheduled": "0/2 nodes are available"}));
             f.pods.push(pod());

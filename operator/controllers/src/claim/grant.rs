@@ -1,8 +1,6 @@
 //! One LoadBalancer's address: claims out of the cache, *then* GET the LoadBalancer, plan, write. What the caches refuse
 //! makes no call at all.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, set};
@@ -22,7 +20,7 @@ use kube::{Resource, ResourceExt};
 
 use super::convert;
 use super::index::{InFlight, Owned};
-use crate::account::{self, Limits, account_of};
+use crate::account::account_of;
 use crate::context::Context;
 use crate::service_group::{admits, group_of, pools_of};
 
@@ -62,7 +60,8 @@ pub fn judge(
 ) -> Option<Granted> {
     let Some(object) = convert::balancer_version(balancer) else { return Some(Granted::Settled) };
     let owned = context.addresses.owned(&Key::of(balancer));
-    let (plan, _) = plan(context, snapshot, &asker(balancer, object, terms), terms.pools, &owned);
+    let (asker, may_come) = (asker(balancer, object, terms), may_come(context, snapshot, terms.pools));
+    let plan = context.addresses.look(&asker, terms.pools, &owned, &may_come);
     plan.writes.is_empty().then(|| plan.refusal.map_or(Granted::Settled, Granted::Refused))
 }
 
@@ -84,7 +83,8 @@ pub async fn round(
     };
     let Some(object) = convert::balancer_version(&balancer) else { return Ok(Granted::Changed) };
     let asker = asker(&balancer, object, terms);
-    let (plan, in_flight) = plan(context, snapshot, &asker, terms.pools, &owned);
+    let may_come = may_come(context, snapshot, terms.pools);
+    let (plan, in_flight) = context.addresses.plan(&asker, terms.pools, &owned, &may_come);
     match carry_out(context, &balancer, &owned, &plan, in_flight).await {
         Ok(0) => Ok(plan.refusal.map_or(Granted::Settled, Granted::Refused)),
         Ok(_) => Ok(Granted::Written),
@@ -95,30 +95,24 @@ pub async fn round(
     }
 }
 
-/// The plan, and the address that it is about to claim.
-fn plan<'c>(
-    context: &'c Context,
-    snapshot: &Snapshot,
-    asker: &Asker,
-    pools: &[Pool],
-    owned: &[Owned],
-) -> (Plan, Option<InFlight<'c>>) {
-    let limits: RefCell<BTreeMap<String, Limits>> = RefCell::default();
-    let may_come = |key: &Key, address: IpAddr| {
+/// Whether a LoadBalancer that asks for an address may come for it, as the snapshot shows it.
+fn may_come<'a>(
+    context: &'a Context,
+    snapshot: &'a Snapshot,
+    pools: &'a [Pool],
+) -> impl Fn(&Key, IpAddr) -> bool + 'a {
+    move |key, address| {
         let Some(other) = snapshot.get::<LoadBalancer>(key) else { return false };
         let namespace = other.namespace().unwrap_or_default();
         let (account, group) = (account_of(snapshot, &namespace), group_of(snapshot, other));
         let (Some(account), Some(group)) = (account, group) else { return false };
         let is_beyond_limit = || {
-            let mut limits = limits.borrow_mut();
-            let known = limits.entry(namespace.clone());
-            let limits = known.or_insert_with(|| account::limits(snapshot, &account, &namespace));
+            let limits = context.admissions.of(snapshot, &account, &namespace);
             let uid = other.uid().unwrap_or_default().into();
             limits.load_balancers.refused.contains(&uid) || limits.proxies.refused.contains(&uid)
         };
         request(other, &account, &group, pools, is_beyond_limit) == Some(address)
-    };
-    context.addresses.plan(asker, pools, owned, &may_come)
+    }
 }
 
 pub(super) fn asker(balancer: &LoadBalancer, object: ObjectVersion, terms: Terms<'_>) -> Asker {

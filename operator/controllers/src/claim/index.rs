@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use epic_crds::{Account, AddressClaim, AddressPool, LoadBalancer};
+use epic_crds::condition::ACCEPTED;
+use epic_crds::{Account, AddressClaim, AddressPool, ConditionStatus, HasConditions as _, LoadBalancer};
 use epic_model::address::{self, Family};
 use epic_model::claim::{self as model, Asker, Claim, Free, Plan, Pool, Register, Usage, Write};
 use epic_model::id::{ObjectVersion, PoolName};
@@ -82,8 +83,19 @@ impl Addresses {
         self.now(|book| book.owned(balancer))
     }
 
-    /// What to do for `asker`, whose own claims `owned` were read before it was. `may_come` says whether a LoadBalancer
-    /// that asks for an address may come for it. The address of a new claim is this one's until the guard is dropped.
+    /// What there is to do for `asker`, whose own claims `owned` were read before it was. `may_come` says whether a
+    /// LoadBalancer that asks for an address may come for it.
+    pub fn look(
+        &self,
+        asker: &Asker,
+        pools: &[Pool],
+        owned: &[Owned],
+        may_come: &dyn Fn(&Key, IpAddr) -> bool,
+    ) -> Plan {
+        self.now(|book| model::plan_by(asker, pools, &Look { book, owned, may_come }))
+    }
+
+    /// As [`Addresses::look`] says, to be done: the address of a new claim is this one's until the guard is dropped.
     pub fn plan(
         &self,
         asker: &Asker,
@@ -225,9 +237,12 @@ fn owner_of(claim: &AddressClaim) -> Key {
     Key::namespaced(claim.spec.owner.namespace.as_str(), claim.spec.owner.name.as_str())
 }
 
-/// What a LoadBalancer without address asks for; `None` for one that has an address, or is to go.
+/// What a LoadBalancer without address asks for; `None` for one that has an address, is to go, or is refused: that one
+/// looks for an address when it is accepted.
 fn waits_for(balancer: &LoadBalancer) -> Option<Option<IpAddr>> {
-    let waits = convert::shown(balancer).is_empty() && balancer.metadata.deletion_timestamp.is_none();
+    let refused = balancer.condition(ACCEPTED).is_some_and(|known| known.status == ConditionStatus::False);
+    let gone = balancer.metadata.deletion_timestamp.is_some();
+    let waits = convert::shown(balancer).is_empty() && !refused && !gone;
     let asked = || balancer.spec.public_address.as_deref().and_then(|text| address::parse(text).ok());
     waits.then(asked)
 }
@@ -560,6 +575,16 @@ mod tests {
         assert_eq!(concerned(&book, 2), (vec![key("asks")], vec![key("any")]));
         assert_eq!(book.waiting_in("epic-red"), [key("any"), key("asks")]);
         assert_eq!(book.waiting_in("epic-blue"), []);
+        let mut refused = balancer("any", None, None);
+        let conditions = json!({"conditions": [{"type": "Accepted", "status": "False", "reason": "LimitExceeded",
+            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        refused.status = serde_json::from_value(conditions).unwrap();
+        book.balancer(Some(&balancer("any", None, None)), Some(&refused));
+        assert_eq!(
+            concerned(&book, 2),
+            (vec![key("asks")], vec![]),
+            "one that is refused waits for no address"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Weak;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use epic_crds::condition::{ACCEPTED, IN_SERVICE, PROGRAMMED, READY, RELEASED};
+use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY, RELEASED};
 use epic_crds::well_known::node_lease_name;
 use epic_crds::{
     Account, AddressClaim, AddressPool, AddressUsage, ConditionStatus, EPICNode, Endpoint, HasConditions,
@@ -214,7 +214,7 @@ fn state<K: HasConditions + ResourceExt>(object: &K) -> &'static str {
 /// The state of a node. That it is out of service is the operator's verdict, and stands while its agent is silent; what
 /// the agent itself said does not.
 fn node_state(node: &EPICNode, lease: Option<&Lease>, now: Timestamp) -> &'static str {
-    if node.condition(IN_SERVICE).is_some_and(|known| known.status == ConditionStatus::False) {
+    if node.out_of_service().is_some() {
         return "out_of_service";
     }
     match (lease.is_some_and(|lease| is_live(lease, now)), node.is_condition_true(READY)) {

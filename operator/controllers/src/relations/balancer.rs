@@ -1,14 +1,16 @@
-//! What concerns LoadBalancers and Endpoints.
+//! What concerns LoadBalancers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED, READY, TUNNEL_UP};
+use epic_crds::reason::Reason as _;
 use epic_crds::well_known::{LABEL_LOAD_BALANCER, node_lease_name, tenant_namespace};
 use epic_crds::{
-    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, EndpointReason, HasConditions,
-    LoadBalancer, LoadBalancerReason, ServiceGroup,
+    Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, HasConditions, LoadBalancer,
+    LoadBalancerReason, ServiceGroup,
 };
+use epic_model::account::Usage;
 use epic_model::name;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -18,16 +20,16 @@ use kates::{Change, Key, Object, Snapshot, Subject};
 use kube::ResourceExt;
 use kube::runtime::Controller;
 
+use super::room::{is_gone, on_room};
 use super::{
-    addresses, all, is_accepted, keys_of, occupancy, on, on_changes, replicas, settings, surroundings, told,
+    addresses, all, differs, in_namespace, is_accepted, keys_of, occupancy, on, on_changes, replicas,
+    settings, told,
 };
-use crate::account::{account_of, endpoint_limit};
+use crate::account::Limits;
 use crate::claim::{Addresses, Concerned};
 use crate::context::Shared;
-use crate::endpoint::Index;
 use crate::proxy::{ReplicaSet, restarted_at, unmade};
 use crate::service_group::{group_of, pools_of};
-use crate::tunnels::Tunnels;
 
 /// The controller of LoadBalancers.
 pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
@@ -85,27 +87,18 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
                 in_namespace::<LoadBalancer>(snapshot, &tenant_namespace(&account.name_any()), |_| true)
             },
         ))
-        // One that goes makes room within a limit, and gives back an ID.
-        .reconcile_on(on::<LoadBalancer, _, _>(
-            context,
-            |_| (),
-            |snapshot, balancer| {
-                let namespace = balancer.namespace().unwrap_or_default();
-                in_namespace::<LoadBalancer>(snapshot, &namespace, |other| !is_accepted(other))
-            },
-        ))
+        // One that goes makes room within a limit.
+        .reconcile_on(on_room::<LoadBalancer, _>(context, is_gone, of_balancers))
         // So does a pod, as soon as it does not run any more, and a Deployment that gets smaller.
-        .reconcile_on(on::<Pod, _, _>(context, occupancy, waiting_for_proxies))
-        .reconcile_on(on::<Deployment, _, _>(context, replicas, waiting_for_proxies))
+        .reconcile_on(on_room::<Pod, _>(context, |pod| differs(pod, occupancy), of_balancers))
+        .reconcile_on(on_room::<Deployment, _>(context, |made| differs(made, replicas), of_balancers))
         .reconcile_on(on::<EPIC, _, _>(context, settings, move |snapshot, _| everyone(snapshot)))
         // Where it is in force. A Lease matters when it comes or goes; one that is not renewed shows in the next look.
         .reconcile_on(on::<EPICNode, _, _>(context, addresses, move |snapshot, _| everyone(snapshot)))
         .reconcile_on(on::<EPICNode, _, _>(
             context,
             |node| node.status.as_ref().and_then(|status| status.load_balancers_revision.clone()),
-            |snapshot, _| {
-                keys_of(snapshot, |balancer: &LoadBalancer| !balancer.is_condition_true(PROGRAMMED))
-            },
+            |snapshot, _| keys_of(snapshot, waits_for_nodes),
         ))
         .reconcile_on(on::<Lease, _, _>(
             context,
@@ -131,64 +124,6 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         .reconcile_on(told(context.witness.balancers()))
 }
 
-/// The controller of Endpoints.
-pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
-    let (index, counts) = (Arc::clone(&context.endpoints), Arc::clone(&context.endpoints));
-    context
-        .watches
-        .controller::<Endpoint>()
-        .reconcile_on(on::<LoadBalancer, _, _>(
-            context,
-            |balancer| {
-                let status = balancer.status.clone().unwrap_or_default();
-                let proxies: Vec<_> =
-                    status.proxies.into_iter().map(|proxy| (proxy.epic_address, proxy.state)).collect();
-                let ids = (status.group_id, status.service_id, status.proxy_ifindex);
-                (
-                    balancer.spec.public_ports.clone(),
-                    status.ports,
-                    balancer.condition(ACCEPTED).map(|known| (known.status, known.observed_generation)),
-                    ids,
-                    status.gue_tunnel_endpoints,
-                    proxies,
-                    // A tunnel that its node does not list as down is up once the node has it.
-                    balancer.is_condition_true(PROGRAMMED),
-                )
-            },
-            |snapshot, balancer| endpoints_of(snapshot, &Key::of(balancer), |_| true),
-        ))
-        // Of two equal ones the older counts; one that goes makes room.
-        .reconcile_on(on::<Endpoint, _, _>(
-            context,
-            |endpoint| endpoint.spec.clone(),
-            move |snapshot, endpoint| index.concerned(snapshot, endpoint).into_iter().collect(),
-        ))
-        .reconcile_on(on::<Endpoint, _, _>(
-            context,
-            |_| (),
-            move |snapshot, endpoint| waiting_for_room(snapshot, &counts, endpoint),
-        ))
-        .reconcile_on(on::<Account, _, _>(
-            context,
-            |account| account.spec.endpoint_limit,
-            |snapshot, account| {
-                in_namespace::<Endpoint>(snapshot, &tenant_namespace(&account.name_any()), |_| true)
-            },
-        ))
-        .reconcile_on(on::<AddressClaim, _, _>(
-            context,
-            |_| (),
-            |snapshot, claim| {
-                keys_of(snapshot, |endpoint: &Endpoint| endpoint.spec.address == claim.spec.address)
-            },
-        ))
-        .reconcile_on(on_changes::<EPICNode, _>(context, |snapshot, changes| tunnelled(snapshot, &changes)))
-        .reconcile_on(surroundings(context))
-        .reconcile_on(told(context.verdicts.changes()))
-        .reconcile_on(told(context.assigned.changes()))
-        .reconcile_on(told(context.witness.endpoints()))
-}
-
 /// The LoadBalancer that an object belongs to by its controller reference.
 fn owned<K: Object>(object: &K) -> Vec<Key> {
     let Some(namespace) = object.meta().namespace.clone() else { return Vec::new() };
@@ -209,15 +144,6 @@ fn labelled<K: Object>(snapshot: &Snapshot, object: &K) -> Vec<Key> {
     };
     let child = |balancer: &LoadBalancer| name::child(&namespace.into(), &balancer.name_any().into());
     in_namespace::<LoadBalancer>(snapshot, namespace, |balancer| child(balancer) == *label)
-}
-
-fn in_namespace<K: Object<DynamicType = ()>>(
-    snapshot: &Snapshot,
-    namespace: &str,
-    which: impl Fn(&K) -> bool,
-) -> Vec<Key> {
-    let found = snapshot.in_namespace::<K>(namespace);
-    found.filter(|object| which(object)).map(|object| Key::of(object.as_ref())).collect()
 }
 
 fn members(snapshot: &Snapshot, group: &ServiceGroup) -> Vec<Key> {
@@ -284,33 +210,19 @@ fn balancer_of(endpoint: &Endpoint) -> Key {
     Key::namespaced(endpoint.namespace().unwrap_or_default(), endpoint.spec.load_balancer.as_str())
 }
 
-fn endpoints_of(snapshot: &Snapshot, balancer: &Key, which: impl Fn(&Endpoint) -> bool) -> Vec<Key> {
-    in_namespace::<Endpoint>(snapshot, balancer.namespace().unwrap_or_default(), |endpoint| {
-        endpoint.spec.load_balancer == balancer.name() && which(endpoint)
-    })
-}
-
-/// The LoadBalancers beside an object that wait for room within the proxy limit of their Account.
-fn waiting_for_proxies<K: Object>(snapshot: &Snapshot, object: &K) -> Vec<Key> {
-    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-    in_namespace::<LoadBalancer>(snapshot, namespace, |balancer| {
-        let accepted = balancer.condition(ACCEPTED);
-        accepted.is_some_and(|known| known.reason == LoadBalancerReason::ProxyLimitExceeded.as_str())
-    })
-}
-
-/// The Endpoints of a namespace that wait for room within the limit of its Account, as long as that is full.
-fn waiting_for_room(snapshot: &Snapshot, index: &Index, endpoint: &Endpoint) -> Vec<Key> {
-    let namespace = endpoint.namespace().unwrap_or_default();
-    let Some(account) = account_of(snapshot, &namespace) else { return Vec::new() };
-    let count = u64::try_from(index.count(snapshot, &namespace)).unwrap_or(u64::MAX);
-    if count < endpoint_limit(&account) {
-        return Vec::new();
+/// Which limit a LoadBalancer's refusal is about.
+fn of_balancers<'a>(limits: &'a Limits, reason: &str) -> Option<&'a Usage> {
+    match LoadBalancerReason::parse(reason)? {
+        LoadBalancerReason::LimitExceeded => Some(&limits.load_balancers),
+        LoadBalancerReason::ProxyLimitExceeded => Some(&limits.proxies),
+        _ => None,
     }
-    in_namespace::<Endpoint>(snapshot, &namespace, |other| {
-        let accepted = other.condition(ACCEPTED);
-        accepted.is_some_and(|known| known.reason == EndpointReason::LimitExceeded.as_str())
-    })
+}
+
+/// Whether nodes are all that a LoadBalancer waits for; one that lacks something else rings when it gets that.
+fn waits_for_nodes(balancer: &LoadBalancer) -> bool {
+    let programmed = balancer.condition(PROGRAMMED);
+    programmed.is_some_and(|known| known.reason == LoadBalancerReason::NodesPending.as_str())
 }
 
 fn names_a_node(lease: &Lease) -> bool {
@@ -339,48 +251,4 @@ fn answered(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key> 
         address.is_some_and(|address| moved.contains(address))
     };
     keys_of(snapshot, concerned).into_iter().collect()
-}
-
-/// The Endpoints behind tunnels whose state changed.
-fn tunnelled(snapshot: &Snapshot, changes: &[Change<EPICNode>]) -> BTreeSet<Key> {
-    let one =
-        |node: Option<&Arc<EPICNode>>| node.map(|node| Tunnels::of([node].into_iter())).unwrap_or_default();
-    let listed = |node: Option<&Arc<EPICNode>>| -> BTreeSet<i64> {
-        let tunnels = node.and_then(|node| node.status.as_ref()?.tunnels.as_ref());
-        tunnels.iter().flat_map(|tunnels| &tunnels.states).map(|state| state.tunnel_id).collect()
-    };
-    let mut moved: BTreeSet<i64> = BTreeSet::new();
-    // Nodes of which something else is known of every tunnel that is not listed.
-    let mut turned: BTreeSet<String> = BTreeSet::new();
-    for change in changes {
-        let (before, after) = (change.before.as_ref(), change.after.as_ref());
-        let addresses: Vec<String> =
-            [before, after].into_iter().flatten().flat_map(|node| addresses(node)).collect();
-        let (was, is) = (one(before), one(after));
-        let differs = |id: i64| addresses.iter().any(|address| was.said(address, id) != is.said(address, id));
-        moved.extend(listed(before).union(&listed(after)).copied().filter(|id| differs(*id)));
-        // No tunnel has this ID, so it is listed nowhere.
-        if differs(0) {
-            turned.extend(addresses);
-        }
-    }
-    if moved.is_empty() && turned.is_empty() {
-        return BTreeSet::new();
-    }
-    snapshot
-        .list::<LoadBalancer>()
-        .flat_map(|balancer| {
-            let tunnels = balancer.status.iter().flat_map(|status| &status.gue_tunnel_endpoints);
-            let clients: BTreeSet<&String> = tunnels
-                .filter(|(_, entry)| {
-                    let mut legs = entry.legs();
-                    legs.any(|leg| moved.contains(&leg.tunnel_id) || turned.contains(&leg.epic_address))
-                })
-                .map(|(client, _)| client)
-                .collect();
-            endpoints_of(snapshot, &Key::of(balancer.as_ref()), |endpoint| {
-                endpoint.spec.node_address.as_ref().is_some_and(|node| clients.contains(node))
-            })
-        })
-        .collect()
 }

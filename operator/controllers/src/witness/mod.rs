@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use epic_crds::condition::{self, IN_SERVICE};
 use epic_crds::well_known::{API_VERSION, FIELD_MANAGER, LABEL_STREAMS, node_lease_name, streams_lease_name};
-use epic_crds::{Condition, ConditionStatus, EPICNode, EPICNodeReason as Reason, HasConditions};
+use epic_crds::{Condition, EPICNode, EPICNodeReason as Reason, HasConditions};
 use epic_model::id::NodeName;
 use epic_model::in_service::{Facts, Judge, Liveness, Renewals, Spans, Verdict, Why};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -164,8 +164,7 @@ fn renewal(lease: &Lease) -> Option<(String, String)> {
 /// Nodes that are out of service now, as their conditions say.
 fn out_of_service(snapshot: &Snapshot) -> BTreeMap<NodeName, Why> {
     let out = |node: &EPICNode| {
-        let known = node.condition(IN_SERVICE).filter(|known| known.status == ConditionStatus::False)?;
-        let deaf = known.reason == Reason::ClientsUnheard.as_str();
+        let deaf = node.out_of_service()?.reason == Reason::ClientsUnheard.as_str();
         Some((node.name_any().into(), if deaf { Why::Deaf } else { Why::Silent }))
     };
     snapshot.list::<EPICNode>().filter_map(|node| out(node)).collect()

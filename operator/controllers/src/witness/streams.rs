@@ -50,14 +50,16 @@ pub async fn run(context: Shared, reports: Arc<Reports>, shutdown: CancellationT
             _ = timer.tick() => {}
         }
         let Ok(snapshot) = context.snapshot() else { continue };
-        if place.is_none() {
+        let all = snapshot.list::<Lease>().map(|lease| &**lease);
+        let others: Vec<&Lease> = all
+            .filter(|lease| lease.labels().contains_key(LABEL_STREAMS) && lease.name_any() != own)
+            .collect();
+        // Nobody asks for the place of a replica that is alone.
+        if place.is_none() && !others.is_empty() {
             place = own_pod(&context).await.ok().flatten().as_ref().and_then(Place::of);
         }
         let mut says = BTreeMap::new();
         if let Some(place) = &place {
-            let all = snapshot.list::<Lease>().map(|lease| &**lease);
-            let others =
-                all.filter(|lease| lease.labels().contains_key(LABEL_STREAMS) && lease.name_any() != own);
             says = place.annotations(peers.is_isolated(place, others).await);
         }
         let connected = ids::format(&connected(&snapshot, &reports.rows()));

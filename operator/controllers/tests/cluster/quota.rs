@@ -18,13 +18,13 @@ const FLOOD: usize = 600;
 /// Time from one creation to the next: kubectl and client-go send 50 requests a second. More at once is a matter of the API
 /// server's own fairness, on whose cores the test runs as well.
 const PACE: Duration = Duration::from_millis(20);
-/// Objects of the bystander in each half of the comparison.
-const SAMPLES: usize = 10;
+/// One object of the bystander in each half of the comparison stands against this many of the flood: it comes about as fast.
+const FLOOD_FOR_ONE: usize = 50;
 
 /// How long the bystander's LoadBalancers wait for their service ID, sorted.
-async fn bystander(admin: &Client, prefix: &str) -> Vec<Duration> {
+async fn bystander(admin: &Client, prefix: &str, samples: usize) -> Vec<Duration> {
     let mut waits = Vec::new();
-    for number in 0..SAMPLES {
+    for number in 0..samples {
         let balancer = load_balancer("epic-blue", &format!("{prefix}{number}"), "small");
         let began = Instant::now();
         Request::create(&balancer).send(admin).await.expect_ok();
@@ -86,7 +86,8 @@ async fn a_flood_of_creations_ends_at_the_quota_in_its_words_and_the_tenant_cann
     assert_eq!(Request::delete(QUOTA).send(&tenant).await.code, 403);
 
     let size = flood_size();
-    let quiet = bystander(admin, "quiet").await;
+    let samples = size / FLOOD_FOR_ONE;
+    let quiet = bystander(admin, "quiet", samples).await;
     // A group that is not there: what is counted here is objects, and none of them gets a proxy.
     let mut pace = tokio::time::interval(PACE);
     let turns = stream::poll_fn(|context| pace.poll_tick(context).map(Some)).zip(stream::iter(0..size));
@@ -95,7 +96,7 @@ async fn a_flood_of_creations_ends_at_the_quota_in_its_words_and_the_tenant_cann
         async move { Request::create(&balancer).send(tenant).await }
     });
     let flood = flood.buffer_unordered(16).collect::<Vec<_>>();
-    let (answers, flooded) = tokio::join!(flood, bystander(admin, "flood"));
+    let (answers, flooded) = tokio::join!(flood, bystander(admin, "flood", samples));
     let created = answers.iter().filter(|answer| answer.is_ok()).count();
     let by_quota = |message: &str| message.contains("exceeded quota: epic-limits");
     let refused = answers.iter().filter(|answer| answer.code == 403 && by_quota(answer.message())).count();
@@ -103,7 +104,7 @@ async fn a_flood_of_creations_ends_at_the_quota_in_its_words_and_the_tenant_cann
     for percent in [50, 99] {
         let (flooded, quiet) = (percentile(&flooded, percent), percentile(&quiet, percent));
         println!(
-            "a bystander waits {flooded:?} instead of {quiet:?}, {:.2} times as long (p{percent} of {SAMPLES} and {SAMPLES})",
+            "a bystander waits {flooded:?} instead of {quiet:?}, {:.2} times as long (p{percent} of {samples} and {samples})",
             flooded.as_secs_f64() / quiet.as_secs_f64()
         );
     }

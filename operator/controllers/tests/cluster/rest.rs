@@ -155,13 +155,7 @@ async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_
     for (kind, schema) in KINDS.iter().zip(&schemas) {
         for found in all(admin, kind).await.into_iter().take(20) {
             let path = Request::path_of(&found);
-            // The operator may write at the same time.
-            eventually("the status being marked", || async {
-                let mut object = Request::get(&path).send(admin).await.expect_ok();
-                mark(&mut object["status"], &schema["status"]);
-                Request::replace(&object, "status").send(admin).await.is_ok().then_some(())
-            })
-            .await;
+            mark_part(admin, &path, "status", "status", schema).await;
         }
     }
     // Everything that the operator writes of them is written once more.
@@ -218,16 +212,21 @@ async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_
     claims_keep_what_they_hold(admin, schemas.last().expect("that of claims")).await;
 }
 
+/// Marks a part of an object, written through this subresource. The operator may write at the same time.
+async fn mark_part(admin: &Client, path: &str, part: &str, subresource: &str, schema: &Value) {
+    eventually("the part being marked", || async {
+        let mut object = Request::get(path).send(admin).await.expect_ok();
+        mark(&mut object[part], &schema[part]);
+        Request::replace(&object, subresource).send(admin).await.is_ok().then_some(())
+    })
+    .await;
+}
+
 /// Claims are written when they are made, when their pool is renamed and when they are released.
 async fn claims_keep_what_they_hold(admin: &Client, schema: &Value) {
     for claim in all(admin, CLAIMS).await {
         let path = Request::path_of(&claim);
-        eventually("the claim being marked", || async {
-            let mut claim = Request::get(&path).send(admin).await.expect_ok();
-            mark(&mut claim["spec"], &schema["spec"]);
-            Request::replace(&claim, "").send(admin).await.is_ok().then_some(())
-        })
-        .await;
+        mark_part(admin, &path, "spec", "", schema).await;
     }
     let successor = object("AddressPool", "epic", "successor", json!({"addresses": ["10.9.0.0/20"]}));
     Request::create(&successor).send(admin).await.expect_ok();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use epic_control_plane::Request;
+use epic_control_plane::{Request, eventually};
 use epic_crds::condition::{PROGRAMMED, READY};
 use epic_crds::{Account, AddressClaim, EPIC, Endpoint, HasConditions, LoadBalancer};
 use kube::api::{Api, ListParams};
@@ -35,11 +35,18 @@ pub(crate) fn endpoint(namespace: &str, name: &str, balancer: &str, address: &st
     object("Endpoint", namespace, name, spec)
 }
 
+/// All objects of a kind. The API server refuses the list for a moment after the kind's definition has changed (429).
 pub(crate) async fn all<K>(client: &Client) -> Vec<K>
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
-    Api::<K>::all(client.clone()).list(&ListParams::default()).await.expect("a list").items
+    eventually("a list", || async {
+        match Api::<K>::all(client.clone()).list(&ListParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 429 => None,
+            listed => Some(listed.expect("a list").items),
+        }
+    })
+    .await
 }
 
 /// Creates an object again and again until the API server takes it: namespaces and definitions come when they come.
