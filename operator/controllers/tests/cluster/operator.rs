@@ -16,6 +16,12 @@ use super::Cluster;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// The operator of this build, or the one that `EPIC_OPERATOR` names: figures are of the program that is shipped.
+fn program() -> PathBuf {
+    std::env::var_os("EPIC_OPERATOR")
+        .map_or_else(|| env!("CARGO_BIN_EXE_epic-operator").into(), PathBuf::from)
+}
+
 /// A running operator; dropping it kills it.
 pub(crate) struct Operator {
     process: Child,
@@ -50,7 +56,7 @@ impl Operator {
             (ops.local_addr().expect("its address"), xds.local_addr().expect("its address"))
         };
         let file = std::fs::File::create(&log).expect("a log file");
-        let process = Command::new(env!("CARGO_BIN_EXE_epic-operator"))
+        let process = Command::new(program())
             .args(["--no-lease", "--ops-address", &ops.to_string(), "--xds-address", &xds.to_string()])
             .args(arguments)
             .args(["--identity", &format!("operator-{number}"), "--kubeconfig"])
@@ -118,7 +124,7 @@ impl Operator {
 
     /// Runs `epic-operator uninstall` beside it with these arguments, and waits until that has ended well.
     pub(crate) async fn uninstall(&self, arguments: &[&str]) {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_epic-operator"));
+        let mut command = tokio::process::Command::new(program());
         command.arg("uninstall").args(arguments).arg("--kubeconfig").arg(&self.kubeconfig);
         let ended = command.stdin(Stdio::null()).output().await.expect("the command runs");
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
