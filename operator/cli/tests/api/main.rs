@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use epic_control_plane::{Identity, Request, eventually, object, shared};
 use epicctl::account::{self, KubeconfigArguments};
 use epicctl::api::{self, Connection};
+use epicctl::authority::{self, RotateArguments};
+use epicctl::explain::{self, Subject};
 use epicctl::overview::{self, judge::judge, render::render};
+use epicctl::preflight::{self, Verdict};
 use epicctl::release::{self, Consent};
 use epicctl::restart::{self, OneArguments, RestartCommand};
 use k8s_openapi::jiff::Timestamp;
@@ -150,6 +153,14 @@ async fn the_role_of_administrators_is_enough_for_every_command() {
     assert_eq!(annotations["epic.acnodal.io/restarted-at"], "1970-01-01T00:00:00Z");
     let error = restart::restart(&carol, &lb("wbe"), now).await.unwrap_err().to_string();
     assert!(error.contains("there is no LoadBalancer \"wbe\" in namespace epic-role"), "{error}");
+    // It reads no workload, and says so.
+    let found = explain::gather(&carol, "epic-role").await.expect("what may be read");
+    let subject = Subject { namespace: "epic-role".to_owned(), name: "web".to_owned() };
+    assert_eq!(explain::explain(&found, &subject, now).unread, ["pods", "deployments"]);
+    // The authority's Secret is not its business: that takes an administrator of the cluster.
+    let asks = RotateArguments { no_wait: true, timeout: 1 };
+    let error = authority::rotate(&carol, &asks, |_| ()).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot read Secret epic-xds-ca in epic: "), "{error}");
     claim("192.0.2.13", &owner, None).await;
     let path = "/apis/epic.acnodal.io/v1/namespaces/epic-role/loadbalancers/web";
     Request::delete(path).send(&admin().await).await.expect_ok();
@@ -157,6 +168,82 @@ async fn the_role_of_administrators_is_enough_for_every_command() {
     release::release(&carol, address, Consent::Yes).await.expect("it is marked");
     release::release(&carol, address, Consent::Yes).await.expect("it is deleted");
     assert!(stored("192.0.2.13").await.is_none());
+}
+
+#[tokio::test]
+async fn a_load_balancer_without_an_operator_is_explained_by_its_absence() {
+    tenant("explained").await;
+    create(&load_balancer("epic-explained", "web")).await;
+    let found = explain::gather(&admin().await, "epic-explained").await.expect("an administrator reads all");
+    let of = |name: &str| {
+        let subject = Subject { namespace: "epic-explained".to_owned(), name: name.to_owned() };
+        explain::explain(&found, &subject, Timestamp::now())
+    };
+    let web = of("web");
+    let (what, fix) = web.fix.as_ref().expect("something is to be fixed");
+    assert!(web.unread.is_empty() && !web.serves, "{web:?}");
+    assert!(["EPIC", "operator", "leader"].contains(what), "{what}: {fix:?}");
+    assert!(!fix.remedy.is_empty(), "{fix:?}");
+    let absent = of("wbe").fix.expect("it is not there").1;
+    assert!(absent.problem.contains("wbe") || absent.problem == fix.problem, "{absent:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_is_judged_by_what_its_api_server_says_and_by_nothing_that_may_not_be_read() {
+    let facts = preflight::gather(&admin().await, 10, 2).await.expect("an administrator reads all");
+    assert!(facts.version.starts_with("v1."), "{}", facts.version);
+    assert!(facts.nodes.is_some() && facts.pods.is_some() && !facts.service_networks.is_empty());
+    let checks = preflight::judge(&facts);
+    let version = checks.iter().find(|check| check.found.contains(facts.version.trim_start_matches('v')));
+    assert_eq!(version.map(|check| check.verdict), Some(Verdict::Ok), "{checks:?}");
+
+    let nobody = shared().await.client(&Identity::user("nobody")).await.unwrap();
+    let facts = preflight::gather(&nobody, 10, 2).await.expect("what may not be read is left out");
+    assert!(facts.nodes.is_none() && facts.pods.is_none());
+    let unknown = preflight::judge(&facts).into_iter().filter(|check| check.verdict == Verdict::Unknown);
+    assert!(unknown.count() > 0, "what was not read is not taken for good");
+}
+
+#[tokio::test]
+async fn another_authority_is_asked_for_once_and_followed_to_its_end() {
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "epic-xds-ca", "namespace": "epic" } });
+    create(&secret).await;
+    let (client, path) = (admin().await, Request::path_of(&secret));
+    let asked = || async {
+        let stored = Request::get(&path).send(&client).await.expect_ok();
+        stored["metadata"]["annotations"]["epic.acnodal.io/rotate-authority"].as_str().map(str::to_owned)
+    };
+    let mut said = Vec::new();
+    let at_once = RotateArguments { no_wait: true, timeout: 60 };
+    authority::rotate(&client, &at_once, |text| said.push(text.to_owned())).await.expect("it is asked for");
+    let first = asked().await.expect("it is asked for");
+    authority::rotate(&client, &at_once, |text| said.push(text.to_owned())).await.expect("it is followed");
+    assert_eq!(asked().await, Some(first), "once");
+    assert!(said[0].starts_with("asked for") && said[1].contains("under way already"), "{said:?}");
+
+    let late = RotateArguments { no_wait: false, timeout: 0 };
+    let error = authority::rotate(&client, &late, |_| ()).await.unwrap_err().to_string();
+    assert!(error.contains("waiting for an operator to begin"), "{error}");
+    let annotate = async |annotations: Value| {
+        let change = json!({ "metadata": { "annotations": annotations } });
+        Request::merge(&path, &change).send(&client).await.expect_ok();
+    };
+    annotate(json!({ "epic.acnodal.io/authority-progress": "1 of 3: proxies trust both" })).await;
+    let waits = RotateArguments { no_wait: false, timeout: 60 };
+    let ends = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        annotate(
+            json!({ "epic.acnodal.io/authority-progress": null, "epic.acnodal.io/rotate-authority": null,
+            "epic.acnodal.io/authority-rotated": "2026-01-01T00:00:00Z" }),
+        )
+        .await;
+    };
+    let mut said = Vec::new();
+    let followed = authority::rotate(&client, &waits, |text| said.push(text.to_owned()));
+    let (followed, ()) = tokio::join!(followed, ends);
+    followed.expect("it comes to its end");
+    assert_eq!(said.last().map(String::as_str), Some("complete at 2026-01-01T00:00:00Z"), "{said:?}");
+    assert!(said.iter().any(|text| text == "1 of 3: proxies trust both"), "{said:?}");
 }
 
 /// A claim for an owner, marked if `revision` is given.

@@ -56,16 +56,19 @@ async fn address_of(cluster: &Cluster, balancer: &Value) -> Option<String> {
     found.body["status"]["public-address"].as_str().map(str::to_owned)
 }
 
-/// What the Events `Allocated` of a LoadBalancer in `epic-red` tell.
-async fn allocated(cluster: &Cluster, balancer: &str) -> BTreeSet<String> {
-    let events = Request::get("/apis/events.k8s.io/v1/namespaces/epic-red/events")
-        .send(&cluster.admin)
-        .await
-        .expect_ok();
-    let all = events["items"].as_array().cloned().unwrap_or_default();
-    let of_it =
-        all.iter().filter(|event| event["regarding"]["name"] == balancer && event["reason"] == "Allocated");
-    of_it.filter_map(|event| event["note"].as_str().map(str::to_owned)).collect()
+/// What the Events about an object tell, by their reasons.
+async fn told(cluster: &Cluster, namespace: &str, name: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+    let events = Request::get(&path).send(&cluster.admin).await.expect_ok();
+    let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for event in events["items"].as_array().into_iter().flatten() {
+        if event["regarding"]["name"] == name
+            && let (Some(reason), Some(note)) = (event["reason"].as_str(), event["note"].as_str())
+        {
+            told.entry(reason.to_owned()).or_default().insert(note.to_owned());
+        }
+    }
+    told
 }
 
 /// Creates a LoadBalancer of another tenant; answers it, its address and how long that took.
@@ -152,9 +155,23 @@ async fn addresses_that_cannot_be_had_cost_no_call_and_hold_up_nobody() {
     .await;
     // What was asked for and given is told, as what the operator chose is.
     eventually("the heir being told of its ID and its address", || async {
-        let told = allocated(&cluster, "heir").await;
-        (told == BTreeSet::from([format!("public address {address}"), "service id 4711".to_owned()]))
-            .then_some(())
+        let told = told(&cluster, "epic-red", "heir").await;
+        let allocated = BTreeSet::from([format!("public address {address}"), "service id 4711".to_owned()]);
+        let proxies = told
+            .get("ProxyChanged")
+            .is_some_and(|notes| notes.iter().all(|note| note.ends_with("takes traffic")));
+        (told.get("Allocated") == Some(&allocated) && proxies).then_some(())
+    })
+    .await;
+    // So is the way of the address from one to the other.
+    eventually("the claim's Events", || async {
+        let told = told(&cluster, "epic", &address).await;
+        let of = |reason: &str, words: &str| {
+            told.get(reason).is_some_and(|notes| notes.iter().any(|note| note.contains(words)))
+        };
+        let claimed = of("Claimed", "epic-blue/bystander") && of("Claimed", "epic-red/heir");
+        let released = of("Releasing", "epic-blue/bystander") && of("Released", "epic-blue/bystander");
+        (claimed && released).then_some(())
     })
     .await;
     let pool = object("AddressPool", "epic", "default", json!({}));
