@@ -4,6 +4,7 @@
 //! the next writer let in. So whoever is woken sees what woke it, and nothing else wakes it.
 //! Guarantees: no commit after a watch was made is missed; what its reader has seen already does not wake it again; what
 //! two commits report out of order is not lost and never goes back; a dropped watch is no longer registered.
+//! A watch of a table is also woken by a transaction that wrote and took back; those of rows and ranges are not.
 //! The cost of a commit: nothing while nobody waits, else that of the change, plus a search in it per waiter (or per
 //! changed row, if there are fewer of those than of waiters for rows).
 //! What it does not do: wait for a key of a secondary index, or say what changed (a change iterator does).
