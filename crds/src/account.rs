@@ -312,12 +312,8 @@ reasons! {
         LoadBalancersRemain,
         #[doc = "Admission policies do not act in the tenant namespace yet."]
         PoliciesPending,
-        #[doc = "A field is set that has no effect in this version."]
-        NotSupportedYet,
         #[doc = "An ID was handed out."]
         Allocated,
-        #[doc = "The tenant namespace was created or adopted."]
-        NamespaceReady,
         #[doc = "An object of ours in the tenant namespace could not be written."]
         ApplyFailed,
         #[doc = "Objects that could not be read were skipped."]

@@ -340,8 +340,6 @@ reasons! {
         Exhausted,
         #[doc = "Addresses in use lie outside of spec.addresses since it was edited; they stay in use."]
         AddressesOutOfPool,
-        #[doc = "A field is set that has no effect in this version."]
-        NotSupportedYet,
     }
 }
 

@@ -327,8 +327,6 @@ reasons! {
         Accepted,
         #[doc = "EPIC serves Accounts."]
         Ready,
-        #[doc = "Not every kind has been listed yet, so nothing is handed out."]
-        Synchronizing,
         #[doc = "The API server refuses a kind to the operator that it could list before; what was read before is gone on with."]
         KindRefused,
         #[doc = "An address range cannot be used: too small, not a network, or of the wrong family."]
@@ -341,8 +339,6 @@ reasons! {
         IdsExhausted,
         #[doc = "A Secret of spec.proxies.image-pull-secrets does not exist in namespace epic, or is of another type."]
         PullSecretNotFound,
-        #[doc = "A field is set that has no effect in this version."]
-        NotSupportedYet,
         #[doc = "Objects that could not be read were skipped."]
         UnreadableObject,
         #[doc = "EPIC is being taken off the cluster."]

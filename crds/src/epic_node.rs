@@ -323,8 +323,6 @@ reasons! {
         Ready,
         #[doc = "The agent has not finished its first full pass."]
         Starting,
-        #[doc = "The agent is shutting down; programs and maps stay."]
-        Stopping,
         #[doc = "The kernel is older than 6.6 or lacks a feature that the programs need."]
         KernelNotSupported,
         #[doc = "A network interface that EPIC names does not exist on this node."]
