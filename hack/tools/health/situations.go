@@ -70,6 +70,8 @@ var expected = map[string]map[verdict][]string{
 			"no pool of the group can be used",
 			"the address it asks for lies in no pool",
 			"the address it asks for is taken",
+			"the pools of its group are full",
+			"its Account has as many addresses as it may have",
 			"the proxies of its predecessor are not gone",
 			"its proxies cannot be written",
 			"its pods cannot be made, are not scheduled, or do not start",
@@ -100,6 +102,60 @@ var expected = map[string]map[verdict][]string{
 			"its client node does not say hello",
 		},
 	},
+	"EPIC": {
+		refused: {
+			"a range is no network, too small, or of the other address family",
+			"a range overlaps another one, or what the cluster or a pool has",
+		},
+		waits: {
+			"is being uninstalled",
+			"is being deleted",
+		},
+	},
+	"Account": {
+		refused: {
+			"lies in a namespace that is not its own",
+			"namespace epic has one of its name",
+		},
+		waits: {
+			"there is no EPIC object",
+			"EPIC is not accepted",
+			"its namespace holds objects of others",
+			"its namespace is being deleted",
+			"its rights or its quota are not in force yet",
+			"an object of its namespace cannot be written",
+			"no admission policy acts in its namespace",
+			"waits for its group ID",
+			"the group ID it asks for is taken",
+			"no ID is left",
+			"its ID is granted twice",
+			"is being deleted",
+			"the same, and LoadBalancers remain",
+		},
+	},
+	"ServiceGroup": {
+		refused: {
+			"a field that has no effect yet is set",
+			"a private one names an image",
+			"a private one says where proxies run",
+			"a pool that it names does not admit its Account",
+		},
+		waits: {
+			"its namespace has no Account",
+			"a pool that it names does not exist",
+			"none of its pools is ready",
+		},
+	},
+	"AddressPool": {
+		refused: {
+			"an entry is no network or range",
+			"holds addresses of nodes, pods, Services or EPIC",
+			"holds the default gateway of an EPIC node",
+		},
+		waits: {
+			"is disabled",
+		},
+	},
 }
 
 // The situations of docs/conditions.md; each of `expected` must be among them.
@@ -119,7 +175,7 @@ func ofTable(table string) (found []situation, err error) {
 				rows = append(rows, cells(line))
 			}
 		}
-		if len(rows) < 10 {
+		if len(rows) < 3 {
 			return nil, fmt.Errorf("docs/conditions.md has %d rows of %s", len(rows), kind)
 		}
 		titles := rows[0]

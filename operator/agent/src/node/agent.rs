@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_abi::maps::{CONFIG_KEY, Config, Local as LocalEntry};
-use epic_crds::{EPICNodeReason, EPICNodeStatus};
+use epic_crds::EPICNodeStatus;
 use epic_datapath::{Attachment, BpfMaps, Datapath, Maps};
 use epic_lb::reconciler::{self, Backoff, Limits, Reconciler};
 use epic_lb::render::NodeSide;
@@ -39,8 +39,9 @@ use super::arp::{Arp, Ears, QUEUE};
 use super::gate::Patience;
 use super::guard::{Guard, Neighbours};
 use super::interfaces::{self, Interfaces};
+use super::judgement::Judgement;
 use super::lease::Contact;
-use super::report::{Judgement, Report};
+use super::report::Report;
 use super::watched::{self, AskAgain, Basis};
 use super::{Error, Settings, is_uninstalled, veths};
 use crate::desired::keys::Keyring;
@@ -298,12 +299,9 @@ impl Agent {
         };
         self.readiness.gate("epic").open();
         let Some(master) = watched::master(&snapshot) else {
-            self.judge(Judgement::new(
-                false,
-                EPICNodeReason::KeysUnavailable,
-                "Secret epic-gue-master has no usable entry \"master\"",
-            ));
-            return self.not_ready("keys", "Secret epic-gue-master has no usable entry \"master\"");
+            let why = "Secret epic-gue-master has no usable entry \"master\"";
+            self.judge(Judgement::without_key(why));
+            return self.not_ready("keys", why);
         };
         self.readiness.gate("keys").open();
         let found = match snapshot.get::<Node>(&Key::cluster(self.settings.node.as_str())) {
@@ -313,7 +311,7 @@ impl Agent {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                self.judge(Judgement::new(false, error.reason(), error.to_string()));
+                self.judge(Judgement::without_interfaces(&error));
                 return self.not_ready("interfaces", &error.to_string());
             }
         };
@@ -380,7 +378,7 @@ impl Agent {
             return self.not_ready("epic", why);
         }
         self.starting = None;
-        self.judge(Judgement::new(false, EPICNodeReason::Starting, why));
+        self.judge(Judgement::without_epic(why));
     }
 
     fn not_ready(&self, what: &str, why: &str) {

@@ -12,10 +12,13 @@ pub mod gate;
 pub mod guard;
 mod host;
 pub mod interfaces;
+pub mod judgement;
 pub mod lease;
 pub mod owner;
 pub mod removal;
 pub mod report;
+#[cfg(test)]
+mod situations;
 #[cfg(test)]
 mod tests;
 mod veths;
@@ -37,9 +40,10 @@ use kates::{Client, Key, Settings as ClientSettings};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::judgement::Judgement;
 use self::lease::Contact;
 use self::owner::Owner;
-use self::report::{Judgement, Report};
+use self::report::Report;
 use crate::{Host, connect, metrics, unreadable};
 
 /// How the agent was started.
@@ -209,9 +213,7 @@ async fn first_owner(client: &Client, node: &str) -> Result<OwnerReference, kate
 /// After a reboot nothing is programmed any more; after a mere restart everything still is.
 fn first_report(earlier_boot: Option<&str>) -> Report {
     let boot_id = host::boot_id();
-    let ready = (earlier_boot != Some(boot_id.as_str())).then(|| {
-        Judgement::new(false, EPICNodeReason::Starting, "the agent has not finished its first full pass")
-    });
+    let ready = (earlier_boot != Some(boot_id.as_str())).then(Judgement::starting);
     let detached = Some(Judgement::new(false, EPICNodeReason::Attached, ""));
     Report { boot_id, kernel: host::kernel(), ready, detached, ..Report::default() }
 }
@@ -269,13 +271,7 @@ async fn fail(
     first: Report,
     error: epic_datapath::Error,
 ) -> Result<(), Error> {
-    use epic_datapath::Error as E;
-    let reason = match &error {
-        E::Kernel(_) => EPICNodeReason::KernelNotSupported,
-        E::Layout { .. } | E::Foreign { .. } | E::Shape { .. } => EPICNodeReason::LayoutNotSupported,
-        _ => EPICNodeReason::ProgramsNotAttached,
-    };
-    let report = Report { ready: Some(Judgement::new(false, reason, error.to_string())), ..first };
+    let report = Report { ready: Some(Judgement::without_datapath(&error)), ..first };
     if let Err(error) = report::write(client, node, Some(owner), &report).await {
         tracing::warn!(error = metrics::chain(&error), "the EPICNode was not written");
     }

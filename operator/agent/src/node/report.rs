@@ -14,9 +14,8 @@ use epic_crds::condition::{self, DETACHED, READY};
 use epic_crds::rest;
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
-    AddressClaim, ConditionStatus, EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus,
-    HasConditions as _, LoadBalancer, MapUsage, NodeAnswer, NodeConflict, NodeProgram, NodeTunnel,
-    NodeTunnels,
+    AddressClaim, ConditionStatus, EPICNode, EPICNodeSpec, EPICNodeStatus, HasConditions as _, LoadBalancer,
+    MapUsage, NodeAnswer, NodeConflict, NodeProgram, NodeTunnel, NodeTunnels,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -26,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arp::{self, Mac};
 use super::guard::Conflict;
+use super::judgement::Judgement;
 use super::owner::{self, Owner};
 use crate::hello::Nanos;
 use crate::hello::responder::Heard;
@@ -49,24 +49,6 @@ pub const MOST_ANSWERS: usize = 8_192;
 const MOST_CONFLICTS: usize = 256;
 /// Gateways that are listed.
 const MOST_GATEWAYS: usize = 64;
-
-/// A condition before it has a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// Whether it holds.
-    pub status: bool,
-    /// Why.
-    pub reason: EPICNodeReason,
-    /// For people.
-    pub message: String,
-}
-
-impl Judgement {
-    /// A condition of these parts.
-    pub fn new(status: bool, reason: EPICNodeReason, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into() }
-    }
-}
 
 /// What there is to report. `None` leaves what was reported before.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::gate::{self, Patience};
-use super::report::{self, Judgement, Report};
+use super::judgement::Judgement;
+use super::report::{self, Report};
 use super::{guard, owner};
 use crate::desired::node::Local;
 use crate::hello::responder::Responder;

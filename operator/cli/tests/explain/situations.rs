@@ -166,6 +166,13 @@ const ROWS: &[(Named, Break, &str, &str)] = &[
         "address",
         "epicctl address release 192.0.2.9",
     ),
+    (&[(LB, "the pools of its group are full")], no_address, "address", "add addresses to the pool"),
+    (
+        &[(LB, "its Account has as many addresses as it may have")],
+        no_address,
+        "address",
+        "have the limit of the Account raised",
+    ),
     (
         &[(LB, "the proxies of its predecessor are not gone")],
         |f| f.deployments.clear(),

@@ -6,6 +6,8 @@ mod dereference;
 mod figures;
 mod foreign;
 mod limits;
+#[cfg(test)]
+mod situations;
 mod update_status;
 
 use std::sync::Arc;

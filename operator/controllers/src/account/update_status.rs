@@ -32,19 +32,25 @@ pub(super) async fn accepted(
     found: &Found,
     judged: Result<(), &(Reason, String)>,
 ) -> Result<bool, Error> {
-    let mut status = found.account.status.clone().unwrap_or_default();
-    let (generation, now) = (found.account.metadata.generation, now());
+    let status = verdict(&found.account, judged, &now());
+    write(context, found, status).await
+}
+
+/// The status with what was judged.
+pub(super) fn verdict(account: &Account, judged: Result<(), &(Reason, String)>, now: &Time) -> AccountStatus {
+    let mut status = account.status.clone().unwrap_or_default();
+    let generation = account.metadata.generation;
     match judged {
         Ok(()) => {
-            set(&mut status.conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now);
+            set(&mut status.conditions, ACCEPTED, true, Reason::Accepted, "", generation, now);
         }
         Err((reason, text)) => {
             for type_ in [ACCEPTED, READY] {
-                set(&mut status.conditions, type_, false, *reason, text.as_str(), generation, &now);
+                set(&mut status.conditions, type_, false, *reason, text.as_str(), generation, now);
             }
         }
     }
-    write(context, found, status).await
+    status
 }
 
 /// Writes the rest, then completes the spec.
@@ -89,7 +95,12 @@ pub(super) async fn publish(
 ///
 /// What the allocator could not give is told in `Ready`. It must never reach `Accepted`: only what is accepted asks
 /// for an ID, so one that lost it for want of an ID would ask no more, be accepted again, and so on without end.
-fn status(found: &Found, namespace: &str, done: &Result<(), Waiting>, now: &Time) -> AccountStatus {
+pub(super) fn status(
+    found: &Found,
+    namespace: &str,
+    done: &Result<(), Waiting>,
+    now: &Time,
+) -> AccountStatus {
     let mut status = found.account.status.clone().unwrap_or_default();
     let housed = !matches!(
         done,
@@ -148,8 +159,14 @@ pub fn keep_usage(status: &mut AccountStatus, limits: &Limits) {
 /// # Errors
 /// What the API server answers.
 pub(super) async fn departing(context: &Shared, found: &Found) -> Result<(), Error> {
+    write(context, found, leaving(found, &now())).await?;
+    Ok(())
+}
+
+/// The status of a departing Account.
+pub(super) fn leaving(found: &Found, now: &Time) -> AccountStatus {
     let mut status = found.account.status.clone().unwrap_or_default();
-    let (generation, now) = (found.account.metadata.generation, now());
+    let generation = found.account.metadata.generation;
     let (reason, text) = match found.children {
         (0, 0) => (Reason::Deleting, "it is being deleted".to_owned()),
         (0, endpoints) => (
@@ -163,9 +180,8 @@ pub(super) async fn departing(context: &Shared, found: &Found) -> Result<(), Err
             format!("{balancers} LoadBalancers remain in its namespace; delete them"),
         ),
     };
-    set(&mut status.conditions, READY, false, reason, text, generation, &now);
-    write(context, found, status).await?;
-    Ok(())
+    set(&mut status.conditions, READY, false, reason, text, generation, now);
+    status
 }
 
 async fn write(context: &Shared, found: &Found, status: AccountStatus) -> Result<bool, Error> {
@@ -184,7 +200,7 @@ fn usage(limits: &Limits) -> AccountUsage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
@@ -198,7 +214,7 @@ mod tests {
     use crate::allocation::verdict::Verdict;
 
     /// An accepted Account that has no ID yet, and what the allocator says about that.
-    fn found(verdict: Option<Verdict>) -> Found {
+    pub(in super::super) fn found(verdict: Option<Verdict>) -> Found {
         let accepted = json!([{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
             "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         let account: Account = serde_json::from_value(json!({
@@ -225,7 +241,7 @@ mod tests {
         }
     }
 
-    fn verdict(duplicate: bool, exhausted: bool) -> Option<Verdict> {
+    pub(in super::super) fn refusal(duplicate: bool, exhausted: bool) -> Option<Verdict> {
         Some(Verdict { duplicate, exhausted, taken: false, message: "no".into() })
     }
 
@@ -239,9 +255,9 @@ mod tests {
         let before = condition(&found(None).account.status.clone().unwrap(), ACCEPTED);
         for (verdict, reason) in [
             (None, Reason::Pending),
-            (verdict(false, false), Reason::GroupIdTaken),
-            (verdict(false, true), Reason::IdsExhausted),
-            (verdict(true, false), Reason::DuplicateGrant),
+            (refusal(false, false), Reason::GroupIdTaken),
+            (refusal(false, true), Reason::IdsExhausted),
+            (refusal(true, false), Reason::DuplicateGrant),
         ] {
             let found = found(verdict);
             assert!(check(&found).is_ok(), "it is judged without regard to it: {reason:?}");

@@ -1,5 +1,8 @@
 //! The AddressPool's controller: whether its addresses can be handed out, and how many are.
 
+#[cfg(test)]
+mod situations;
+
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, AVAILABLE, OVERLAPS, READY, set};
@@ -13,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kates::{Snapshot, Subject};
 use kube::runtime::controller::Action;
 
-use crate::claim::{Addresses, pool};
+use crate::claim::{Addresses, NotAPool, pool};
 use crate::context::Shared;
 use crate::reconcile::{Error, now, publish_status};
 
@@ -28,25 +31,52 @@ pub async fn reconcile(subject: Arc<Subject<AddressPool>>, context: Shared) -> R
         return Ok(Action::await_change());
     }
     let around = context.endpoints.surroundings(&snapshot);
-    let status = status(&snapshot, &context.addresses, &around, object, &now());
+    let found = found(&snapshot, &context.addresses, &around, object);
+    let status = status(object, found, &now());
     let after = AddressPool { status: Some(status), ..object.as_ref().clone() };
     publish_status(&context, object.as_ref(), after).await?;
     Ok(Action::requeue(context.settings.full_pass))
 }
 
-/// What the status says.
-fn status(
+/// What a pool is judged by.
+struct Found {
+    pool: Pool,
+    counts: [Count; 2],
+    /// Addresses in use that it does not hold any more.
+    outside: usize,
+    /// What it holds that it must not.
+    refused: Option<(Reason, String)>,
+    /// All pools.
+    pools: Vec<Pool>,
+}
+
+fn found(
     snapshot: &Snapshot,
     addresses: &Addresses,
     around: &Surroundings,
     object: &AddressPool,
-    now: &Time,
-) -> AddressPoolStatus {
+) -> Result<Found, NotAPool> {
+    let pool = pool(object)?;
+    let counts = [Family::V4, Family::V6].map(|family| Count {
+        family,
+        total: pool.total(family),
+        used: addresses.claimed(&pool, family),
+    });
+    let outside = snapshot
+        .list::<AddressClaim>()
+        .filter(|claim| claim.spec.pool == pool.name.as_str())
+        .filter(|claim| address::parse(&claim.spec.address).is_ok_and(|address| !pool.contains(address)))
+        .count();
+    Ok(Found { counts, outside, refused: protected(around, &pool), pools: addresses.pools(), pool })
+}
+
+/// What the status says. Pure.
+fn status(object: &AddressPool, found: Result<Found, NotAPool>, now: &Time) -> AddressPoolStatus {
     let before = object.status.clone().unwrap_or_default();
     let (mut conditions, generation) = (before.conditions, object.metadata.generation);
     let rest = before.rest;
-    let parsed = match pool(object) {
-        Ok(parsed) => parsed,
+    let Found { pool, counts, outside, refused, pools } = match found {
+        Ok(found) => found,
         Err(error) => {
             let text = format!("spec.addresses: {error}");
             for type_ in [ACCEPTED, READY, AVAILABLE] {
@@ -55,26 +85,15 @@ fn status(
             return AddressPoolStatus { conditions, rest, ..Default::default() };
         }
     };
-    let counts = [Family::V4, Family::V6].map(|family| Count {
-        family,
-        total: parsed.total(family),
-        used: addresses.claimed(&parsed, family),
-    });
-    let outside = snapshot
-        .list::<AddressClaim>()
-        .filter(|claim| claim.spec.pool == parsed.name.as_str())
-        .filter(|claim| address::parse(&claim.spec.address).is_ok_and(|address| !parsed.contains(address)))
-        .count();
-    let refused = protected(around, &parsed);
     let (accepted, reason, text) = match &refused {
         None => (true, Reason::Accepted, ""),
         Some((reason, text)) => (false, *reason, text.as_str()),
     };
     set(&mut conditions, ACCEPTED, accepted, reason, text, generation, now);
-    overlapping(&addresses.pools(), &parsed, &mut conditions, generation, now);
-    let (available, reason, text) = availability(&parsed, refused.as_ref(), &counts);
+    overlapping(&pools, &pool, &mut conditions, generation, now);
+    let (available, reason, text) = availability(&pool, refused.as_ref(), &counts);
     set(&mut conditions, AVAILABLE, available, reason, text, generation, now);
-    let (ready, reason, text) = readiness(&parsed, refused, &counts, outside);
+    let (ready, reason, text) = readiness(&pool, refused, &counts, outside);
     set(&mut conditions, READY, ready, reason, text, generation, now);
     let [ipv4, ipv6] = counts.map(Count::written);
     AddressPoolStatus { ipv4, ipv6, conditions, rest }

@@ -9,6 +9,8 @@ mod convert;
 pub mod grant;
 mod index;
 pub mod release;
+#[cfg(test)]
+mod situations;
 mod status;
 
 pub use convert::{

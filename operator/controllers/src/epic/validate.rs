@@ -2,10 +2,8 @@
 
 use epic_crds::{EPIC, EpicReason as Reason};
 use epic_model::address;
+use epic_model::endpoint::Surroundings;
 use ipnet::IpNet;
-use kates::Snapshot;
-
-use crate::endpoint::surroundings;
 
 /// Fewest bits that a range has to give away.
 const HOST_BITS: u8 = 2;
@@ -14,7 +12,7 @@ const HOST_BITS: u8 = 2;
 ///
 /// # Errors
 /// Reason and text of the first thing to mend.
-pub(super) fn check(snapshot: &Snapshot, epic: &EPIC) -> Result<(), (Reason, String)> {
+pub(super) fn check(around: &Surroundings, epic: &EPIC) -> Result<(), (Reason, String)> {
     let spec = &epic.spec;
     let ipv6 = |ranges: &Option<epic_crds::AddressRanges>| ranges.clone().and_then(|ranges| ranges.ipv6);
     let mut ours: Vec<(&str, IpNet)> = Vec::new();
@@ -40,7 +38,6 @@ pub(super) fn check(snapshot: &Snapshot, epic: &EPIC) -> Result<(), (Reason, Str
         }
         ours.push((field, network));
     }
-    let around = surroundings(snapshot);
     for (field, network) in ours {
         let inside = |what: &str| {
             let text = format!("spec.{field} {network} overlaps {what}; choose another one");

@@ -6,7 +6,9 @@ use epic_crds::{
     Account, Condition, Endpoint, HasConditions, LoadBalancer, LoadBalancerReason as Reason, NodeAnswer,
     NodeConflict, ServiceGroup,
 };
-use epic_model::claim::Refusal;
+use epic_model::address::Family;
+use epic_model::claim::{self as model, Refusal};
+use epic_model::id::AccountName;
 use epic_model::in_service::Liveness;
 use serde_json::{Value, json};
 
@@ -233,6 +235,12 @@ fn the_table_says_what_the_conditions_of_a_load_balancer_say() {
             refusal(Refusal::NotInPool { address, pools: vec!["default".into()] }),
         ),
         ("the address it asks for is taken", waits_for_address(), refusal(taken)),
+        ("the pools of its group are full", waits_for_address(), refusal(full())),
+        (
+            "its Account has as many addresses as it may have",
+            waits_for_address(),
+            refusal(Refusal::TooMany { held: 8, most: 8 }),
+        ),
         (
             "the proxies of its predecessor are not gone",
             starting(),
@@ -322,6 +330,23 @@ fn the_table_says_what_the_conditions_of_a_load_balancer_say() {
     ];
     let found = made.iter().map(|(name, found, done)| (*name, conditions(found, done))).collect();
     situations::check("LoadBalancer", found);
+}
+
+/// What is said of a pool whose one address is in use.
+fn full() -> Refusal {
+    let asker = model::Asker {
+        object: crate::claim::balancer_version(&served(3, 3)).unwrap(),
+        account: AccountName::parse("red").unwrap(),
+        deleting: false,
+        family: Family::V4,
+        requested: None,
+        granted: None,
+        pool_names: vec!["default".into()],
+        most_claims: usize::MAX,
+    };
+    let pools = [model::Pool::parse("default", ["192.0.2.9"]).unwrap()];
+    let spared = model::Spared { used: ["192.0.2.9".parse().unwrap()].into(), ..Default::default() };
+    model::plan(&asker, &pools, &[], &spared).refusal.unwrap()
 }
 
 fn conflict() -> (epic_model::id::NodeName, NodeConflict) {

@@ -1,15 +1,19 @@
 //! The ServiceGroup's controller, and how a LoadBalancer finds its group.
 
+#[cfg(test)]
+mod situations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, READY, set};
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
-    Account, AddressPool, HasConditions, LoadBalancer, ServiceGroup, ServiceGroupReason as Reason,
+    Account, AddressPool, Condition, HasConditions, LoadBalancer, ServiceGroup, ServiceGroupReason as Reason,
     ServiceGroupStatus,
 };
 use epic_model::id::PoolName;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kates::{Key, Snapshot, Subject};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -62,33 +66,54 @@ pub async fn reconcile(subject: Arc<Subject<ServiceGroup>>, context: Shared) -> 
         proxies: Some(count.saturating_mul(group.spec.envoy_replicas())),
         ..group.status.clone().unwrap_or_default()
     };
-    let (generation, now) = (group.metadata.generation, now());
-    let conditions = &mut status.conditions;
-    match check(&snapshot, group) {
+    let found = Found {
+        account: account_of(&snapshot, &group.namespace().unwrap_or_default()),
+        pools: snapshot
+            .in_namespace::<AddressPool>(EPIC_NAMESPACE)
+            .map(|pool| (pool.name_any(), Arc::clone(pool)))
+            .collect(),
+        complaint: pull_secrets(group).and_then(|names| complaint(&snapshot, names)),
+    };
+    judge(group, &found, &mut status.conditions, &now());
+    let after = ServiceGroup { status: Some(status), ..group.as_ref().clone() };
+    publish_status(&context, group.as_ref(), after).await?;
+    Ok(Action::requeue(context.settings.full_pass))
+}
+
+/// What a group is judged by.
+struct Found {
+    /// The Account of its namespace.
+    account: Option<Arc<Account>>,
+    /// All AddressPools.
+    pools: BTreeMap<String, Arc<AddressPool>>,
+    /// What is wrong with the Secrets that it names.
+    complaint: Option<String>,
+}
+
+/// Sets the conditions. Pure.
+fn judge(group: &ServiceGroup, found: &Found, conditions: &mut Vec<Condition>, now: &Time) {
+    let generation = group.metadata.generation;
+    match check(found, group) {
         Ok(()) => {
-            set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, &now);
-            let missing = pull_secrets(group).and_then(|names| complaint(&snapshot, names));
-            match (usable_pool(&snapshot, group), missing) {
-                (true, None) => set(conditions, READY, true, Reason::Ready, "", generation, &now),
+            set(conditions, ACCEPTED, true, Reason::Accepted, "", generation, now);
+            match (usable_pool(found, group), &found.complaint) {
+                (true, None) => set(conditions, READY, true, Reason::Ready, "", generation, now),
                 // Images may be there already, or need no Secret.
                 (true, Some(text)) => {
-                    set(conditions, READY, true, Reason::PullSecretNotFound, text, generation, &now)
+                    set(conditions, READY, true, Reason::PullSecretNotFound, text, generation, now)
                 }
                 (false, _) => {
                     let text = "none of its AddressPools is ready; see their conditions";
-                    set(conditions, READY, false, Reason::PoolNotReady, text, generation, &now)
+                    set(conditions, READY, false, Reason::PoolNotReady, text, generation, now)
                 }
             };
         }
         Err((reason, text)) => {
             for type_ in [ACCEPTED, READY] {
-                set(conditions, type_, false, reason, text.as_str(), generation, &now);
+                set(conditions, type_, false, reason, text.as_str(), generation, now);
             }
         }
     }
-    let after = ServiceGroup { status: Some(status), ..group.as_ref().clone() };
-    publish_status(&context, group.as_ref(), after).await?;
-    Ok(Action::requeue(context.settings.full_pass))
 }
 
 /// The Secrets that a group itself names.
@@ -100,10 +125,9 @@ fn pool_of(name: &str) -> Key {
     Key::namespaced(EPIC_NAMESPACE, name)
 }
 
-fn usable_pool(snapshot: &Snapshot, group: &ServiceGroup) -> bool {
-    group.spec.address_pools().into_iter().any(|name| {
-        snapshot.get::<AddressPool>(&pool_of(name)).is_some_and(|pool| pool.is_condition_true(READY))
-    })
+fn usable_pool(found: &Found, group: &ServiceGroup) -> bool {
+    let mut named = group.spec.address_pools().into_iter().filter_map(|name| found.pools.get(name));
+    named.any(|pool| pool.is_condition_true(READY))
 }
 
 /// The groups that LoadBalancers of a tenant may name, its own first, and the pools that addresses can come from.
@@ -141,7 +165,7 @@ pub fn offer(snapshot: &Snapshot, account: &Account, namespace: &str) -> Offer {
 }
 
 /// Judges a group; the error is the first thing to mend.
-fn check(snapshot: &Snapshot, group: &ServiceGroup) -> Result<(), (Reason, String)> {
+fn check(found: &Found, group: &ServiceGroup) -> Result<(), (Reason, String)> {
     let unsupported = group.spec.not_supported_yet();
     if !unsupported.is_empty() {
         let text = format!("{} has no effect in this version; leave it out", unsupported.join(", "));
@@ -157,24 +181,24 @@ fn check(snapshot: &Snapshot, group: &ServiceGroup) -> Result<(), (Reason, Strin
         let text = "spec.proxies is for shared groups, which lie in namespace epic; leave it out";
         return Err((Reason::ProxiesNotAllowed, text.to_owned()));
     }
-    let account = account_of(snapshot, &namespace);
+    let account = found.account.as_deref();
     if private && account.is_none() {
         let text = "this namespace belongs to no Account; an administrator creates the Account first";
         return Err((Reason::AccountNotReady, text.to_owned()));
     }
     for name in group.spec.address_pools() {
-        let Some(pool) = snapshot.get::<AddressPool>(&pool_of(name)) else {
+        let Some(pool) = found.pools.get(name) else {
             let text = format!(
                 "AddressPool {name:?} does not exist in namespace epic; create it or name another one{}",
-                admitting(snapshot, account.as_deref())
+                admitting(found, account)
             );
             return Err((Reason::PoolNotFound, text));
         };
-        let admitted = account.as_deref().is_none_or(|account| is_admitted(pool, account));
+        let admitted = account.is_none_or(|account| is_admitted(pool, account));
         if private && !admitted {
             let text = format!(
                 "AddressPool {name:?} does not admit this account; name another one{}",
-                admitting(snapshot, account.as_deref())
+                admitting(found, account)
             );
             return Err((Reason::PoolNotAdmitted, text));
         }
@@ -190,10 +214,10 @@ fn is_admitted(pool: &AddressPool, account: &Account) -> bool {
 const LISTED: usize = 10;
 
 /// The pools that an Account may use, for whoever cannot list them. Of a shared group, whose owner can, nothing.
-fn admitting(snapshot: &Snapshot, account: Option<&Account>) -> String {
+fn admitting(found: &Found, account: Option<&Account>) -> String {
     let Some(account) = account else { return String::new() };
     let alive = |pool: &&Arc<AddressPool>| pool.metadata.deletion_timestamp.is_none();
-    let pools = snapshot.list::<AddressPool>().filter(alive).filter(|pool| is_admitted(pool, account));
+    let pools = found.pools.values().filter(alive).filter(|pool| is_admitted(pool, account));
     let mut names: Vec<String> = pools.take(LISTED + 1).map(|pool| pool.name_any()).collect();
     let more = if names.len() > LISTED { ", …" } else { "" };
     names.truncate(LISTED);

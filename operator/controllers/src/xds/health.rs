@@ -232,6 +232,21 @@ mod tests {
         assert_eq!((known.status, &known.last_transition_time), (ConditionStatus::True, &at(3)));
     }
 
+    #[test]
+    fn the_table_says_what_the_health_of_an_endpoint_is() {
+        let after = |found: &[&[&str]]| {
+            let mut status = EndpointStatus::default();
+            found.iter().for_each(|list| apply(&mut status, names(list), None, &at(1)));
+            status.conditions
+        };
+        let found = vec![
+            ("no proxy ever found it unhealthy", after(&[&[]])),
+            ("a proxy finds it unhealthy", after(&[&["web-1"]])),
+            ("none does any more", after(&[&["web-1"], &[]])),
+        ];
+        crate::situations::check("Endpoint: its health", found);
+    }
+
     /// LoadBalancer `web` with proxy `web-1`.
     fn balancer() -> LoadBalancer {
         serde_json::from_value(json!({

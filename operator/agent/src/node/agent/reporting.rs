@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use epic_crds::{EPICNodeReason, MapUsage, NodeProgram};
+use epic_crds::{MapUsage, NodeProgram};
 use epic_datapath::BpfMaps;
 use epic_lb::reconciler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,7 +11,8 @@ use k8s_openapi::jiff::Timestamp;
 use kates::Version;
 
 use super::{Agent, Passed, SETTLED, TICK};
-use crate::node::report::{self, Judgement};
+use crate::node::judgement::Judgement;
+use crate::node::report;
 use crate::node::watched;
 use crate::{hello, inspect};
 
@@ -100,20 +101,8 @@ impl Agent {
         complete: bool,
         progress: &reconciler::Progress,
     ) -> Option<Judgement> {
-        if let Some(why) = passed.interfaces.down() {
-            return Some(Judgement::new(false, EPICNodeReason::InterfaceDown, why));
-        }
-        if let Some(why) = &self.refused_attachment {
-            return Some(Judgement::new(false, EPICNodeReason::ProgramsNotAttached, why.as_str()));
-        }
-        let health = &progress.health;
-        if !health.errors.is_empty() {
-            let full = health.errors.iter().any(|error| error.contains("the map is full"));
-            let reason = if full { EPICNodeReason::MapFull } else { EPICNodeReason::MapsNotProgrammed };
-            return Some(Judgement::new(false, reason, health.errors.join("; ")));
-        }
-        // While rows are on their way nothing new can be said.
-        complete.then(|| Judgement::new(true, EPICNodeReason::Ready, ""))
+        let refused = self.refused_attachment.as_deref();
+        Judgement::of_maps(passed.interfaces.down(), refused, &progress.health.errors, complete)
     }
 
     fn programs(&self, passed: &Passed) -> Vec<NodeProgram> {
