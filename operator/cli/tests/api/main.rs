@@ -10,7 +10,7 @@ use epicctl::explain::{self, Subject};
 use epicctl::overview::{self, judge::judge, render::render};
 use epicctl::preflight::{self, Verdict};
 use epicctl::release::{self, Consent};
-use epicctl::restart::{self, OneArguments, RestartCommand};
+use epicctl::restart::{self, GroupArguments, OneArguments, RestartCommand};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
@@ -151,6 +151,15 @@ async fn the_role_of_administrators_is_enough_for_every_command() {
     let stored_balancer = Request::get(&Request::path_of(&owner)).send(&carol).await.expect_ok();
     let annotations = &stored_balancer["metadata"]["annotations"];
     assert_eq!(annotations["epic.acnodal.io/restarted-at"], "1970-01-01T00:00:00Z");
+    let group = create(&object("ServiceGroup", "epic-role", "own", json!({}))).await;
+    let of_group =
+        RestartCommand::Group(GroupArguments { name: "own".to_owned(), namespace: "epic-role".to_owned() });
+    restart::restart(&carol, &of_group, now).await.expect("the proxies of all its LoadBalancers restart");
+    let stored_group = Request::get(&Request::path_of(&group)).send(&carol).await.expect_ok();
+    assert_eq!(
+        stored_group["metadata"]["annotations"]["epic.acnodal.io/restarted-at"],
+        "1970-01-01T00:00:00Z"
+    );
     let error = restart::restart(&carol, &lb("wbe"), now).await.unwrap_err().to_string();
     assert!(error.contains("there is no LoadBalancer \"wbe\" in namespace epic-role"), "{error}");
     // It reads no workload, and says so.

@@ -1,6 +1,6 @@
 //! What concerns Endpoints.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epic_crds::condition::{ACCEPTED, PROGRAMMED};
@@ -87,11 +87,11 @@ fn endpoints_of(snapshot: &Snapshot, balancer: &Key, which: impl Fn(&Endpoint) -
 
 /// The Endpoints on client nodes whose tunnels of a LoadBalancer came, went or changed.
 fn rerouted(snapshot: &Snapshot, change: &Change<LoadBalancer>) -> Vec<Key> {
-    let tunnels = |balancer: &Option<Arc<LoadBalancer>>| {
+    let none = BTreeMap::new();
+    let [before, after] = [&change.before, &change.after].map(|balancer| {
         let status = balancer.as_ref().and_then(|balancer| balancer.status.as_ref());
-        status.map(|status| status.gue_tunnel_endpoints.clone()).unwrap_or_default()
-    };
-    let (before, after) = (tunnels(&change.before), tunnels(&change.after));
+        status.map_or(&none, |status| &status.gue_tunnel_endpoints)
+    });
     if before == after {
         return Vec::new();
     }

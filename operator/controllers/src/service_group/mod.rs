@@ -133,10 +133,10 @@ fn usable_pool(found: &Found, group: &ServiceGroup) -> bool {
 /// The groups that LoadBalancers of a tenant may name, its own first, and the pools that addresses can come from.
 pub fn offer(snapshot: &Snapshot, account: &Account, namespace: &str) -> Offer {
     let name = account.name_any();
-    let own = snapshot.in_namespace::<ServiceGroup>(namespace).filter(|_| namespace != EPIC_NAMESPACE);
+    let own = || snapshot.in_namespace::<ServiceGroup>(namespace).filter(|_| namespace != EPIC_NAMESPACE);
     let shared = snapshot.in_namespace::<ServiceGroup>(EPIC_NAMESPACE);
     let mut groups: BTreeMap<String, Arc<ServiceGroup>> = BTreeMap::new();
-    for group in own.chain(shared).filter(|group| admits(group, &name, namespace)) {
+    for group in own().chain(shared).filter(|group| admits(group, &name, namespace)) {
         // A private group wins over a shared one of its name.
         groups.entry(group.name_any()).or_insert_with(|| Arc::clone(group));
     }
@@ -149,6 +149,7 @@ pub fn offer(snapshot: &Snapshot, account: &Account, namespace: &str) -> Offer {
         .flat_map(|group| group.spec.address_pools().into_iter().map(str::to_owned).collect::<Vec<_>>())
         .collect();
     Offer {
+        own_groups: own().count(),
         pools: named
             .iter()
             .filter_map(|name| snapshot.get::<AddressPool>(&pool_of(name)).filter(admitted))

@@ -27,6 +27,8 @@ pub struct Offered {
 /// What a tenant may name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
+    /// How many groups of its own it has.
+    pub own_groups: usize,
     /// Groups by name.
     pub groups: BTreeMap<String, Offered>,
     /// Networks and ranges of pools, by name.
@@ -38,13 +40,16 @@ fn with_room(limit: u64) -> u64 {
     limit + limit / 10 + 10
 }
 
+fn group_limit(account: &Account) -> u64 {
+    u64::try_from(account.spec.service_group_limit()).unwrap_or(0)
+}
+
 /// The most objects of each kind, as the quota names them.
 fn hard(account: &Account) -> BTreeMap<String, String> {
-    let groups = u64::try_from(account.spec.service_group_limit()).unwrap_or(0);
     [
         ("loadbalancers", load_balancer_limit(account)),
         ("endpoints", endpoint_limit(account)),
-        ("servicegroups", groups),
+        ("servicegroups", group_limit(account)),
     ]
     .into_iter()
     .map(|(kind, limit)| (format!("count/{kind}.{GROUP}"), with_room(limit).to_string()))
@@ -86,6 +91,7 @@ pub fn limits_config(tenant: &Tenant, account: &Account, usage: &AccountUsage, o
             "load-balancers": of(usage.load_balancers, load_balancer_limit(account)),
             "endpoints": of(usage.endpoints, endpoint_limit(account)),
             "proxies": of(usage.proxies, u64::try_from(account.spec.proxy_limit()).unwrap_or(0)),
+            "own-service-groups": of(i64::try_from(offer.own_groups).unwrap_or(i64::MAX), group_limit(account)),
             "service-groups": lines(groups.collect()),
             "address-pools": lines(pools.collect()),
         },
@@ -144,6 +150,7 @@ mod tests {
     #[test]
     fn a_tenant_reads_its_limits_and_what_it_may_name() {
         let offer = Offer {
+            own_groups: 1,
             groups: [("gold".to_owned(), Offered { pools: vec!["a".into(), "b".into()], replicas: 2 })]
                 .into(),
             pools: [("a".to_owned(), vec!["192.0.2.0/29".to_owned()])].into(),
@@ -152,6 +159,7 @@ mod tests {
         let data = limits_config(&tenant(), &account(100), &usage, &offer)["data"].clone();
         assert_eq!(data["load-balancers"], "3 of 100");
         assert_eq!(data["proxies"], "0 of 250");
+        assert_eq!(data["own-service-groups"], "1 of 20");
         assert_eq!(data["service-groups"], "gold: 2 proxies, addresses of a, b\n");
         assert_eq!(data["address-pools"], "a: 192.0.2.0/29\n");
     }
