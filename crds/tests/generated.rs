@@ -1,12 +1,12 @@
 //! The generated files of the repository are what the types say.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use epic_crds::manifest;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    PathBuf::from(env!("EPIC_CHECKOUT"))
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=EPIC_BPF_OBJECT");
+    println!("cargo:rerun-if-env-changed=EPIC_CHECKOUT");
     // Asked for at run time: a target folder may be shared with a copy of the checkout, which may be gone.
     let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate lies");
     let checked_in = Path::new(&here).join("../programs/epic.bpf.o");

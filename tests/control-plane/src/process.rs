@@ -50,7 +50,7 @@ impl ControlPlane {
             .map_err(ControlPlaneError::Folder)?;
         let this = Self { folder };
         // The owner makes it go down with this process, however that ends.
-        let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/crd");
+        let definitions = Path::new(env!("EPIC_CHECKOUT")).join("config/crd");
         let (owner, definitions) = (std::process::id().to_string(), definitions.display().to_string());
         this.script(&["up", "--owner", &owner, "--definitions", &definitions])?;
         Ok(this)
@@ -106,7 +106,7 @@ impl ControlPlane {
     }
 
     fn script(&self, arguments: &[&str]) -> Result<(), ControlPlaneError> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/control-plane");
+        let script = Path::new(env!("EPIC_CHECKOUT")).join("hack/control-plane");
         // Into a file, because processes that it starts would hold a pipe open.
         let said = self.folder.path().with_extension("said");
         let output = std::fs::File::create(&said).map_err(ControlPlaneError::Folder)?;

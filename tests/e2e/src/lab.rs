@@ -46,11 +46,7 @@ impl Lab {
     }
 
     fn here() -> Self {
-        let top = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .ancestors()
-            .nth(2)
-            .expect("tests lie in the project")
-            .to_owned();
+        let top = PathBuf::from(env!("EPIC_CHECKOUT"));
         let folder = std::env::var_os("EPIC_LAB_DIR").map_or_else(
             || {
                 let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

@@ -31,7 +31,7 @@ fn orders() -> u64 {
 
 /// All objects of `config/samples`.
 pub(crate) fn samples() -> Vec<Value> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/samples");
+    let root = Path::new(env!("EPIC_CHECKOUT")).join("config/samples");
     let mut found = Vec::new();
     let mut folders = vec![root];
     while let Some(folder) = folders.pop() {

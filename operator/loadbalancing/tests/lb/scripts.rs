@@ -10,8 +10,7 @@ use crate::support::shell;
 
 #[test]
 fn every_script_gives_its_transcript() {
-    // From the crate's folder, where cargo runs tests: where it was compiled may have been another checkout.
-    let folder = Path::new("tests/lb/transcripts");
+    let folder = Path::new(env!("EPIC_CHECKOUT")).join("operator/loadbalancing/tests/lb/transcripts");
     let mut scripts: Vec<_> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
     scripts.sort();
     assert!(!scripts.is_empty(), "tests/lb/transcripts holds no script");

@@ -22,8 +22,7 @@ pub(crate) fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("EPIC_ENVOY") {
         return existing(PathBuf::from(path), "EPIC_ENVOY names it");
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let output = Command::new(root.join("hack/tools/bin")).output();
+    let output = Command::new(Path::new(env!("EPIC_CHECKOUT")).join("hack/tools/bin")).output();
     let folder = match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         other => panic!("hack/tools/bin does not say where the lab's programs are: {other:?}"),

@@ -136,7 +136,7 @@ async fn the_printed_objects_are_read_and_written_by_the_types_without_loss() {
 async fn the_samples_apply_without_a_warning() {
     let _singleton = crate::rules::SINGLETON.lock().await;
     let client = admin().await;
-    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/samples");
+    let samples = std::path::Path::new(env!("EPIC_CHECKOUT")).join("config/samples");
     let mut found = Vec::new();
     for folder in ["platform", "tenants/sample", "tenants/other"] {
         let mut files: Vec<_> =

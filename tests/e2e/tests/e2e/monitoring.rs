@@ -22,8 +22,7 @@ impl<'l> Prometheus<'l> {
     fn start(lab: &'l Lab, host: &'static str, targets: &Value) -> Self {
         let folder = lab.folder().join("prometheus").join(host);
         std::fs::create_dir_all(&folder).expect("the lab's folder is writable");
-        let alerts =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/epic/files/monitoring/alerts.yaml");
+        let alerts = Path::new(env!("EPIC_CHECKOUT")).join("charts/epic/files/monitoring/alerts.yaml");
         let config = json!({
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [alerts],
