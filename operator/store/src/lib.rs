@@ -24,10 +24,10 @@
 //! | [`Watch`], [`Changes`] | waiting, and what changed |
 //! | [`Initializer`] | who must have listed before absence means anything |
 //! | [`Listing`], [`Query`] | rows as text and JSON, by table name |
-//! | [`Name`] | interned texts |
+//! | [`Name`], [`NameId`] | interned texts, and their numbers in keys |
 //!
 //! ```
-//! use epic_store::{Column, Index, Name, NonUnique, Query, Row, Schema, Since, Store, Unique, Watched, tables, text};
+//! use epic_store::{Column, Index, Name, NameId, NonUnique, Query, Row, Schema, Since, Store, Unique, Watched, tables, text};
 //!
 //! #[derive(Debug, PartialEq, Eq)]
 //! struct Service { name: Name, port: u16, node: Name }
@@ -44,22 +44,22 @@
 //!
 //! struct ByNode;
 //! impl Index<Service> for ByNode {
-//!     type Of = Name;
+//!     type Of = NameId;
 //!     type Kind = NonUnique;
 //!     const NAME: &'static str = "node";
-//!     fn of(row: &Service) -> impl IntoIterator<Item = Name> {
-//!         [row.node]
+//!     fn of(row: &Service) -> impl IntoIterator<Item = NameId> {
+//!         [row.node.id()]
 //!     }
 //! }
 //!
 //! impl Row for Service {
-//!     type Key = Name;
+//!     type Key = NameId;
 //!     type Indexes = (ByPort, ByNode);
-//!     fn key(&self) -> Name {
-//!         self.name
+//!     fn key(&self) -> NameId {
+//!         self.name.id()
 //!     }
 //!     fn columns() -> &'static [Column<Self>] {
-//!         const { &[Column::new("name", |row| text(row.name)), Column::new("port", |row| row.port.into())] }
+//!         const { &[Column::new("name", |row| text(&row.name)), Column::new("port", |row| row.port.into())] }
 //!     }
 //! }
 //!
@@ -73,13 +73,13 @@
 //!
 //! let store = Store::<Tables>::new();
 //! let listed = store.register_initializer("file");
-//! let (web, node) = (Name::new("web"), Name::new("n1"));
-//! let watch = store.watch::<Service>(Watched::Key(web));
+//! let (web, api, node) = (Name::new("web"), Name::new("api"), Name::new("n1"));
+//! let watch = store.watch::<Service>(Watched::Key(web.id()));
 //! let mut changes = store.changes::<Service>(Since::Start);
 //!
 //! let mut txn = store.write();
-//! txn.try_put(Service { name: web, port: 80, node })?;
-//! let refused = txn.try_put(Service { name: Name::new("api"), port: 80, node }).unwrap_err();
+//! txn.try_put(Service { name: web.clone(), port: 80, node: node.clone() })?;
+//! let refused = txn.try_put(Service { name: api.clone(), port: 80, node: node.clone() }).unwrap_err();
 //! assert_eq!(refused.to_string(), "port 80 belongs to web; api can have it once web leaves it");
 //! txn.complete(&listed);
 //! let revision = txn.commit();
@@ -87,7 +87,7 @@
 //! let snapshot = store.snapshot();
 //! assert!(snapshot.initialized() && watch.has_changed());
 //! assert_eq!(snapshot.services.one(ByPort, 80).map(|row| row.revision), Some(revision));
-//! assert_eq!(snapshot.services.by(ByNode, node).count(), 1);
+//! assert_eq!(snapshot.services.by(ByNode, node.id()).count(), 1);
 //! assert_eq!(changes.poll().iter().count(), 1);
 //! let table: TableId = "services".parse()?;
 //! assert_eq!(snapshot.listing_of(table, Query::Prefix("we")).to_string(), "NAME  PORT\nweb   80\n");
@@ -119,7 +119,7 @@ pub use conflict::Conflict;
 pub use index::{Contains, Index, IndexSet, Indexes, Kind, NeverRefuses, NonUnique, Unique};
 pub use initializer::Initializer;
 pub use listing::{Line, ListedChange, Listing, Query, natural};
-pub use name::Name;
+pub use name::{Name, NameId};
 pub use reader::Reader;
 pub use row::{Row, StartsWith, Stored};
 pub use schema::{Holds, Schema, UnknownTable};
