@@ -14,7 +14,7 @@ pub trait Schema: Clone + Debug + Default + Send + Sync + 'static {
     /// Names a table.
     type TableId: Copy + Debug + Display + FromStr<Err = UnknownTable> + Hash + Ord + Send + Sync + 'static;
     /// Names a row of any table.
-    type RowId: Copy + Debug + Hash + Ord + Send + Sync + 'static;
+    type RowId: Copy + Debug + Display + Hash + Ord + Send + Sync + 'static;
     /// Who waits for what, per table.
     #[doc(hidden)]
     type Waiters: Default + Send + Sync + 'static;
@@ -26,6 +26,8 @@ pub trait Schema: Clone + Debug + Default + Send + Sync + 'static {
     fn revision_of(&self, table: Self::TableId) -> u64;
     /// Number of rows of a table.
     fn len_of(&self, table: Self::TableId) -> usize;
+    /// Revision of a row; `None` if there is none of this name.
+    fn row_revision(&self, row: Self::RowId) -> Option<u64>;
     /// Names of the columns of a table.
     fn columns_of(table: Self::TableId) -> Vec<&'static str>;
     /// Rows of a table as text and JSON.

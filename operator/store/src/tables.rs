@@ -6,7 +6,7 @@
 ///
 /// - a struct with a [`Table`](crate::Table) per name, of which a [`Snapshot`](crate::Snapshot) is made;
 /// - `TableId`, with a variant per row type, `ALL`, and names as text both ways;
-/// - `RowId`, with a variant per row type that holds a key;
+/// - `RowId`, with a variant per row type that holds a key, and as text the table's name and the key;
 /// - [`Schema`](crate::Schema) (columns, text and JSON by table) and [`Holds`](crate::Holds) for each row type.
 ///
 /// Row types are named by one identifier, and each has one table. See the example of the [crate](crate).
@@ -68,6 +68,16 @@ macro_rules! tables {
             }
         }
 
+        impl ::std::fmt::Display for RowId {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                match self {
+                    $(RowId::$row(key) => {
+                        ::std::write!(f, ::std::concat!(::std::stringify!($field), " {:?}"), key)
+                    })+
+                }
+            }
+        }
+
         const _: () = {
             #[derive(Default)]
             pub struct AllWaiters {
@@ -89,6 +99,11 @@ macro_rules! tables {
                 fn len_of(&self, table: TableId) -> usize {
                     match table {
                         $(TableId::$row => self.$field.len(),)+
+                    }
+                }
+                fn row_revision(&self, row: RowId) -> ::std::option::Option<u64> {
+                    match row {
+                        $(RowId::$row(key) => self.$field.get(key).map(|row| row.revision),)+
                     }
                 }
                 fn columns_of(table: TableId) -> ::std::vec::Vec<&'static str> {

@@ -3,8 +3,8 @@
 use epic_store::{Conflict, Row, Schema, Store, Stored};
 
 use crate::support::{
-    Address, BackendKey, ByAddress, ById, ByPort, ByZone, RowId, TableId, Tables, backend, node, service,
-    store,
+    Address, BackendKey, ByAddress, ById, ByPort, ByZone, Node, RowId, TableId, Tables, backend,
+    commit_nodes, node, service, store,
 };
 
 fn keys<'a, R: Row>(rows: impl Iterator<Item = &'a std::sync::Arc<Stored<R>>>) -> Vec<R::Key> {
@@ -124,4 +124,25 @@ fn with_many_rows_every_key_of_an_index_finds_its_own() {
         assert_eq!(keys(rows.by(ByPort, u16::from(of))), expected);
     }
     assert!((0..=255u8).all(|id| rows.one(ById, id).unwrap().name == 255 - id));
+}
+
+#[test]
+fn a_row_of_any_table_is_named_as_text_and_has_its_revision_while_it_is_there() {
+    let store = store();
+    let mut txn = store.write();
+    txn.put(backend(1, 7, 1));
+    let first = txn.commit();
+    let second = commit_nodes(&store, [4], 1);
+    let backend = RowId::Backend(BackendKey { service: 1, place: 7 });
+    let snapshot = store.snapshot();
+    assert_eq!(snapshot.row_revision(backend), Some(first));
+    assert_eq!(snapshot.row_revision(RowId::Node(4)), Some(second));
+    assert_eq!(snapshot.row_revision(RowId::Service(1)), None);
+    assert_eq!(RowId::Node(4).to_string(), "nodes 4");
+    assert_eq!(backend.to_string(), "backends BackendKey { service: 1, place: 7 }");
+
+    let mut txn = store.write();
+    txn.remove::<Node>(4);
+    txn.commit();
+    assert_eq!(store.snapshot().row_revision(RowId::Node(4)), None);
 }
