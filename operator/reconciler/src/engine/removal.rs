@@ -1,0 +1,172 @@
+//! When a removal needs an answer.
+//!
+//! What no row wants is free to go, unless it is more than half of what is held: then that set is held back until
+//! somebody confirmed it. Everything else goes on meanwhile, further small removals too.
+
+use std::fmt::{self, Debug, Display};
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::Reconciler;
+use crate::graph::flag;
+use crate::layout::Layout;
+use crate::maps::Maps;
+use crate::render::Render;
+use crate::slab::Slot;
+
+/// A removal of more than half of all entries, held back until somebody looked again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask<K> {
+    /// Entries that would go, by key. The answer is for these alone.
+    pub entries: Arc<[K]>,
+    /// Entries that the maps held when the question arose.
+    pub held: usize,
+    /// Revision of the tables that want it.
+    pub revision: u64,
+}
+
+impl<K> Display for Ask<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (going, held, revision) = (self.entries.len(), self.held, self.revision);
+        write!(f, "{going} of {held} map entries are to be removed by the tables of revision {revision}")
+    }
+}
+
+/// Entries that are held and that no row wants.
+#[derive(Debug)]
+pub(super) struct Removal<K> {
+    /// Those that nobody was asked about.
+    fresh: HashSet<Slot>,
+    asked: HashSet<Slot>,
+    ask: Option<Ask<K>>,
+}
+
+impl<K> Default for Removal<K> {
+    fn default() -> Self {
+        Self { fresh: HashSet::new(), asked: HashSet::new(), ask: None }
+    }
+}
+
+impl<K> Removal<K> {
+    pub(super) fn ask(&self) -> Option<&Ask<K>> {
+        self.ask.as_ref()
+    }
+
+    pub(super) fn asked(&self) -> usize {
+        self.asked.len()
+    }
+
+    pub(super) fn fresh(&self) -> usize {
+        self.fresh.len()
+    }
+}
+
+impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
+    /// Keeps account of an entry that may have become unwanted or wanted again, or is gone.
+    pub(super) fn count_leaving(&mut self, slot: Slot) {
+        let entry = self.graph.entry_mut(slot);
+        let leaving = entry.have != 0 && entry.wanted() == 0;
+        if leaving == entry.is(flag::LEAVING) {
+            return;
+        }
+        entry.set(flag::LEAVING, leaving);
+        if leaving {
+            self.removal.fresh.insert(slot);
+            return;
+        }
+        entry.set(flag::CONFIRMED, false);
+        if entry.is(flag::ASKED) {
+            entry.set(flag::ASKED, false);
+            self.removal.asked.remove(&slot);
+            self.reconsider();
+        } else {
+            self.removal.fresh.remove(&slot);
+        }
+    }
+
+    /// Whether absence means anything now, and all of it is known.
+    pub(super) fn may_remove(&self) -> bool {
+        self.seen.initialized() && self.arrived.is_empty() && self.queued_gone == 0
+    }
+
+    /// Holds back what is free to go if it is too much to go unasked.
+    pub(super) fn hold_back(&mut self) {
+        let held: usize = self.held.iter().sum();
+        let (fresh, asked) = (self.removal.fresh.len(), self.removal.asked.len());
+        let free = if asked > 0 { self.settings.free_removals } else { 0 };
+        if fresh <= free || fresh * 2 <= held - asked {
+            return;
+        }
+        // What was confirmed is free to go, and no part of the next question.
+        let confirmed = |slot: &Slot| self.graph.entry(*slot).is(flag::CONFIRMED);
+        let fresh: Vec<Slot> = self.removal.fresh.iter().filter(|slot| !confirmed(slot)).copied().collect();
+        if fresh.len() <= free || fresh.len() * 2 <= held - asked {
+            return;
+        }
+        for slot in fresh {
+            self.removal.fresh.remove(&slot);
+            self.removal.asked.insert(slot);
+            self.graph.entry_mut(slot).set(flag::ASKED, true);
+            self.touch_claimants(slot);
+        }
+        self.ask_anew(held);
+    }
+
+    /// Asks about all that is held back.
+    fn ask_anew(&mut self, held: usize) {
+        let mut entries: Vec<L::Key> =
+            self.removal.asked.iter().map(|slot| self.graph.entry(*slot).key).collect();
+        entries.sort_unstable();
+        let revision = self.seen.revision();
+        self.removal.ask = (!entries.is_empty()).then(|| Ask { entries: entries.into(), held, revision });
+    }
+
+    /// Some of what was asked about is wanted again: if that is most of it, the rest is no longer a big removal.
+    fn reconsider(&mut self) {
+        let asked = self.removal.asked.len();
+        let held: usize = self.held.iter().sum();
+        let question = self.removal.ask.as_ref().map_or(0, |ask| ask.entries.len());
+        if asked == 0 {
+            self.removal.ask = None;
+        } else if asked * 2 <= held && asked * 2 <= question {
+            self.removal.ask = None;
+            for slot in std::mem::take(&mut self.removal.asked) {
+                self.graph.entry_mut(slot).set(flag::ASKED, false);
+                self.removal.fresh.insert(slot);
+                self.queue_entry(slot);
+            }
+        }
+    }
+
+    /// What is held back, as it is now: the question to ask again.
+    pub fn question(&mut self) -> Option<Ask<L::Key>> {
+        let held = self.removal.ask.as_ref()?.held;
+        if self.removal.ask.as_ref().is_some_and(|ask| ask.entries.len() != self.removal.asked.len()) {
+            self.ask_anew(held);
+        }
+        self.removal.ask.clone()
+    }
+
+    /// Somebody looked again: the removal of these entries is meant. Those that are still unwanted go; what became
+    /// unwanted since the question is held back further.
+    pub fn confirm(&mut self, ask: &Ask<L::Key>) {
+        for key in ask.entries.iter() {
+            let Some(slot) = self.graph.find_entry(key) else { continue };
+            let entry = self.graph.entry_mut(slot);
+            if !entry.is(flag::ASKED) {
+                continue;
+            }
+            entry.set(flag::ASKED, false);
+            entry.set(flag::CONFIRMED, true);
+            self.removal.asked.remove(&slot);
+            self.removal.fresh.insert(slot);
+            self.queue_entry(slot);
+        }
+        if self.removal.asked.is_empty() {
+            self.removal.ask = None;
+        } else {
+            self.ask_anew(ask.held);
+        }
+    }
+}

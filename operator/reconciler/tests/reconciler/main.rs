@@ -1,0 +1,8 @@
+//! Tests of the engine with a toy load balancer.
+
+#[cfg(test)]
+mod basics;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod toy;
