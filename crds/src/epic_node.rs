@@ -117,6 +117,13 @@ pub struct EPICNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::ResourceVersion>")]
     pub load_balancers_revision: Option<String>,
+    /// LoadBalancers of that revision that are *not* in the maps as they should be, and hold up nobody but themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub behind: Vec<NodeBehind>,
+    /// Whether more are behind than are listed. Of one that is not listed nothing is known then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind_truncated: bool,
     /// Hardware addresses by which the node answers for public addresses: ARP that comes from one of these is EPIC's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::MacAddress>", length(max = 8))]
@@ -154,10 +161,63 @@ pub struct EPICNodeStatus {
 }
 
 impl EPICNode {
+    /// Revision of LoadBalancers up to which its maps hold this one as they should; `None` if they do not, or nobody knows.
+    pub fn reached_for(&self, namespace: &str, uid: &str) -> Option<&str> {
+        let status = self.status.as_ref().filter(|status| status.behind(namespace, uid).is_none())?;
+        status.load_balancers_revision.as_deref()
+    }
+
     /// What the operator says of why the node is out of service; `None` for one that is in service, or not judged.
     pub fn out_of_service(&self) -> Option<&Condition> {
         self.condition(IN_SERVICE).filter(|known| known.status == ConditionStatus::False)
     }
+}
+
+impl EPICNodeStatus {
+    /// Most of [`EPICNodeStatus::behind`] that are listed.
+    pub const MOST_BEHIND: usize = 256;
+
+    /// Why the maps do not hold a LoadBalancer of `load-balancers-revision` as they should; `None` if they do.
+    pub fn behind(&self, namespace: &str, uid: &str) -> Option<&str> {
+        let concerns = |row: &&NodeBehind| {
+            row.namespace == namespace && row.uid.as_deref().is_none_or(|listed| listed == uid)
+        };
+        match self.behind.iter().find(concerns) {
+            Some(row) => Some(&row.message),
+            None => self.behind_truncated.then_some("more LoadBalancers are behind than the node can list"),
+        }
+    }
+
+    /// Whether the maps may not hold some LoadBalancer of a namespace as they should; of any without one.
+    pub fn is_behind_in(&self, namespace: Option<&str>) -> bool {
+        let concerns = |row: &NodeBehind| namespace.is_none_or(|namespace| row.namespace == namespace);
+        self.behind_truncated || self.behind.iter().any(concerns)
+    }
+}
+
+/// A LoadBalancer that is not in the maps as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct NodeBehind {
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its name; absent: so many of the namespace are behind that they are not listed one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub name: Option<String>,
+    /// Its uid; absent with the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub uid: Option<String>,
+    /// What is wrong.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
 }
 
 /// A BPF program that is attached.
@@ -301,11 +361,13 @@ keeps! {
         carry_keyed(&mut status.programs, &before.programs, |row| row.hook.clone());
         carry_keyed(&mut status.answers, &before.answers, |row| row.address.clone());
         carry_keyed(&mut status.conflicts, &before.conflicts, |row| row.address.clone());
+        carry_keyed(&mut status.behind, &before.behind, |row| (row.namespace.clone(), row.uid.clone()));
         carry_option(status.tunnels.as_mut(), before.tunnels.as_ref());
         carry_keyed(&mut status.map_usage, &before.map_usage, |row| row.map.clone());
         carry_keyed(&mut status.conditions, &before.conditions, |row| row.type_.clone());
     } },
     NodeAnswer,
+    NodeBehind,
     NodeConflict,
     NodeProgram,
     NodeTunnels { tunnels, before => carry_keyed(&mut tunnels.states, &before.states, |row| row.tunnel_id) },

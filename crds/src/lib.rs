@@ -56,8 +56,8 @@ pub use duration::{Duration, DurationError};
 pub use endpoint::{Endpoint, EndpointReason, EndpointSpec, EndpointStatus};
 pub use epic::{AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces, InterfaceMatch};
 pub use epic_node::{
-    EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeAnswer, NodeConflict, NodeProgram,
-    NodeTunnel, NodeTunnels,
+    EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeAnswer, NodeBehind, NodeConflict,
+    NodeProgram, NodeTunnel, NodeTunnels,
 };
 pub use load_balancer::{
     AdvertisedBy, EndpointCounts, FIRST_LISTENER_PORT, GueTunnelEndpoint, GueTunnelLeg, LoadBalancer,

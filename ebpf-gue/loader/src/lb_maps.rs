@@ -1,4 +1,4 @@
-//! The BPF form of [`LbMaps`]: what the reconciler writes, in the kernel.
+//! The BPF form of [`epic_lb::maps::Maps`]: what the reconciler writes, in the kernel.
 //!
 //! Entries are written one by one. Batches would not be faster (about a microsecond an entry either way, the system
 //! call included) and would give up the order in which the reconciler writes. Whole maps are read in batches.
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use aya::Pod;
 use epic_abi::maps::{REMOTE_FIXED_PORTS, Side, SourceKey};
-use epic_lb::maps::{LbMaps, MapError, MapId, MapKey, MapValue};
+use epic_lb::maglev::MaglevTable;
+use epic_lb::maps::{EpicLayout, MapError, MapId, MapKey, MapValue, Op};
 
 use crate::error::Error;
 use crate::maps::Maps;
@@ -60,33 +61,43 @@ impl BpfMaps {
         Ok(counts)
     }
 
-    fn read_all(&self) -> Result<Vec<(MapKey, MapValue)>, Error> {
+    fn read_one(&self, map: MapId, each: &mut dyn FnMut(MapKey, MapValue)) -> Result<(), Error> {
         let m = &self.maps;
-        let mut all: Vec<(MapKey, MapValue)> = Vec::new();
-        all.extend(
-            m.tunnel_stats.entries()?.into_keys().map(|id| (MapKey::TunnelStats(id), MapValue::TunnelStats)),
-        );
-        collect(&mut all, &m.nodes, MapKey::Node, MapValue::Node)?;
-        collect(&mut all, &m.tunnels, MapKey::Tunnel, MapValue::Tunnel)?;
-        collect(&mut all, &m.keys, MapKey::Keys, MapValue::Keys)?;
-        if m.side() == Side::Client {
-            collect(&mut all, &m.routes, MapKey::Route, MapValue::Route)?;
-            collect(&mut all, &m.endpoints, MapKey::Endpoint, MapValue::Endpoint)?;
-            return Ok(all);
+        let client = m.side() == Side::Client;
+        match map {
+            MapId::TunnelStats => {
+                for id in m.tunnel_stats.entries()?.into_keys() {
+                    each(MapKey::TunnelStats(id), MapValue::TunnelStats);
+                }
+                Ok(())
+            }
+            MapId::Nodes => collect(each, &m.nodes, MapKey::Node, MapValue::Node),
+            MapId::Tunnels => collect(each, &m.tunnels, MapKey::Tunnel, MapValue::Tunnel),
+            MapId::Keys => collect(each, &m.keys, MapKey::Keys, MapValue::Keys),
+            MapId::Routes if client => collect(each, &m.routes, MapKey::Route, MapValue::Route),
+            MapId::Endpoints if client => collect(each, &m.endpoints, MapKey::Endpoint, MapValue::Endpoint),
+            // Maps of the other side.
+            MapId::Routes | MapId::Endpoints => Ok(()),
+            _ if client => Ok(()),
+            MapId::EndpointAliases => {
+                collect(each, &m.endpoint_aliases, MapKey::EndpointAlias, MapValue::EndpointAlias)
+            }
+            MapId::Proxies => collect(each, &m.proxies, MapKey::Proxy, MapValue::Proxy),
+            MapId::LocalProxies => collect(each, &m.local_proxies, MapKey::LocalProxy, MapValue::LocalProxy),
+            MapId::Aliases => collect(each, &m.aliases, MapKey::Alias, MapValue::Alias),
+            MapId::Passes => collect(each, &m.passes, MapKey::Pass, MapValue::Pass),
+            MapId::Listeners => collect(each, &m.listeners, MapKey::Listener, MapValue::Listener),
+            MapId::Services => collect(each, &m.services, MapKey::Service, MapValue::Service),
+            MapId::Vips => collect(each, &m.vips, MapKey::Vip, MapValue::Vip),
+            MapId::Maglev => {
+                for (lb, slots) in m.maglev.entries()? {
+                    // A table that nobody knows is shown as empty, which is never what is wanted: it is written again.
+                    let table = MaglevTable::new(slots.unwrap_or_default());
+                    each(MapKey::Maglev(lb), MapValue::Maglev(table.into()));
+                }
+                Ok(())
+            }
         }
-        collect(&mut all, &m.endpoint_aliases, MapKey::EndpointAlias, MapValue::EndpointAlias)?;
-        collect(&mut all, &m.proxies, MapKey::Proxy, MapValue::Proxy)?;
-        collect(&mut all, &m.local_proxies, MapKey::LocalProxy, MapValue::LocalProxy)?;
-        collect(&mut all, &m.aliases, MapKey::Alias, MapValue::Alias)?;
-        collect(&mut all, &m.passes, MapKey::Pass, MapValue::Pass)?;
-        collect(&mut all, &m.listeners, MapKey::Listener, MapValue::Listener)?;
-        collect(&mut all, &m.services, MapKey::Service, MapValue::Service)?;
-        collect(&mut all, &m.vips, MapKey::Vip, MapValue::Vip)?;
-        for (lb, slots) in m.maglev.entries()? {
-            // A table that nobody knows is shown as empty, which is never what is wanted: it is written again.
-            all.push((MapKey::Maglev(lb), MapValue::Maglev(slots.unwrap_or_default().into())));
-        }
-        Ok(all)
     }
 
     fn write(&self, key: &MapKey, value: &MapValue) -> Result<(), Error> {
@@ -103,7 +114,7 @@ impl BpfMaps {
             (MapKey::LocalProxy(key), MapValue::LocalProxy(value)) => m.local_proxies.set(key, value),
             (MapKey::Alias(key), MapValue::Alias(value)) => m.aliases.set(key, value),
             (MapKey::Pass(key), MapValue::Pass(value)) => m.passes.set(key, value),
-            (MapKey::Maglev(lb), MapValue::Maglev(slots)) => m.maglev.set(*lb, slots),
+            (MapKey::Maglev(lb), MapValue::Maglev(table)) => m.maglev.set(*lb, table.cells()),
             (MapKey::Listener(key), MapValue::Listener(value)) => m.listeners.set(key, value),
             (MapKey::Service(key), MapValue::Service(value)) => m.services.set(key, value),
             (MapKey::Vip(key), MapValue::Vip(value)) => m.vips.set(key, value),
@@ -155,27 +166,34 @@ impl BpfMaps {
     }
 }
 
-impl LbMaps for BpfMaps {
-    fn entries(&self) -> Result<Vec<(MapKey, MapValue)>, MapError> {
-        self.read_all().map_err(map_error)
+impl epic_lb::maps::Maps<EpicLayout> for BpfMaps {
+    fn read(&self, map: usize, each: &mut dyn FnMut(MapKey, MapValue)) -> Result<(), MapError> {
+        MapId::at(map).map_or(Ok(()), |map| self.read_one(map, each).map_err(map_error))
     }
 
-    fn update(&mut self, key: &MapKey, value: &MapValue) -> Result<(), MapError> {
-        self.write(key, value).map_err(map_error)
-    }
-
-    fn delete(&mut self, key: &MapKey) -> Result<(), MapError> {
-        self.remove(key).map_err(map_error)
+    fn apply(
+        &mut self,
+        _: usize,
+        batch: &[Op<EpicLayout>],
+        done: &mut dyn FnMut(usize, Result<(), MapError>),
+    ) {
+        for (at, op) in batch.iter().enumerate() {
+            let result = match &op.value {
+                Some(value) => self.write(&op.key, value),
+                None => self.remove(&op.key),
+            };
+            done(at, result.map_err(map_error));
+        }
     }
 }
 
 fn collect<K: Pod + Ord, V: Pod>(
-    all: &mut Vec<(MapKey, MapValue)>,
+    each: &mut dyn FnMut(MapKey, MapValue),
     table: &Table<K, V>,
     key: fn(K) -> MapKey,
     value: fn(V) -> MapValue,
 ) -> Result<(), Error> {
-    all.extend(table.entries()?.into_iter().map(|(k, v)| (key(k), value(v))));
+    table.entries()?.into_iter().for_each(|(k, v)| each(key(k), value(v)));
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use epic_agent::desired::node::{Desired, Objects, Place, desired};
 use epic_agent::hello::SECOND;
 use epic_agent::hello::caller::{Caller, Wanted};
 use epic_agent::hello::responder::Responder;
-use epic_lb::{Link, Tables, Veth, Writer};
+use epic_lb::{Link, Veth, Writer};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -118,7 +118,7 @@ fn passes(criterion: &mut Criterion) {
     group.bench_function("decide_keys_derived_anew", |bencher| bencher.iter(|| decide(&mut keyring())));
     let mut kept = keyring();
     group.bench_function("decide_keys_kept", |bencher| bencher.iter(|| decide(&mut kept)));
-    let writer = Writer::new(Tables::new());
+    let writer = Writer::new();
     let found = decide(&mut kept);
     assert_eq!((found.rows.services.len(), found.local.len()), (BALANCERS as usize, BALANCERS as usize));
     let (_, refused) = found.rows.clone().write(&writer, None);

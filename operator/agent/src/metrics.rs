@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use epic_datapath::Maps;
-use epic_lb::reconciler;
+use epic_lb::Handle;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -70,25 +70,26 @@ impl Collector for MapsCollector {
 /// How the reconciler fares; filled when there is one.
 #[derive(Clone, Debug, Default)]
 pub struct ReconcilerCollector {
-    handle: Arc<Mutex<Option<reconciler::Handle>>>,
+    handle: Arc<Mutex<Option<Handle>>>,
 }
 
 impl ReconcilerCollector {
     /// From now on of this reconciler.
-    pub fn watch(&self, handle: reconciler::Handle) {
+    pub fn watch(&self, handle: Handle) {
         *self.handle.lock() = Some(handle);
     }
 }
 
 impl Collector for ReconcilerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let Some(progress) = self.handle.lock().as_ref().map(reconciler::Handle::progress) else {
+        let Some(progress) = self.handle.lock().as_ref().map(Handle::progress) else {
             return Ok(());
         };
         let writes = ConstCounter::new(progress.writes);
         let help = "Writes to maps by the reconciler.";
         writes.encode(encoder.encode_descriptor("reconciler_writes", help, None, MetricType::Counter)?)?;
-        let failing = progress.health.errors.len() + progress.health.more;
+        let health = &progress.health;
+        let failing = [&health.node, &health.scopes].map(|of| of.named.len() + of.more).iter().sum::<usize>();
         let gauges = [
             ("reconciler_entries", "Entries that the maps hold.", progress.health.entries),
             ("reconciler_failing", "Entries and rows that are not as they should be.", failing),

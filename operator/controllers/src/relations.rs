@@ -14,7 +14,8 @@ use std::sync::Arc;
 use epic_crds::condition::{ACCEPTED, READY};
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX};
 use epic_crds::{
-    Account, AddressClaim, AddressPool, ClaimPhase, EPIC, EPICNode, HasConditions, LoadBalancer, ServiceGroup,
+    Account, AddressClaim, AddressPool, ClaimPhase, EPIC, EPICNode, HasConditions, LoadBalancer, NodeBehind,
+    ServiceGroup,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -240,6 +241,11 @@ pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
         .reconcile_on(accounts)
 }
 
+/// What of a node's report LoadBalancers and claims wait for: the revision, and who is not in the maps.
+fn reached(node: &EPICNode) -> Option<(Option<String>, Vec<NodeBehind>)> {
+    node.status.as_ref().map(|status| (status.load_balancers_revision.clone(), status.behind.clone()))
+}
+
 /// The controller of AddressClaims. One can be let go of when its owner goes, has moved on, or would not get the address
 /// any more, and is gone when all nodes have forgotten that.
 pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
@@ -251,15 +257,11 @@ pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
             keys_of(snapshot, |claim: &AddressClaim| Some(claim.spec.owner.uid.as_str()) == uid)
         },
     );
-    let nodes = on::<EPICNode, AddressClaim, _>(
-        context,
-        |node| node.status.as_ref().and_then(|status| status.load_balancers_revision.clone()),
-        |snapshot, _| {
-            keys_of(snapshot, |claim: &AddressClaim| {
-                claim.status.as_ref().is_some_and(|status| status.phase == Some(ClaimPhase::Releasing))
-            })
-        },
-    );
+    let nodes = on::<EPICNode, AddressClaim, _>(context, reached, |snapshot, _| {
+        keys_of(snapshot, |claim: &AddressClaim| {
+            claim.status.as_ref().is_some_and(|status| status.phase == Some(ClaimPhase::Releasing))
+        })
+    });
     let conflicts = on_changes::<EPICNode, AddressClaim>(context, |_, changes| {
         let of = |node: &Option<Arc<EPICNode>>| -> BTreeSet<String> {
             let status = node.iter().filter_map(|node| node.status.as_ref());

@@ -1,89 +1,96 @@
-//! Load-balancing tables, their Writer, selection, and the reconciler that turns them into maps.
+//! Load-balancing tables, their Writer, selection, and what their rows become in EPIC's maps.
 //!
 //! Expected flow:
 //!
 //! ```text
-//! source ──▶ Writer (one transaction) ──▶ Tables ──▶ observers (xDS, status)
-//!                                            └─────▶ Reconciler ──▶ LbMaps (BPF, fake, faulty)
+//! source ──▶ Writer (one transaction) ──▶ Tables ──▶ observers (xDS, health, status)
+//!                                            └─────▶ epic_reconciler: Render ──▶ Maps (BPF, fake, faulty)
 //! ```
 //!
-//! Guarantees: readers see whole transactions and never block; a row is done only when the maps hold it; at no
-//! point between two map writes does an entry name another that is not there.
-//! What it does not do: read Kubernetes, load programs, or decide what the rows should be.
+//! Guarantees: readers see whole transactions and never block; an address has one service, whatever the order in which
+//! they came; no row of one service becomes an entry of another.
+//! What it does not do: read Kubernetes, load programs, decide what the rows should be, or write maps
+//! ([`epic_reconciler`] does, for any layout).
 //!
 //! | module | |
 //! | --- | --- |
 //! | [`rows`] | the rows: plain values |
-//! | [`store`] | tables, snapshots, watches, change iterators |
+//! | [`tables`] | all tables, declared once, on [`epic_store`] |
 //! | [`writer`] | the only way into the tables |
 //! | [`selection`], [`maglev`] | which backends a frontend uses, and which of them a new flow |
+//! | [`maps`] | EPIC's map entries as values, and their text form |
 //! | [`render`] | what a row becomes in the maps of an EPIC node or of a client node |
-//! | [`reconciler`] | makes the maps hold it |
-//! | [`maps`] | the trait behind which the maps are, in memory and faulty forms, the text form |
 //!
 //! The operator needs tables and Writer only. An agent does it all:
 //!
 //! ```
-//! use std::sync::Arc;
-//!
-//! use epic_lb::reconciler::{Backoff, Limits, PruneRequest, Reconciler, run};
 //! use epic_lb::render::NodeSide;
 //! use epic_lb::*;
+//! use epic_reconciler::{Reconciler, Settings, run};
 //! use tokio::sync::watch;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let writer = Writer::new(Tables::new());
+//! let writer = Writer::new();
 //! // Nothing is pruned before this source has listed.
 //! let listed = writer.register_initializer("load-balancers");
 //!
 //! // What is pinned is read back here; `FakeMaps` stands for the BPF maps.
 //! let side = NodeSide::new("node1", /* Config::maglev_seed */ 7);
-//! let reconciler = Reconciler::new(writer.clone(), FakeMaps::new(), side, Backoff::default())?;
+//! let reconciler = Reconciler::new(writer.reader(), FakeMaps::new(), side, Settings::default())?;
 //! let (_stop, stopped) = watch::channel(false);
-//! let confirm = |_: PruneRequest| true; // an agent lists at the API server again
-//! let (mut handle, _task) =
-//!     run(reconciler, Arc::clone(writer.tables()), confirm, Limits::default(), stopped);
+//! let confirm = |_: Ask| true; // an agent lists at the API server again
+//! let (mut handle, _running) = run(reconciler, confirm, stopped)?;
 //!
 //! // One coherent snapshot of custom resources becomes one transaction.
 //! let name = ServiceName::new("epic-acme", "web");
-//! let service = Service::new(name.clone(), "uid", GroupId::new(1)?, ServiceId::new(1)?);
+//! let service = Service::new(name.clone(), "uid").granted(GroupId::new(1)?, ServiceId::new(1)?);
 //! let vip = FrontendKey::new("192.0.2.7".parse()?, 80, Protocol::Tcp);
 //! let mut txn = writer.write();
-//! txn.retain_services(Source::Resource, &[name.clone()].into());
+//! txn.retain_services(|known| *known == name);
 //! txn.upsert_service_and_frontends(
-//!     Service { keys: Some(ServiceKeys { data: [DataKey([1; 16]); 3], node: None }), ..service },
-//!     vec![FrontendParams { vip_owner: true, ..FrontendParams::new(vip, name.clone(), 0) }],
+//!     Service { keys: Some(ServiceKeys { data: [DataKey([1; 16]); 3], node: None }.into()), ..service },
+//!     vec![Frontend { announced: true, ..Frontend::proxied(vip, name.clone(), 0) }],
 //! )?;
 //! let proxy = Backend::proxy(name.clone(), "100.64.0.1".parse()?, ProxyId::new(1)?);
-//! txn.set_backends(&name, Source::Resource, [proxy]);
-//! txn.set_proxies([]);
-//! listed.complete(&mut txn);
+//! txn.set_backends(&name, [proxy]);
+//! txn.complete(&listed);
 //! let revision = txn.commit();
 //!
-//! // Everything of that transaction is in the maps: what the agent may report.
-//! let progress = handle.wait_until_reconciled(revision).await;
-//! assert!(progress.covers(revision), "{}", progress.health);
+//! // Everything of that service is in the maps, whatever fails of others: what the agent may report.
+//! let progress = handle.wait_until_scope_reconciled(name.id(), revision).await;
+//! assert!(progress.covers_scope(name.id(), revision), "{}", progress.health);
 //! # Ok(())
 //! # }
 //! ```
 
 pub mod maglev;
 pub mod maps;
-pub mod reconciler;
 pub mod render;
 pub mod rows;
 pub mod selection;
-pub mod store;
+pub mod tables;
 pub mod writer;
 
 pub use epic_model::edge::Edge;
 pub use epic_model::id::{EndpointId, GroupId, ProxyId, ServiceId, TunnelId};
-pub use maps::{FakeMaps, Faults, FaultyMaps, LbMaps, MapError, MapId, MapKey, MapValue};
+pub use epic_store::{Initializer, Name};
+pub use maps::{EpicLayout, FakeMaps, MapId, MapKey, MapValue};
 pub use rows::{
-    Alias, AliasKey, Backend, BackendKey, BackendState, DataKey, EpicNode, Frontend, FrontendKey,
-    FrontendParams, FrontendType, LbPolicy, Link, Pass, PassKey, Protocol, Proxy, ProxyState, Role, Scope,
-    Selected, Service, ServiceKeys, ServiceName, Source, TargetPort, Tunnel, Veth,
+    Address, Alias, AliasKey, Backend, BackendKey, BackendKind, BackendState, DataKey, EndpointObject,
+    EpicNode, Forwarding, Frontend, FrontendKey, FrontendKind, LbPolicy, Link, Locality, Pass, PassKey,
+    Place, Protocol, Proxy, ProxyState, Redirect, RedirectWhen, Scope, Service, ServiceIds, ServiceKey,
+    ServiceKeys, ServiceName, ServiceRef, Since, Source, TargetPort, Traffic, Tunnel, Verdict, Veth, Wish,
 };
-pub use store::{Change, Changes, Entry, Row, Snapshot, Status, StatusKind, Table, TableId, Tables};
-pub use writer::{Initializer, RowKey, WriteError, WriteTxn, Writer, debug_dump};
+pub use selection::{Here, Role, Selected, Selection};
+pub use tables::{Reader, RowId, Snapshot, TableId, Tables};
+pub use writer::{Claimed, WriteError, WriteTxn, Writer};
+
+/// How far the maps are, see [`epic_reconciler::Progress`].
+pub type Progress = epic_reconciler::Progress<RowId, ServiceRef>;
+
+/// A running reconciler, see [`epic_reconciler::Handle`].
+pub type Handle = epic_reconciler::Handle<RowId, ServiceRef>;
+
+/// Entries that are to go, see [`epic_reconciler::Ask`].
+pub type Ask = epic_reconciler::Ask<MapKey>;

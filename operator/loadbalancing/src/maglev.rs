@@ -7,10 +7,15 @@
 //! Invariants: the result depends on the *set* of members, not on their order; every member with a weight has at least
 //! one cell as long as there are as many cells as members; cells are in proportion to weights.
 
+use std::num::NonZeroU64;
+
+/// What a cell that nobody has yet holds.
+const FREE: u32 = 0;
+
 /// A member of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// What the cells hold. Unique.
+    /// What the cells hold. Unique, and not 0.
     pub id: u32,
     /// Share of the cells; 0 takes none.
     pub weight: u16,
@@ -18,9 +23,10 @@ pub struct Member {
 
 /// A table of `size` cells, each the id of a member; empty when no member has a weight.
 ///
-/// `size` must be a prime: only then does every member's order visit every cell. Cost: about `size` · ln `size` steps.
+/// `size` must be a prime: only then does every member's order visit every cell. Cost: about `size` · ln `size` steps of an
+/// addition each.
 pub fn table(members: &[Member], size: u32, seed: u64) -> Vec<u32> {
-    let mut members: Vec<Member> = members.iter().copied().filter(|m| m.weight > 0).collect();
+    let mut members: Vec<Member> = members.iter().copied().filter(|m| m.weight > 0 && m.id != FREE).collect();
     members.sort_unstable();
     members.dedup_by_key(|m| m.id);
     if members.is_empty() || size == 0 {
@@ -28,7 +34,7 @@ pub fn table(members: &[Member], size: u32, seed: u64) -> Vec<u32> {
     }
     let heaviest = members.iter().map(|m| u64::from(m.weight)).max().unwrap_or(1);
     let mut fillers: Vec<Filler> = members.iter().map(|m| Filler::new(*m, size, seed)).collect();
-    let mut cells: Vec<Option<u32>> = vec![None; size as usize];
+    let mut cells: Vec<u32> = vec![FREE; size as usize];
     let mut free = size;
     // In turn `n` a member whose weight is a w-th of the heaviest takes part every w-th time.
     for turn in 1u64.. {
@@ -38,14 +44,63 @@ pub fn table(members: &[Member], size: u32, seed: u64) -> Vec<u32> {
             }
             filler.due += heaviest;
             let cell = filler.next_free(&cells, size);
-            cells[cell] = Some(filler.id);
+            cells[cell] = filler.id;
             free -= 1;
             if free == 0 {
-                return cells.into_iter().flatten().collect();
+                return cells;
             }
         }
     }
     Vec::new()
+}
+
+/// A table with its members, so that whoever asks for them need not look through the cells.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MaglevTable {
+    cells: Box<[u32]>,
+    members: Box<[u32]>,
+    digest: NonZeroU64,
+}
+
+impl MaglevTable {
+    /// A table of cells that hold an id or 0.
+    pub fn new(cells: impl Into<Box<[u32]>>) -> Self {
+        let cells = cells.into();
+        let mut members: Vec<u32> = cells.iter().copied().filter(|id| *id != FREE).collect();
+        members.sort_unstable();
+        members.dedup();
+        let digest = epic_reconciler::digest_of(&cells);
+        Self { cells, members: members.into(), digest }
+    }
+
+    /// The table of these members, see [`table`].
+    pub fn of(members: &[Member], size: u32, seed: u64) -> Self {
+        let cells: Box<[u32]> = table(members, size, seed).into();
+        // As many cells as members, and each has one; with fewer cells the slow way tells who has none.
+        if members.len() > cells.len() {
+            return Self::new(cells);
+        }
+        let mut ids: Vec<u32> = members.iter().filter(|m| m.weight > 0).map(|m| m.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let digest = epic_reconciler::digest_of(&cells);
+        Self { cells, members: ids.into(), digest }
+    }
+
+    /// What each cell holds: an id, 0 for none.
+    pub fn cells(&self) -> &[u32] {
+        &self.cells
+    }
+
+    /// Ids that have a cell, sorted.
+    pub fn members(&self) -> &[u32] {
+        &self.members
+    }
+
+    /// Equal for equal cells.
+    pub fn digest(&self) -> NonZeroU64 {
+        self.digest
+    }
 }
 
 struct Filler {
@@ -67,11 +122,13 @@ impl Filler {
     }
 
     /// The next cell of this member's order that nobody has; there is one.
-    fn next_free(&mut self, cells: &[Option<u32>], size: u32) -> usize {
+    fn next_free(&mut self, cells: &[u32], size: u32) -> usize {
         loop {
             let cell = self.cell;
-            self.cell = ((u64::from(cell) + u64::from(self.skip)) % u64::from(size)) as u32;
-            if cells[cell as usize].is_none() {
+            // Both are below `size`, so one subtraction is the remainder.
+            let left = size - self.skip;
+            self.cell = if cell >= left { cell - left } else { cell + self.skip };
+            if cells[cell as usize] == FREE {
                 return cell as usize;
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 /// The whole form.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edge {
     /// Towards clients.
     pub listen: Listen,
@@ -18,7 +18,7 @@ pub struct Edge {
 }
 
 /// Towards clients.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Until a connection on which nothing happens is closed; `None`: never.
     pub idle: Option<Duration>,
@@ -63,7 +63,7 @@ pub enum AccessLog {
 }
 
 /// Towards Endpoints.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
     /// For a connection to an Endpoint.
     pub connect: Duration,

@@ -20,6 +20,10 @@ pub trait Row: Eq + Debug + Send + Sync + Sized + 'static {
 
     /// Primary key of this row.
     fn key(&self) -> Self::Key;
+    /// A key as people write it, in error texts; as its debug form unless said otherwise.
+    fn key_text(key: Self::Key) -> String {
+        format!("{key:?}")
+    }
     /// What people see of a row. The first column is the key as they write it, unique in the table; none is named
     /// `revision`.
     fn columns() -> &'static [Column<Self>];

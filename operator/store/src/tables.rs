@@ -72,7 +72,8 @@ macro_rules! tables {
             fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 match self {
                     $(RowId::$row(key) => {
-                        ::std::write!(f, ::std::concat!(::std::stringify!($field), " {:?}"), key)
+                        let key = <$row as $crate::Row>::key_text(*key);
+                        ::std::write!(f, ::std::concat!(::std::stringify!($field), " {}"), key)
                     })+
                 }
             }

@@ -109,7 +109,7 @@ impl Identity {
 
     /// The service of the tables that this LoadBalancer is, whatever its uid.
     pub fn service(&self) -> ServiceName {
-        ServiceName::new(Arc::clone(&self.namespace), Arc::clone(&self.load_balancer))
+        ServiceName::new(&self.namespace, &self.load_balancer)
     }
 
     /// `node.cluster` of this LoadBalancer's proxies: `<namespace>/<name>`.

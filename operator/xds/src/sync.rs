@@ -4,72 +4,50 @@
 //! never shows a part of the world; views of services that are gone are withdrawn; a change of one service costs
 //! nothing for the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use epic_lb::{Changes, Frontend, Service, ServiceName, Snapshot, Tables};
+use epic_lb::{Here, Reader, ServiceName, Snapshot};
 
 use crate::identity::Identity;
 use crate::resources;
 use crate::views::Views;
 
 /// Follows `tables` until the task is dropped.
-pub async fn run(tables: Arc<Tables>, views: Arc<Views>) {
+pub async fn run(tables: Reader, views: Arc<Views>) {
     let mut any = tables.watch_any();
     while !tables.snapshot().initialized() {
         if any.changed().await.is_err() {
             return;
         }
     }
-    let mut sync = Sync::new(&tables, views);
+    let mut sync = Sync { seen: Arc::default(), published: BTreeMap::new(), views };
     loop {
-        sync.step();
-        sync.changed().await;
+        any.mark_unchanged();
+        sync.step(tables.snapshot());
+        if any.changed().await.is_err() {
+            return;
+        }
     }
 }
 
 struct Sync {
-    services: Changes<Service>,
-    frontends: Changes<Frontend>,
+    seen: Arc<Snapshot>,
     published: BTreeMap<ServiceName, Identity>,
     views: Arc<Views>,
 }
 
 impl Sync {
-    fn new(tables: &Arc<Tables>, views: Arc<Views>) -> Self {
-        Self {
-            services: tables.changes(true),
-            frontends: tables.changes(true),
-            published: BTreeMap::new(),
-            views,
-        }
-    }
-
-    async fn changed(&mut self) {
-        tokio::select! {
-            () = self.services.changed() => {}
-            () = self.frontends.changed() => {}
-        }
-    }
-
-    fn step(&mut self) {
-        let (services, _) = self.services.poll();
-        let (frontends, snapshot) = self.frontends.poll();
-        let mut touched: BTreeSet<ServiceName> = services.iter().map(|c| c.row().name.clone()).collect();
-        for change in &frontends {
-            touched.insert(change.row().params.service.clone());
-            if let epic_lb::Change::Updated { old, .. } = change {
-                touched.insert(old.params.service.clone());
-            }
-        }
-        for name in touched {
+    fn step(&mut self, snapshot: Arc<Snapshot>) {
+        for name in snapshot.services_changed(&self.seen) {
             self.publish(&name, &snapshot);
         }
+        self.seen = snapshot;
     }
 
     fn publish(&mut self, name: &ServiceName, snapshot: &Snapshot) {
-        let service = snapshot.services.get(name);
-        let identity = service.map(|s| resources::identity(s));
+        let service = snapshot.service(name.id());
+        let identity = service.map(|service| resources::identity(service));
         if let Some(old) = self.published.get(name)
             && identity.as_ref() != Some(old)
         {
@@ -77,8 +55,7 @@ impl Sync {
             self.published.remove(name);
         }
         if let (Some(service), Some(identity)) = (service, identity) {
-            let frontends = snapshot.frontends_of(name).map(Arc::as_ref);
-            self.views.publish(&identity, resources::build(service, frontends));
+            self.views.publish(&identity, resources::build(snapshot, service, Here::default()));
             self.published.insert(name.clone(), identity);
         }
     }

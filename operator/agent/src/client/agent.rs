@@ -12,11 +12,11 @@ use epic_abi::maps::{CONFIG_KEY, Config, Local, Side};
 use epic_crds::well_known::{CONFIG_MAP_CLIENT, SECRET_GUE_KEYS};
 use epic_crds::{Endpoint, LoadBalancer};
 use epic_datapath::{Attachment, BpfMaps, Datapath, Maps, Options, Program};
-use epic_lb::reconciler::{self, Backoff, ConfirmPrune, Limits, PruneRequest, Reconciler};
 use epic_lb::render::ClientSide;
-use epic_lb::{Initializer, Link, Tables, TunnelId, Writer};
+use epic_lb::{Ask, Handle, Initializer, Link, MapKey, RowId, TunnelId, Writer};
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
+use epic_reconciler::{ConfirmPrune, Reconciler, Status};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kates::{Accumulator, Client, Key, Query, Snapshot};
@@ -64,7 +64,7 @@ struct Agent {
     calling: Calling,
     port: watch::Sender<Option<u16>>,
     writer: Writer,
-    handle: reconciler::Handle,
+    handle: Handle,
     initializer: Option<Initializer>,
     basis: Arc<Mutex<BTreeSet<String>>>,
     ways: Ways,
@@ -110,11 +110,8 @@ struct AskAgain {
     basis: Arc<Mutex<BTreeSet<String>>>,
 }
 
-impl ConfirmPrune for AskAgain {
-    fn confirm_prune(
-        &mut self,
-        request: PruneRequest,
-    ) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+impl ConfirmPrune<MapKey> for AskAgain {
+    fn confirm_prune(&mut self, ask: Ask) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async move {
             let query = Query::namespace(self.namespace.as_str());
             let balancers = self.client.list::<LoadBalancer>(&query).await;
@@ -124,8 +121,8 @@ impl ConfirmPrune for AskAgain {
             let endpoints = endpoints.items.into_iter().filter_map(|object| object.metadata.uid);
             let same = balancers.chain(endpoints).collect::<BTreeSet<_>>() == *self.basis.lock();
             tracing::info!(
-                removals = request.removals,
-                entries = request.entries,
+                removals = ask.entries.len(),
+                entries = ask.held,
                 confirmed = same,
                 "asked the API server before a large removal"
             );
@@ -157,15 +154,14 @@ pub(super) async fn run(
     let mut session = [0; 8];
     getrandom::fill(&mut session).map_err(Error::Random)?;
     let caller = Arc::new(Mutex::new(Caller::new(u64::from_ne_bytes(session))));
-    let writer = Writer::new(Tables::new());
+    let writer = Writer::new();
     let initializer = writer.register_initializer("api-server");
-    let reconciler =
-        Reconciler::new(writer.clone(), BpfMaps::new(Arc::clone(&maps)), ClientSide, Backoff::default())?;
+    let tuning = epic_reconciler::Settings::default();
+    let reconciler = Reconciler::new(writer.reader(), BpfMaps::new(Arc::clone(&maps)), ClientSide, tuning)?;
     let basis = Arc::new(Mutex::new(BTreeSet::new()));
     let ask = AskAgain { client: client.clone(), namespace: namespace.clone(), basis: Arc::clone(&basis) };
     let (stop, stopped) = watch::channel(false);
-    let (handle, task) =
-        reconciler::run(reconciler, Arc::clone(writer.tables()), ask, Limits::default(), stopped);
+    let (handle, running) = epic_reconciler::run(reconciler, ask, stopped)?;
     let (port, port_changes) = watch::channel(None);
     let calling =
         Calling { caller: Arc::clone(&caller), maps: Arc::clone(&maps), changed: Arc::new(Notify::new()) };
@@ -212,7 +208,7 @@ pub(super) async fn run(
     let _ = stop.send(true);
     hello.abort();
     commands.abort();
-    drop(task.await);
+    running.join().await;
     Ok(())
 }
 
@@ -315,7 +311,7 @@ impl Agent {
         let endpoints = objects.endpoints.iter().filter_map(|o| o.metadata.uid.clone());
         *self.basis.lock() = balancers.chain(endpoints).collect();
         let rows = std::mem::take(&mut desired.rows);
-        let (tables, refused) = rows.write(&self.writer, self.initializer.take());
+        let (tables, refused) = rows.write(&self.writer, self.initializer.take().as_ref());
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
         }
@@ -409,14 +405,14 @@ impl Agent {
             None => self.readiness.gate("watches").open(),
         }
         let Some(passed) = self.passed.take() else { return };
-        let tables = self.writer.snapshot();
+        let (tables, progress) = (self.writer.snapshot(), self.handle.progress());
         self.call_for(&passed.desired, |id| {
             let id = TunnelId::new(id).ok();
-            id.and_then(|id| tables.tunnels.entry(&id)).is_some_and(|entry| entry.status.is_done())
+            id.and_then(|id| tables.status(RowId::Tunnel(id), &progress)) == Some(Status::Done)
         });
         let attached = self.attach(&passed.device, check);
-        let progress = self.handle.progress();
-        if progress.covers(passed.tables) && attached {
+        // What fails of one LoadBalancer holds up nothing of the others.
+        if progress.is_tried(passed.tables) && progress.covers_node(passed.tables) && attached {
             self.starting = None;
         } else if let Some(starting) = &self.starting {
             starting.because(format!("maps are being written: {}", progress.health));

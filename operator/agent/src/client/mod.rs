@@ -48,7 +48,7 @@ pub enum Error {
     Nft(#[from] nft::Error),
     /// The maps could not be read at the start.
     #[error("cannot read the maps: {0}")]
-    Maps(#[from] epic_lb::MapError),
+    Maps(#[from] epic_reconciler::MapError),
     /// No random number for the session.
     #[error("the kernel gives no random bytes: {0}")]
     Random(getrandom::Error),

@@ -9,11 +9,14 @@ use std::sync::Arc;
 
 use epic_abi::{gue, hello};
 use epic_crds::{Endpoint, LoadBalancer, ProxyState as CrdState};
-use epic_lb::{Alias, AliasKey, EpicNode, Link, Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId};
+use epic_lb::{
+    Alias, EpicNode, Link, Name, Place, Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId,
+};
 use ipnet::IpNet;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
+use super::unique::{Taken, by_age};
 use super::{Identity, Rows, ServiceRows, address, is_refused, keys, port, protocol};
 use crate::hello::caller::Wanted;
 
@@ -139,8 +142,17 @@ pub fn epic_addresses(objects: &Objects, node: IpAddr) -> BTreeSet<IpAddr> {
 pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> Desired {
     let mut found = Desired::default();
     let mut nodes: BTreeSet<IpAddr> = BTreeSet::new();
-    for object in &objects.load_balancers {
+    let mut taken = Taken::default();
+    let mut here: BTreeMap<ServiceName, Vec<Alias>> = BTreeMap::new();
+    for alias in objects.endpoints.iter().filter_map(|endpoint| local_endpoint(endpoint, node)) {
+        here.entry(alias.service.clone()).or_default().push(alias);
+    }
+    for object in by_age(&objects.load_balancers) {
         let Some(identity) = Identity::of(object) else { continue };
+        if let Err(why) = taken.ids(&identity) {
+            found.left_out.push(why);
+            continue;
+        }
         let entry = |name: &str| {
             let data = objects.keys.as_ref()?.data.as_ref()?;
             data.get(name).map(|ByteString(bytes)| bytes.as_slice())
@@ -149,7 +161,8 @@ pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> D
             found.left_out.push(format!("{}: its keys are not in the Secret yet", identity.name));
             continue;
         };
-        let tunnels = tunnels(object, &identity, node, ways, &mut found.left_out);
+        let mut tunnels = tunnels(object, &identity, node, ways, &mut found.left_out);
+        taken.tunnels(&mut tunnels, &mut found.left_out);
         for tunnel in &tunnels {
             nodes.insert(tunnel.epic_address);
             let Some(key) = hello.get(&identity.generation).copied() else { continue };
@@ -163,16 +176,13 @@ pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> D
             found.wanted.insert(tunnel.id.get(), wanted);
         }
         let mut service = identity.row(object);
-        service.keys = Some(service_keys);
-        found.rows.proxies.extend(proxies(object, &identity.name, &tunnels));
-        found.rows.services.push(ServiceRows { service, frontends: Vec::new(), backends: Vec::new() });
-        found.rows.tunnels.extend(tunnels);
+        service.keys = Some(service_keys.into());
+        let mut proxies = proxies(object, &identity.name, &tunnels);
+        taken.proxies(&mut proxies, &mut found.left_out);
+        let aliases = here.remove(&identity.name).unwrap_or_default();
+        found.rows.services.push(ServiceRows { tunnels, proxies, aliases, ..ServiceRows::new(service) });
     }
-    let known: BTreeSet<&ServiceName> = found.rows.services.iter().map(|rows| &rows.service.name).collect();
-    let here = objects.endpoints.iter().filter_map(|endpoint| local_endpoint(endpoint, node));
-    found.rows.aliases = here.filter(|alias| known.contains(&alias.key.service)).collect();
-    found.rows.nodes =
-        nodes.into_iter().map(|address| EpicNode { address, name: address.to_string().into() }).collect();
+    found.rows.nodes = nodes.into_iter().map(|address| EpicNode::new(address, address.to_string())).collect();
     found
 }
 
@@ -206,7 +216,7 @@ fn tunnels(
             service: identity.name.clone(),
             client_node: node,
             // The name of the node is of no use here, and tunnels and proxies are matched by it.
-            epic_node: epic_address.to_string().into(),
+            epic_node: Name::new(&epic_address.to_string()),
             epic_address,
             epic_port,
             link,
@@ -228,7 +238,7 @@ fn proxies(object: &LoadBalancer, service: &ServiceName, tunnels: &[Tunnel]) -> 
                 address: address(entry.proxy_address.as_deref()?)?,
                 pod: entry.pod.as_str().into(),
                 pod_uid: entry.pod_uid.as_str().into(),
-                node: Arc::clone(&tunnel.epic_node),
+                node: tunnel.epic_node.clone(),
                 node_address,
                 state: match entry.state {
                     CrdState::Pending => ProxyState::Pending,
@@ -249,12 +259,13 @@ fn local_endpoint(endpoint: &Endpoint, node: IpAddr) -> Option<Alias> {
     let service =
         ServiceName::new(endpoint.metadata.namespace.as_deref()?, endpoint.spec.load_balancer.as_str());
     let alias = address(endpoint.status.as_ref()?.alias_address.as_deref()?)?;
+    let real = address(&endpoint.spec.address)?;
+    let port = port(endpoint.spec.port.port)?;
     Some(Alias {
-        key: AliasKey { service, address: alias },
+        service,
+        address: alias.into(),
         tunnel: None,
-        real_address: address(&endpoint.spec.address)?,
-        protocol: protocol(endpoint.spec.port.protocol),
-        port: port(endpoint.spec.port.port)?,
+        real: Place::new(real, port, protocol(endpoint.spec.port.protocol)),
         endpoint: endpoint.metadata.name.as_deref()?.into(),
     })
 }

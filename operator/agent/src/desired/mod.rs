@@ -9,27 +9,63 @@ pub mod keys;
 pub mod node;
 #[cfg(test)]
 mod tests;
+mod unique;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use epic_abi::Lb;
 use epic_crds::{HasConditions as _, LoadBalancer, Protocol as CrdProtocol};
 use epic_lb::{
-    Alias, Backend, EpicNode, FrontendKey, FrontendParams, GroupId, Initializer, Pass, Protocol, Proxy,
-    Service, ServiceId, ServiceName, Source, Tunnel, WriteError, Writer,
+    Alias, Backend, EpicNode, Frontend, GroupId, Initializer, Pass, Protocol, Proxy, Service, ServiceId,
+    ServiceName, Since, Tunnel, WriteError, WriteTxn, Writer,
 };
 
-/// A LoadBalancer with its frontends and backends.
+/// A LoadBalancer with everything that is its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceRows {
     /// The LoadBalancer.
     pub service: Service,
     /// Its public ports.
-    pub frontends: Vec<FrontendParams>,
+    pub frontends: Vec<Frontend>,
     /// Its proxies, on an EPIC node.
     pub backends: Vec<Backend>,
+    /// Its tunnels that end here.
+    pub tunnels: Vec<Tunnel>,
+    /// Its proxies.
+    pub proxies: Vec<Proxy>,
+    /// Its endpoints behind tunnels.
+    pub aliases: Vec<Alias>,
+    /// Its endpoints that are reached without a tunnel.
+    pub passes: Vec<Pass>,
+}
+
+impl ServiceRows {
+    /// A LoadBalancer that has nothing yet.
+    pub fn new(service: Service) -> Self {
+        Self {
+            service,
+            frontends: Vec::new(),
+            backends: Vec::new(),
+            tunnels: Vec::new(),
+            proxies: Vec::new(),
+            aliases: Vec::new(),
+            passes: Vec::new(),
+        }
+    }
+
+    /// Makes the tables hold these rows of this LoadBalancer and no others.
+    fn write(self, txn: &mut WriteTxn<'_>) -> Result<(), WriteError> {
+        let name = self.service.name.clone();
+        let written = txn.upsert_service_and_frontends(self.service, self.frontends);
+        txn.set_backends(&name, self.backends);
+        txn.set_tunnels(&name, self.tunnels);
+        txn.set_proxies(&name, self.proxies);
+        txn.set_aliases(&name, self.aliases);
+        txn.set_passes(Some(&name), self.passes);
+        written
+    }
 }
 
 /// All rows of a host.
@@ -37,13 +73,7 @@ pub struct ServiceRows {
 pub struct Rows {
     /// LoadBalancers.
     pub services: Vec<ServiceRows>,
-    /// Tunnels that end here.
-    pub tunnels: Vec<Tunnel>,
-    /// Proxies.
-    pub proxies: Vec<Proxy>,
-    /// Endpoints behind tunnels.
-    pub aliases: Vec<Alias>,
-    /// What proxies reach without a tunnel.
+    /// What all proxies reach without a tunnel.
     pub passes: Vec<Pass>,
     /// EPIC nodes.
     pub nodes: Vec<EpicNode>,
@@ -52,45 +82,21 @@ pub struct Rows {
 impl Rows {
     /// Makes the tables hold these rows and nothing else, in one transaction. The first time, `initializer` says that
     /// from now on absence means something. Returns the revision of the tables, and what was refused.
-    pub fn write(self, writer: &Writer, initializer: Option<Initializer>) -> (u64, Vec<WriteError>) {
-        let mut refused = Vec::new();
+    pub fn write(self, writer: &Writer, initializer: Option<&Initializer>) -> (u64, Vec<WriteError>) {
         let mut txn = writer.write();
-        let keep: BTreeSet<ServiceName> = self.services.iter().map(|s| s.service.name.clone()).collect();
-        txn.retain_services(Source::Resource, &keep);
-        // An address that moves from one LoadBalancer to another has to leave the first before the second gets it.
-        let owners: BTreeMap<FrontendKey, &ServiceName> = self
-            .services
-            .iter()
-            .flat_map(|s| s.frontends.iter().map(|f| (f.key, &s.service.name)))
-            .rev()
-            .collect();
-        let moved: Vec<FrontendKey> = txn
-            .snapshot()
-            .frontends
-            .iter()
-            .filter(|f| owners.get(&f.params.key).is_some_and(|owner| **owner != f.params.service))
-            .map(|f| f.params.key)
-            .collect();
-        for key in moved {
-            txn.delete_frontend(&key);
+        let keep: BTreeSet<&ServiceName> = self.services.iter().map(|rows| &rows.service.name).collect();
+        let known = txn.tables().services.iter().map(|row| row.name.clone());
+        let gone: Vec<ServiceName> = known.filter(|name| !keep.contains(name)).collect();
+        for name in &gone {
+            txn.delete_service_and_frontends(name);
+            txn.delete_paths(name);
         }
-        for rows in self.services {
-            let name = rows.service.name.clone();
-            let service = rows.service.clone();
-            if let Err(error) = txn.upsert_service_and_frontends(rows.service, rows.frontends) {
-                // Its tunnels and proxies may serve all the same as soon as the address is free.
-                refused.push(error);
-                txn.upsert_service(service);
-            }
-            txn.set_backends(&name, Source::Resource, rows.backends);
-        }
-        txn.set_tunnels(self.tunnels);
-        txn.set_proxies(self.proxies);
-        txn.set_aliases(self.aliases);
-        txn.set_passes(self.passes);
+        let written = self.services.into_iter().map(|rows| rows.write(&mut txn));
+        let refused = written.filter_map(Result::err).collect();
+        txn.set_passes(None, self.passes);
         txn.set_nodes(self.nodes);
         if let Some(initializer) = initializer {
-            initializer.complete(&mut txn);
+            txn.complete(initializer);
         }
         (txn.commit(), refused)
     }
@@ -132,11 +138,19 @@ impl Identity {
 
     /// The row, without keys.
     pub fn row(&self, object: &LoadBalancer) -> Service {
-        let mut service = Service::new(self.name.clone(), Arc::clone(&self.uid), self.group, self.service);
-        service.generation = object.metadata.generation.unwrap_or(1);
-        service.key_generation = self.generation;
-        service
+        Service {
+            generation: object.metadata.generation.unwrap_or(1),
+            key_generation: self.generation,
+            since: since(object),
+            ..Service::new(self.name.clone(), Arc::clone(&self.uid)).granted(self.group, self.service)
+        }
     }
+}
+
+/// Since when a LoadBalancer has existed.
+fn since(object: &LoadBalancer) -> Since {
+    let created = object.metadata.creation_timestamp.as_ref();
+    created.map(|time| Since::from_seconds(time.0.as_second())).unwrap_or_default()
 }
 
 /// The protocol as tables have it.

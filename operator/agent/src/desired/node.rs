@@ -18,8 +18,8 @@ use epic_crds::{
     HasConditions as _, LoadBalancer, ProxyState as CrdState,
 };
 use epic_lb::{
-    Alias, AliasKey, Backend, BackendState, EpicNode, FrontendKey, FrontendParams, Link, Pass, PassKey,
-    Protocol, Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId, Veth,
+    Alias, Backend, BackendState, EpicNode, Frontend, FrontendKey, Link, Name, Pass, Place as At, Protocol,
+    Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId, Veth,
 };
 use epic_model::address as text;
 use epic_model::claim::{Interval, Pool};
@@ -29,6 +29,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
 
 use super::keys::Keyring;
+use super::unique::{Taken, by_age};
 use super::{Identity, Rows, ServiceRows, address, is_refused, port, protocol};
 use crate::hello::responder::{self, Protected};
 
@@ -139,16 +140,26 @@ pub fn desired(
     let endpoints = by_load_balancer(&objects.endpoints);
     let networks = client_networks(&objects.accounts);
     let announced = announced(objects);
+    let claimed = claimed(objects);
+    let mut taken = Taken::default();
     let mut vips: BTreeMap<IpAddr, ServiceName> = BTreeMap::new();
-    for object in &objects.load_balancers {
+    for object in by_age(&objects.load_balancers) {
         let Some(identity) = Identity::of(object) else { continue };
+        if let Err(why) = taken.ids(&identity) {
+            found.left_out.push(why);
+            continue;
+        }
         let Some((keys, hello)) = keyring.keys(&identity) else {
             found.left_out.push(format!("{}: its uid is none, so it has no keys", identity.name));
             continue;
         };
         let mut service = identity.row(object);
-        service.keys = Some(keys);
+        service.keys = Some(keys.into());
         let mut proxies = proxies(object, &identity, place, &addresses, (&pods, &places), &mut found);
+        taken.proxies(&mut proxies, &mut found.left_out);
+        found.local.retain(|uid, local| {
+            local.service != identity.name || proxies.iter().any(|proxy| proxy.pod_uid == *uid)
+        });
         for proxy in &mut proxies {
             proxy.state = match serving.get(&*proxy.node) {
                 // It has lost its maps.
@@ -160,12 +171,19 @@ pub fn desired(
             };
         }
         let vip = object.status.as_ref().and_then(|s| address(s.public_address.as_deref()?));
-        let vip = vip.filter(|vip| match vips.get(vip) {
-            Some(other) => {
-                found.left_out.push(format!("{}: {vip} is also granted to {other}", identity.name));
-                false
+        let vip = vip.filter(|vip| {
+            let owner = claimed.get(&*epic_crds::claim_name(*vip));
+            if owner.is_some_and(|owner| *owner != &*identity.uid) {
+                found.left_out.push(format!("{}: {vip} is claimed for another LoadBalancer", identity.name));
+                return false;
             }
-            None => vips.insert(*vip, identity.name.clone()).is_none(),
+            match vips.get(vip) {
+                Some(other) => {
+                    found.left_out.push(format!("{}: {vip} is also granted to {other}", identity.name));
+                    false
+                }
+                None => vips.insert(*vip, identity.name.clone()).is_none(),
+            }
         });
         let owned = vip.is_some_and(|vip| {
             announced.get(&*epic_crds::claim_name(vip)) == Some(&&*identity.uid)
@@ -180,28 +198,28 @@ pub fn desired(
         }
         let frontends = vip.map(|vip| frontends(object, &identity.name, vip, answers)).unwrap_or_default();
         let backends = proxies.iter().filter_map(backend).collect();
-        let tunnels = tunnels(object, &identity, place);
+        let mut tunnels = tunnels(object, &identity, place);
+        taken.tunnels(&mut tunnels, &mut found.left_out);
         let mine = endpoints.get(&identity.name).map(Vec::as_slice).unwrap_or_default();
-        reach(mine, &identity.name, &tunnels, &mut found.rows);
+        let (aliases, passes) = reach(mine, &identity.name, &tunnels);
         for proxy in &proxies {
             if let Some(local) = found.local.get_mut(&proxy.pod_uid) {
                 local.clients = clients(mine, &tunnels);
             }
         }
         // Without its Account nothing says where a tenant's clients may be.
-        let allowed = networks.get(&identity.name.namespace).cloned().unwrap_or_else(|| Some([].into()));
+        let allowed = networks.get(identity.name.namespace()).cloned().unwrap_or_else(|| Some([].into()));
         let entry = responder::Tunnel { lb: identity.lb(), keys: hello, client_networks: allowed };
         let ids = tunnels.iter().map(|tunnel| tunnel.id.get());
         found.directory.tunnels.extend(ids.map(|id| (id, entry.clone())));
-        found.rows.tunnels.extend(tunnels);
-        found.rows.proxies.extend(proxies);
-        found.rows.services.push(ServiceRows { service, frontends, backends });
+        let rows = ServiceRows { service, frontends, backends, tunnels, proxies, aliases, passes };
+        found.rows.services.push(rows);
     }
     found.rows.passes.extend(xds(objects.xds.as_deref()));
     found.rows.nodes = addresses
         .iter()
         .filter(|(name, _)| **name != &*place.name)
-        .map(|(name, address)| EpicNode { address: *address, name: Arc::from(*name) })
+        .map(|(name, address)| EpicNode::new(*address, name))
         .collect();
     found.directory.protected = protected(objects, &addresses, vips.keys());
     let is_tenant_s = tenancy(objects);
@@ -414,7 +432,7 @@ fn proxies(
             continue;
         }
         let Some(pod) = pods.get(entry.pod_uid.as_str()) else { continue };
-        if pod.metadata.namespace.as_deref() != Some(&*identity.name.namespace) {
+        if pod.metadata.namespace.as_deref() != Some(identity.name.namespace()) {
             found.left_out.push(format!("proxy {id}: its pod lies in another namespace"));
             continue;
         }
@@ -447,20 +465,18 @@ fn backend(proxy: &Proxy) -> Option<Backend> {
     };
     let mut backend = Backend::proxy(proxy.service.clone(), proxy.address, proxy.id);
     backend.state = state;
-    backend.node = Some(Arc::clone(&proxy.node));
-    backend.uid = Some(Arc::clone(&proxy.pod_uid));
+    backend.locality.node = Some(proxy.node.clone());
     Some(backend)
 }
 
-fn frontends(object: &LoadBalancer, service: &ServiceName, vip: IpAddr, owned: bool) -> Vec<FrontendParams> {
+fn frontends(object: &LoadBalancer, service: &ServiceName, vip: IpAddr, owned: bool) -> Vec<Frontend> {
     let slots = object.status.iter().flat_map(|status| &status.ports);
     slots
         .filter_map(|slot| {
             let key = FrontendKey::new(vip, port(slot.port)?, protocol(slot.protocol));
             slot.listener_port()?;
-            let mut params = FrontendParams::new(key, service.clone(), u16::try_from(slot.slot).ok()?);
-            params.vip_owner = owned;
-            Some(params)
+            let slot = u16::try_from(slot.slot).ok()?;
+            Some(Frontend { announced: owned, ..Frontend::proxied(key, service.clone(), slot) })
         })
         .collect()
 }
@@ -474,7 +490,7 @@ fn tunnels(object: &LoadBalancer, identity: &Identity, place: &Place) -> Vec<Tun
                 id: TunnelId::new(leg.tunnel_id).ok()?,
                 service: identity.name.clone(),
                 client_node: address(client)?,
-                epic_node: Arc::clone(&place.name),
+                epic_node: Name::new(&place.name),
                 epic_address: place.link.local,
                 epic_port: port(leg.epic_port.port)?,
                 link: place.link,
@@ -484,49 +500,40 @@ fn tunnels(object: &LoadBalancer, identity: &Identity, place: &Place) -> Vec<Tun
 }
 
 /// Endpoints that proxies reach: through a tunnel under their alias, or past the tunnels.
-fn reach(endpoints: &[&Endpoint], service: &ServiceName, tunnels: &[Tunnel], rows: &mut Rows) {
+fn reach(endpoints: &[&Endpoint], service: &ServiceName, tunnels: &[Tunnel]) -> (Vec<Alias>, Vec<Pass>) {
+    let by_client: BTreeMap<IpAddr, TunnelId> =
+        tunnels.iter().rev().map(|tunnel| (tunnel.client_node, tunnel.id)).collect();
+    let (mut aliases, mut passes) = (Vec::new(), Vec::new());
     for endpoint in endpoints {
+        let name = endpoint.metadata.name.as_deref().unwrap_or_default();
         // Past the tunnels: as the operator's tables have it.
         if let Some((real, to)) = endpoint.accepted_target() {
             if let (Some(address), Some(port)) = (address(real), port(to.port)) {
-                let key = PassKey {
-                    service: Some(service.clone()),
-                    address,
-                    port,
-                    protocol: protocol(to.protocol),
-                };
-                rows.passes.push(Pass {
-                    key,
-                    purpose: endpoint.metadata.name.as_deref().unwrap_or_default().into(),
-                });
+                let place = At::new(address, port, protocol(to.protocol));
+                passes.push(Pass { service: Some(service.clone()), place, purpose: name.into() });
             }
             continue;
         }
-        let (Some(real), Some(number), Some(name)) = (
-            address(&endpoint.spec.address),
-            port(endpoint.spec.port.port),
-            endpoint.metadata.name.as_deref(),
-        ) else {
-            continue;
-        };
-        let protocol = protocol(endpoint.spec.port.protocol);
-        let Some(node) = &endpoint.spec.node_address else { continue };
-        let node = address(node);
-        let alias = endpoint.status.as_ref().and_then(|s| address(s.alias_address.as_deref()?));
-        let tunnel = tunnels.iter().find(|tunnel| Some(tunnel.client_node) == node);
-        let (Some(alias), Some(tunnel)) = (alias, tunnel) else { continue };
         if is_refused(endpoint) {
             continue;
         }
-        rows.aliases.push(Alias {
-            key: AliasKey { service: service.clone(), address: alias },
-            tunnel: Some(tunnel.id),
-            real_address: real,
-            protocol,
-            port: number,
+        let node = endpoint.spec.node_address.as_deref().and_then(address);
+        let alias = endpoint.status.as_ref().and_then(|s| address(s.alias_address.as_deref()?));
+        let tunnel = node.and_then(|node| by_client.get(&node));
+        let (Some(real), Some(number), Some(alias), Some(tunnel)) =
+            (address(&endpoint.spec.address), port(endpoint.spec.port.port), alias, tunnel)
+        else {
+            continue;
+        };
+        aliases.push(Alias {
+            service: service.clone(),
+            address: alias.into(),
+            tunnel: Some(*tunnel),
+            real: At::new(real, number, protocol(endpoint.spec.port.protocol)),
             endpoint: name.into(),
         });
     }
+    (aliases, passes)
 }
 
 /// Client nodes of a LoadBalancer's endpoints, with the tunnel from here.
@@ -557,6 +564,14 @@ fn announced(objects: &Objects) -> BTreeMap<&str, &str> {
         .collect()
 }
 
+/// All claims by name: uids of their owners.
+fn claimed(objects: &Objects) -> BTreeMap<&str, &str> {
+    let claims = objects.claims.iter();
+    claims
+        .filter_map(|claim| Some((claim.metadata.name.as_deref()?, claim.spec.owner.uid.as_str())))
+        .collect()
+}
+
 /// Every proxy may reach the operator's xDS.
 fn xds(service: Option<&CoreService>) -> Vec<Pass> {
     let Some(spec) = service.and_then(|service| service.spec.as_ref()) else { return Vec::new() };
@@ -565,8 +580,8 @@ fn xds(service: Option<&CoreService>) -> Vec<Pass> {
     ports
         .flat_map(|port| addresses.iter().map(move |address| (*address, port)))
         .map(|(address, port)| {
-            let key = PassKey { service: None, address, port, protocol: Protocol::Tcp };
-            Pass { key, purpose: "xDS".into() }
+            let place = At::new(address, port, Protocol::Tcp);
+            Pass { service: None, place, purpose: "xDS".into() }
         })
         .collect()
 }

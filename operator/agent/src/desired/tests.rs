@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use epic_crds::{Account, AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer};
-use epic_lb::reconciler::{Backoff, Reconciler};
 use epic_lb::render::{ClientSide, NodeSide};
-use epic_lb::{FakeMaps, Link, ServiceId, Tables, Veth, Writer};
+use epic_lb::{EpicLayout, FakeMaps, Here, Link, Pass, Selection, ServiceId, ServiceRef, Tables, Veth, Writer};
+use epic_reconciler::{Budget, Reconciler, Render, Settings};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::de::DeserializeOwned;
 
 use super::client::{self, Facts, FactsError};
@@ -162,17 +163,21 @@ fn decide(objects: &Objects) -> Desired {
 }
 
 /// What the maps hold after the rows were written, as text.
-fn maps_of(rows: Rows, render: impl epic_lb::render::Render) -> String {
-    let writer = Writer::new(Tables::new());
+fn maps_of(rows: Rows, render: impl Render<EpicLayout, Tables = Tables, Scope = ServiceRef>) -> String {
+    let writer = Writer::new();
     let initializer = writer.register_initializer("test");
     let mut reconciler =
-        Reconciler::new(writer.clone(), FakeMaps::default(), render, Backoff::default()).unwrap();
-    let (revision, refused) = rows.write(&writer, Some(initializer));
+        Reconciler::new(writer.reader(), FakeMaps::default(), render, Settings::default()).unwrap();
+    let (revision, refused) = rows.write(&writer, Some(&initializer));
     assert_eq!(refused, []);
-    reconciler.round(Instant::now());
-    assert!(reconciler.progress().covers(revision), "{:?}", reconciler.progress());
-    use epic_lb::LbMaps as _;
-    epic_lb::maps::dump(reconciler.maps().entries().unwrap())
+    reconciler.round(Instant::now(), Budget::UNLIMITED);
+    assert!(reconciler.progress().covers(revision), "{}", reconciler.progress().health);
+    epic_lb::maps::dump(reconciler.maps().content().map(|(key, value)| (*key, value.clone())))
+}
+
+/// What the proxies of all LoadBalancers may reach without a tunnel.
+fn passes_of(rows: &Rows) -> Vec<&Pass> {
+    rows.services.iter().flat_map(|rows| &rows.passes).collect()
 }
 
 #[test]
@@ -251,7 +256,7 @@ fn a_proxy_without_veth_takes_no_row_and_holds_up_no_other() {
     let mut without = objects();
     without.pods.clear();
     let desired = decide(&without);
-    assert_eq!(desired.rows.proxies.len(), 1);
+    assert_eq!(desired.rows.services[0].proxies.len(), 1);
     let dump = maps_of(desired.rows, NodeSide::new("n1", 1));
     assert!(dump.contains("maglev lb 1/2 -> 2×2039"), "{dump}");
 }
@@ -405,12 +410,13 @@ status:
 
 /// The proxies that new flows of the LoadBalancer go to, as n1 decides.
 fn takes_flows(objects: &Objects) -> Vec<u32> {
-    let writer = Writer::new(Tables::new());
+    let writer = Writer::new();
     let (_, refused) = decide(objects).rows.write(&writer, None);
     assert_eq!(refused, []);
     let tables = writer.snapshot();
     let frontend = tables.frontends.iter().next().unwrap();
-    let mut ids: Vec<u32> = frontend.serving().filter_map(|backend| Some(backend.proxy?.get())).collect();
+    let selection = Selection::of(&tables, frontend, Here::default());
+    let mut ids: Vec<u32> = selection.serving().filter_map(|row| Some(row.proxy_id()?.get())).collect();
     ids.sort_unstable();
     ids
 }
@@ -472,7 +478,7 @@ fn an_address_that_may_not_be_answered_for_is_owned_and_not_answered_for() {
     let claim = node::Claim { uid: UID.into(), gateway: true };
     assert_eq!(asked, [(ip("192.0.2.7"), claim.clone())]);
     assert_eq!((desired.owned, desired.answering), ([(ip("192.0.2.7"), claim)].into(), BTreeSet::new()));
-    assert!(desired.rows.services[0].frontends.iter().all(|frontend| !frontend.vip_owner));
+    assert!(desired.rows.services[0].frontends.iter().all(|frontend| !frontend.announced));
 }
 
 #[test]
@@ -537,7 +543,7 @@ fn an_endpoint_without_a_node_is_passed_to_only_as_it_was_judged() {
     let passes = |endpoint| {
         let mut objects = objects();
         objects.endpoints = vec![endpoint];
-        decide(&objects).rows.passes.len()
+        passes_of(&decide(&objects).rows).len()
     };
     assert_eq!(passes(untunnelled(1, 1, "True")), 1);
     assert_eq!(passes(untunnelled(2, 1, "True")), 0, "edited since, and nobody knows from what");
@@ -549,8 +555,8 @@ fn an_endpoint_without_a_node_is_passed_to_only_as_it_was_judged() {
     (endpoint.spec.address, endpoint.spec.weight) = ("203.0.113.10".to_owned(), Some(7));
     let mut objects = objects();
     objects.endpoints = vec![edited];
-    let passed: Vec<_> =
-        decide(&objects).rows.passes.iter().map(|pass| pass.key.address.to_string()).collect();
+    let rows = decide(&objects).rows;
+    let passed: Vec<_> = passes_of(&rows).iter().map(|pass| pass.place.address.to_string()).collect();
     assert_eq!(passed, ["203.0.113.9"], "what was judged last goes on, without anybody who leads");
     assert_eq!(passes(untunnelled(1, 1, "False")), 0);
 }
@@ -562,12 +568,13 @@ fn every_proxy_may_reach_the_xds_of_the_operator() {
         "{metadata: {name: epic-xds}, spec: {clusterIPs: [10.96.0.7], ports: [{port: 18000}]}}",
     ));
     let rows = decide(&objects).rows;
-    assert_eq!(rows.passes[0].key.to_string(), "all 10.96.0.7:18000/TCP");
+    assert_eq!(rows.passes[0].service, None, "those of all LoadBalancers");
+    assert_eq!(rows.passes[0].place.to_string(), "10.96.0.7:18000/TCP");
 }
 
 #[test]
 fn an_address_moves_from_one_load_balancer_to_another_in_one_transaction() {
-    let writer = Writer::new(Tables::new());
+    let writer = Writer::new();
     let desired = decide(&objects());
     let (_, refused) = desired.rows.write(&writer, None);
     assert_eq!(refused, []);
@@ -588,8 +595,64 @@ fn an_address_moves_from_one_load_balancer_to_another_in_one_transaction() {
     let (_, refused) = decide(&moved).rows.write(&writer, None);
     assert_eq!(refused, []);
     let tables = writer.snapshot();
-    let owners: Vec<String> = tables.frontends.iter().map(|f| f.params.service.to_string()).collect();
+    let owners: Vec<String> = tables.frontends.iter().map(|f| f.service.to_string()).collect();
     assert_eq!(owners, ["epic-red/heir"]);
+}
+
+/// As a restore may leave them: a copy of the LoadBalancer in another namespace, created later.
+fn copy(name: &str) -> LoadBalancer {
+    let mut copy = (*load_balancer()).clone();
+    copy.metadata.name = Some(name.to_owned());
+    copy.metadata.uid = Some(UID.replace('1', "2"));
+    copy.metadata.creation_timestamp = Some(Time("2030-01-01T00:00:00Z".parse().unwrap()));
+    copy
+}
+
+#[test]
+fn of_two_load_balancers_with_the_same_ids_the_older_is_served_whatever_their_names() {
+    let mut objects = objects();
+    objects.load_balancers.insert(0, Arc::new(copy("a-copy")));
+    let desired = decide(&objects);
+    let served: Vec<String> =
+        desired.rows.services.iter().map(|rows| rows.service.name.to_string()).collect();
+    assert_eq!(served, ["epic-red/web"]);
+    assert!(
+        desired.left_out[0].starts_with("epic-red/a-copy: its IDs 1/2 are those of the older epic-red/web")
+    );
+}
+
+#[test]
+fn a_tunnel_or_proxy_that_two_load_balancers_show_is_the_older_ones() {
+    let mut younger = copy("a-copy");
+    let status = younger.status.as_mut().unwrap();
+    (status.service_id, status.public_address) = (Some(7), None);
+    let mut objects = objects();
+    objects.load_balancers.insert(0, Arc::new(younger));
+    let desired = decide(&objects);
+    let [web, copy] = &desired.rows.services[..] else { panic!("{:?}", desired.rows.services) };
+    assert_eq!((web.tunnels.len(), web.proxies.len()), (1, 2));
+    assert_eq!((copy.tunnels.len(), copy.proxies.len()), (0, 0), "{:?}", desired.left_out);
+    assert!(desired.left_out.iter().any(|why| why.starts_with("tunnel 11 of epic-red/a-copy is one of")));
+    assert_eq!(desired.local["ua"].service.to_string(), "epic-red/web");
+}
+
+#[test]
+fn an_address_that_two_load_balancers_show_is_the_one_s_that_its_claim_names() {
+    let mut younger = copy("a-copy");
+    let uid = younger.metadata.uid.clone().unwrap();
+    let status = younger.status.as_mut().unwrap();
+    status.service_id = Some(7);
+    status.gue_tunnel_endpoints.clear();
+    status.proxies.clear();
+    let mut objects = objects();
+    objects.load_balancers.insert(0, Arc::new(younger));
+    let shown = |objects: &Objects| -> Vec<String> {
+        let rows = decide(objects).rows;
+        rows.services.iter().filter(|r| !r.frontends.is_empty()).map(|r| r.service.name.to_string()).collect()
+    };
+    assert_eq!(shown(&objects), ["epic-red/web"]);
+    Arc::make_mut(&mut objects.claims[0]).spec.owner.uid = uid;
+    assert_eq!(shown(&objects), ["epic-red/a-copy"]);
 }
 
 #[test]

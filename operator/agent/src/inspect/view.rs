@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use epic_abi::maps::{REMOTE_FIXED_PORTS, TunnelStats};
 use epic_datapath::Maps;
-use epic_lb::{TunnelId, Writer, reconciler};
+use epic_lb::{Handle, TunnelId, Writer};
 use epic_ops::Readiness;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -134,14 +134,14 @@ fn named(tunnels: &mut BTreeMap<u32, Tunnel>, writer: &Writer) {
     let tables = writer.snapshot();
     for tunnel in tunnels.values_mut() {
         let Ok(id) = TunnelId::new(tunnel.id) else { continue };
-        let Some(row) = tables.tunnels.get(&id) else { continue };
+        let Some(row) = tables.tunnels.get(id) else { continue };
         tunnel.load_balancer = Some(row.service.to_string());
         tunnel.client_node = Some(row.client_node);
         tunnel.epic_address = Some(row.epic_address);
     }
 }
 
-fn health(handle: &reconciler::Handle) -> String {
+fn health(handle: &Handle) -> String {
     handle.progress().health.to_string()
 }
 
@@ -151,7 +151,7 @@ pub fn node_view(
     maps: Arc<Maps>,
     answering: Arc<Answering>,
     writer: Writer,
-    handle: reconciler::Handle,
+    handle: Handle,
     readiness: Readiness,
 ) -> ViewFn {
     Arc::new(move || {
@@ -183,7 +183,7 @@ pub fn client_view(
     maps: Arc<Maps>,
     caller: Arc<Mutex<Caller>>,
     writer: Writer,
-    handle: reconciler::Handle,
+    handle: Handle,
     readiness: Readiness,
 ) -> ViewFn {
     Arc::new(move || {

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 use epic_abi::maps::{CONFIG_KEY, Config, Local as LocalEntry};
 use epic_crds::EPICNodeStatus;
 use epic_datapath::{Attachment, BpfMaps, Datapath, Maps};
-use epic_lb::reconciler::{self, Backoff, Limits, Reconciler};
 use epic_lb::render::NodeSide;
-use epic_lb::{Initializer, Link, Tables, Writer};
+use epic_lb::{Handle, Initializer, Link, Writer};
 use epic_model::id::NodeName;
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
+use epic_reconciler::Reconciler;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -36,6 +36,7 @@ use self::addresses::Answered;
 use super::announce::Announced;
 use super::answering::Answering;
 use super::arp::{Arp, Ears, QUEUE};
+use super::behind::Leaving;
 use super::gate::Patience;
 use super::guard::{Guard, Neighbours};
 use super::interfaces::{self, Interfaces};
@@ -107,7 +108,7 @@ struct Agent {
     /// Where hello messages are answered.
     place: watch::Sender<Option<SocketAddr>>,
     writer: Writer,
-    handle: reconciler::Handle,
+    handle: Handle,
     initializer: Option<Initializer>,
     basis: Arc<Mutex<Basis>>,
     listed: Arc<Mutex<Option<Listed>>>,
@@ -129,6 +130,7 @@ struct Agent {
     events: Recorder,
     gateways: Option<BTreeSet<IpAddr>>,
     patience: Patience,
+    leaving: Leaving,
     boot_id: String,
     before: EPICNodeStatus,
     started: Instant,
@@ -145,16 +147,15 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let maps = Arc::clone(datapath.maps());
     let answering = Answering::adopt(Arc::clone(&maps))?;
     let netlink = Netlink::connect()?;
-    let writer = Writer::new(Tables::new());
+    let writer = Writer::new();
     let initializer = writer.register_initializer("api-server");
     let render = NodeSide::new(settings.node.as_str(), interfaces::MAGLEV_SEED);
-    let reconciler =
-        Reconciler::new(writer.clone(), BpfMaps::new(Arc::clone(&maps)), render, Backoff::default())?;
+    let tuning = epic_reconciler::Settings::default();
+    let reconciler = Reconciler::new(writer.reader(), BpfMaps::new(Arc::clone(&maps)), render, tuning)?;
     let basis = Arc::new(Mutex::new(Basis::default()));
     let ask = AskAgain { client: client.clone(), basis: Arc::clone(&basis) };
     let (stop, stopped) = watch::channel(false);
-    let tables = Arc::clone(writer.tables());
-    let (handle, task) = reconciler::run(reconciler, tables, ask, Limits::default(), stopped);
+    let (handle, running) = epic_reconciler::run(reconciler, ask, stopped)?;
     let (place, place_changes) = watch::channel(None);
     let hello = tokio::spawn(Arc::clone(&answering).run(place_changes, shutdown.clone()));
     let (ears, (heard_on, ear_changes), (speak, mut heard)) =
@@ -211,6 +212,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         events,
         gateways: None,
         patience: Patience::default(),
+        leaving: Leaving::default(),
         boot_id: super::host::boot_id(),
         before,
         started: Instant::now(),
@@ -224,7 +226,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     hello.abort();
     listening.abort();
     commands.abort();
-    drop(task.await);
+    running.join().await;
     if !uninstalled {
         return Ok(End::Asked);
     }
@@ -360,7 +362,7 @@ impl Agent {
         let basis = Basis::of(&objects);
         *self.basis.lock() = basis.clone();
         let rows = std::mem::take(&mut desired.rows);
-        let (tables, refused) = rows.write(&self.writer, self.initializer.take());
+        let (tables, refused) = rows.write(&self.writer, self.initializer.take().as_ref());
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use epic_abi::keys::CookieSecret;
 use epic_datapath::Maps;
-use epic_lb::TunnelId;
+use epic_lb::{RowId, TunnelId};
+use epic_reconciler::Status;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -79,10 +80,10 @@ impl Answering {
     }
 
     /// Gives the directory what is wanted and in the maps.
-    pub fn grow(&self, wanted: &Directory, tables: &epic_lb::Snapshot) {
+    pub fn grow(&self, wanted: &Directory, tables: &epic_lb::Snapshot, progress: &epic_lb::Progress) {
         self.update(wanted, |id| {
             let id = TunnelId::new(id).ok();
-            id.and_then(|id| tables.tunnels.entry(&id)).is_some_and(|entry| entry.status.is_done())
+            id.and_then(|id| tables.status(RowId::Tunnel(id), progress)) == Some(Status::Done)
         });
     }
 

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use epic_crds::well_known::{
     ANNOTATION_IFINDEX, ANNOTATION_IFNAME, POD_CONDITION_CONFIGURED, POD_CONDITION_PROGRAMMED,
 };
-use epic_lb::{ServiceName, Snapshot, TunnelId, Veth};
+use epic_lb::{AliasKey, Progress, RowId, ServiceKey, ServiceName, Snapshot, TunnelId, Veth};
+use epic_reconciler::Status;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -129,26 +130,27 @@ fn condition(status: &str, reason: &str, message: &str, since: &Time) -> Value {
 }
 
 /// Whether the maps hold what a proxy of this node needs: itself, its service, its ports, its tunnels and endpoints.
-pub fn entries(tables: &Snapshot, local: &Local) -> Programmed {
-    let service = &local.service;
-    let named = |what: &str, status: Option<&epic_lb::Status>| match status {
-        Some(status) if status.is_done() => Ok(()),
-        Some(status) => Err(format!("{what}: {status}")),
+/// What fails of other services is no matter here.
+pub fn entries(tables: &Snapshot, progress: &Progress, local: &Local) -> Programmed {
+    let service = local.service.id();
+    let named = |what: String, row: RowId| match tables.status(row, progress) {
+        Some(Status::Done) => Ok(()),
+        Some(Status::Pending) => Err(format!("{what} is being written")),
+        Some(Status::Error(why)) => Err(format!("{what}: {why}")),
         None => Err(format!("{what} is not in the tables yet")),
     };
-    named("the proxy", tables.proxies.entry(&local.id).map(|entry| &entry.status))?;
-    named("the service", tables.services.entry(service).map(|entry| &entry.status))?;
-    for frontend in tables.frontends_of(service) {
-        let entry = tables.frontends.entry(&frontend.params.key);
-        named(&format!("port {}", frontend.params.key), entry.map(|entry| &entry.status))?;
+    named("the proxy".to_owned(), RowId::Proxy(local.id))?;
+    let source = tables.service(service).map(|row| row.source).unwrap_or_default();
+    named("the service".to_owned(), RowId::Service(ServiceKey { service, source }))?;
+    for row in tables.frontends_of(service) {
+        named(format!("port {}", row.key), RowId::Frontend(row.key))?;
     }
-    for tunnel in tables.tunnels_of(service) {
-        let entry = tables.tunnels.entry(&tunnel.id);
-        named(&format!("tunnel {}", tunnel.id), entry.map(|entry| &entry.status))?;
+    for row in tables.tunnels_of(service) {
+        named(format!("tunnel {}", row.id), RowId::Tunnel(row.id))?;
     }
-    for alias in tables.aliases_of(service) {
-        let entry = tables.aliases.entry(&alias.key);
-        named(&format!("endpoint {}", alias.endpoint), entry.map(|entry| &entry.status))?;
+    for row in tables.aliases_of(service) {
+        let key = AliasKey { service, address: row.address };
+        named(format!("endpoint {}", row.endpoint), RowId::Alias(key))?;
     }
     Ok(())
 }

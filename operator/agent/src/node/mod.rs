@@ -8,6 +8,7 @@ mod agent;
 pub mod announce;
 pub mod answering;
 pub mod arp;
+pub mod behind;
 pub mod gate;
 pub mod guard;
 mod host;
@@ -73,7 +74,7 @@ pub enum Error {
     Answering(#[from] answering::Error),
     /// The maps could not be read at the start.
     #[error("cannot read the maps: {0}")]
-    Maps(#[from] epic_lb::MapError),
+    Maps(#[from] epic_reconciler::MapError),
     /// Netlink or signals.
     #[error("the kernel refused: {0}")]
     Kernel(#[from] std::io::Error),

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::arp::{self, Mac};
+use super::behind::Behind;
 use super::guard::Conflict;
 use super::judgement::Judgement;
 use super::owner::{self, Owner};
@@ -71,6 +72,8 @@ pub struct Report {
     pub programs: Option<Vec<NodeProgram>>,
     /// Revision up to which the maps are complete.
     pub revision: Option<String>,
+    /// What of that revision the maps do not hold.
+    pub behind: Option<Behind>,
     /// Tunnels.
     pub tunnels: Option<NodeTunnels>,
     /// How full maps are.
@@ -124,6 +127,10 @@ pub fn status(report: &Report, before: &EPICNodeStatus, now: &Time) -> EPICNodeS
     }
     if let Some(revision) = &report.revision {
         status.load_balancers_revision = Some(revision.clone());
+    }
+    if let Some(behind) = &report.behind {
+        status.behind.clone_from(&behind.rows);
+        status.behind_truncated = behind.truncated;
     }
     if let Some(tunnels) = &report.tunnels {
         status.tunnels = Some(tunnels.clone());

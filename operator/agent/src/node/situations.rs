@@ -52,8 +52,8 @@ fn the_table_says_what_an_agent_says_of_its_node() {
         ("its interface carries no Ethernet frames", no_interface(NoInterface::NotEthernet(named()))),
         ("it has no IPv4 address for tunnels", no_interface(NoInterface::NoAddress(named()))),
         ("an interface is down, or without carrier", of_maps(Some("eth1 is down"), None, &[])),
-        ("a map is full", of_maps(None, None, &["services: the map is full"])),
-        ("the maps cannot be written", of_maps(None, None, &["services: no"])),
+        ("a map that the whole node needs is full", of_maps(None, None, &["services: the map is full"])),
+        ("a map that the whole node needs cannot be written", of_maps(None, None, &["services: no"])),
         ("EPIC or its agents are being uninstalled", without_programs(first(), Ok(()), "it is asked for")),
         ("the same, and something stays", without_programs(first(), Err(held()), "it is asked for")),
     ];

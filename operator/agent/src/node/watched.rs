@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use epic_crds::well_known::{EPIC_NAME, EPIC_NAMESPACE, SECRET_GUE_MASTER};
 use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, LoadBalancer};
-use epic_lb::reconciler::{ConfirmPrune, PruneRequest};
+use epic_lb::{Ask, MapKey};
+use epic_reconciler::ConfirmPrune;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
@@ -116,11 +117,8 @@ pub struct AskAgain {
     pub basis: Arc<Mutex<Basis>>,
 }
 
-impl ConfirmPrune for AskAgain {
-    fn confirm_prune(
-        &mut self,
-        request: PruneRequest,
-    ) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+impl ConfirmPrune<MapKey> for AskAgain {
+    fn confirm_prune(&mut self, ask: Ask) -> std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async move {
             let client = &self.client;
             let balancers = list_versions(client).await;
@@ -134,8 +132,8 @@ impl ConfirmPrune for AskAgain {
             let basis = self.basis.lock();
             let same = uids(&balancers) == uids(&basis.load_balancers) && listed == basis.endpoints;
             tracing::info!(
-                removals = request.removals,
-                entries = request.entries,
+                removals = ask.entries.len(),
+                entries = ask.held,
                 confirmed = same,
                 "asked the API server before a large removal"
             );

@@ -220,9 +220,7 @@ fn releasing(found: &Found) -> Vec<Releasing> {
             let behind = |node: &&EPICNode| match awaited {
                 None => true,
                 Some(awaited) => node
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.load_balancers_revision.as_deref())
+                    .reached_for(&claim.spec.owner.namespace, &claim.spec.owner.uid)
                     .and_then(|text| text.parse::<Revision>().ok())
                     .is_none_or(|revision| revision < awaited),
             };

@@ -102,7 +102,7 @@ async fn look(client: &Client, address: IpAddr) -> Result<Found, Error> {
     let balancers = api::list::<LoadBalancer>(client, Some(namespace))
         .await
         .map_err(|error| api::Error::call(format!("list the LoadBalancers of {namespace}"), error))?;
-    let nodes = nodes(client).await?;
+    let nodes = nodes(client, &claim).await?;
     let uid = claim.spec.owner.uid.as_str();
     let owner = match balancers.items.iter().find(|balancer| balancer.uid().as_deref() == Some(uid)) {
         Some(balancer) => Owner::Present(balancer),
@@ -113,14 +113,14 @@ async fn look(client: &Client, address: IpAddr) -> Result<Found, Error> {
     Ok(Found { claim: Some(claim), verdict })
 }
 
-async fn nodes(client: &Client) -> Result<Vec<NodeRevision>, Error> {
+async fn nodes(client: &Client, claim: &AddressClaim) -> Result<Vec<NodeRevision>, Error> {
     let nodes = api::list::<EPICNode>(client, Some(EPIC_NAMESPACE))
         .await
         .map_err(|error| api::Error::call("list EPIC nodes", error))?;
     let leases = api::list::<Lease>(client, Some(EPIC_NAMESPACE))
         .await
         .map_err(|error| api::Error::call("list the nodes' Leases", error))?;
-    let now = Timestamp::now();
+    let (now, owner) = (Timestamp::now(), &claim.spec.owner);
     Ok(nodes
         .items
         .iter()
@@ -130,10 +130,8 @@ async fn nodes(client: &Client) -> Result<Vec<NodeRevision>, Error> {
             NodeRevision {
                 node: node.name_any().into(),
                 revision: node
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.load_balancers_revision.as_deref())
-                    .and_then(|revision| revision.parse().ok()),
+                    .reached_for(owner.namespace.as_str(), owner.uid.as_str())
+                    .and_then(|r| r.parse().ok()),
                 live: lease.is_some_and(|lease| crate::overview::lease::is_fresh(lease, now)),
             }
         })

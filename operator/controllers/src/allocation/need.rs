@@ -28,7 +28,7 @@ use serde_json::json;
 use super::child::{self, Rows};
 use super::execute::Listed;
 use super::facts::Facts;
-use crate::claim::{claim, node_revisions};
+use crate::claim::{Of, claim, node_revisions};
 use crate::proxy::{Index, ReplicaSet};
 
 /// Since when EPIC nodes have had no proxy of a LoadBalancer, as far as this process has seen.
@@ -96,7 +96,7 @@ impl<'s> Remembering<'s> {
                 .filter_map(|balancer| balancer.uid())
                 .map(Uid::from)
                 .collect();
-            let nodes = node_revisions(snapshot, now);
+            let nodes = node_revisions(snapshot, now, Of::Namespace(namespace));
             remembered_by(&claims, |_| true, |uid| alive.contains(uid), &nodes)
         })
     }

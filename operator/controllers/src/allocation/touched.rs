@@ -61,7 +61,10 @@ impl Touched {
             || after.differs(before, need::part_of_pod)
             || after.differs(before, |set: &ReplicaSet| set.owner_references().to_vec())
             || after.differs(before, |deployment: &Deployment| deployment.owner_references().to_vec());
-        touched.nodes |= after.differs(before, |node: &EPICNode| status(node).load_balancers_revision);
+        touched.nodes |= after.differs(before, |node: &EPICNode| {
+            let status = status(node);
+            (status.load_balancers_revision, status.behind)
+        });
         touched
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use epic_crds::well_known::{EPIC_NAMESPACE, TENANT_NAMESPACE_PREFIX, node_lease_name};
-use epic_crds::{Account, AddressClaim, AddressPool, ClaimPhase, EPICNode, LoadBalancer};
+use epic_crds::{Account, AddressClaim, AddressPool, ClaimPhase, EPICNode, EPICNodeStatus, LoadBalancer};
 use epic_model::address::{self, AddressError};
 use epic_model::claim::{Claim, Phase, Pool};
 use epic_model::id::{AccountName, Kind, ObjectVersion, Seconds};
@@ -126,19 +126,43 @@ pub fn shown(balancer: &LoadBalancer) -> BTreeSet<IpAddr> {
     addresses.filter_map(|text| address::parse(text).ok()).collect()
 }
 
-/// How far every EPICNode has come, dead ones included.
-pub fn node_revisions(snapshot: &Snapshot, now: Seconds) -> Vec<NodeRevision> {
+/// Whose entries in the maps a question is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Of<'a> {
+    /// Those of one LoadBalancer, there or deleted.
+    Balancer {
+        /// Its namespace.
+        namespace: &'a str,
+        /// Its uid.
+        uid: &'a str,
+    },
+    /// Those of all LoadBalancers of a namespace; `None`: of every one.
+    Namespace(Option<&'a str>),
+}
+
+impl Of<'_> {
+    fn is_behind(self, status: &EPICNodeStatus) -> bool {
+        match self {
+            Of::Balancer { namespace, uid } => status.behind(namespace, uid).is_some(),
+            Of::Namespace(namespace) => status.is_behind_in(namespace),
+        }
+    }
+}
+
+/// How far every EPICNode has come, dead ones included. One whose maps do not hold these LoadBalancers as they should says
+/// nothing about them, whatever revision it has reached for the others.
+pub fn node_revisions(snapshot: &Snapshot, now: Seconds, of: Of<'_>) -> Vec<NodeRevision> {
     let live = live_nodes(snapshot, now);
+    let reached = |status: &EPICNodeStatus| status.load_balancers_revision.as_deref()?.parse().ok();
     snapshot
         .list::<EPICNode>()
-        .map(|node| NodeRevision {
-            node: node.name_any().into(),
-            revision: node
-                .status
-                .as_ref()
-                .and_then(|status| status.load_balancers_revision.as_deref())
-                .and_then(|revision| revision.parse().ok()),
-            live: live.contains(&node.name_any()),
+        .map(|node| {
+            let status = node.status.as_ref().filter(|status| !of.is_behind(status));
+            NodeRevision {
+                node: node.name_any().into(),
+                revision: status.and_then(reached),
+                live: live.contains(&node.name_any()),
+            }
         })
         .collect()
 }

@@ -14,7 +14,7 @@ mod situations;
 mod status;
 
 pub use convert::{
-    NotAPool, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown,
+    NotAPool, Of, balancer_version, claim, claims, live_nodes, node_revisions, pool, pools, shown,
 };
 pub use index::{Addresses, Concerned};
 pub use release::reconcile;

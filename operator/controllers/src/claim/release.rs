@@ -47,7 +47,12 @@ pub async fn reconcile(subject: Arc<Subject<AddressClaim>>, context: Shared) -> 
     let pools = judge(context.addresses.pools(), &context.endpoints.surroundings(&snapshot));
     let owner = snapshot.get::<LoadBalancer>(&owner_key(&claim)).map(AsRef::as_ref);
     let owner = owner_seen(&snapshot, &pools, owner, &claim);
-    let judged = model::release(&claim, &owner, Revision::new(0), &convert::node_revisions(&snapshot, now()));
+    let judged = model::release(
+        &claim,
+        &owner,
+        Revision::new(0),
+        &convert::node_revisions(&snapshot, now(), owner_of(object)),
+    );
     let mut again = context.settings.full_pass;
     match judged {
         Release::Mark { .. } | Release::Delete { .. } => round(&context, &snapshot, &pools, &key).await?,
@@ -119,7 +124,7 @@ async fn round(context: &Shared, snapshot: &Snapshot, pools: &[Pool], key: &Key)
         return Ok(());
     }
     let owner = owner_seen(snapshot, pools, listed.items.first(), &claim);
-    let nodes = convert::node_revisions(snapshot, now());
+    let nodes = convert::node_revisions(snapshot, now(), owner_of(&object));
     match model::release(&claim, &owner, revision, &nodes) {
         Release::Keep | Release::Wait { .. } => Ok(()),
         Release::Mark { release_revision, .. } => {
@@ -202,6 +207,11 @@ fn now() -> Seconds {
 /// Key of the claim of an address.
 pub fn claim_key(address: IpAddr) -> Key {
     Key::namespaced(EPIC_NAMESPACE, epic_model::name::claim(address).as_str())
+}
+
+/// The LoadBalancer that an address is claimed for.
+fn owner_of(claim: &AddressClaim) -> convert::Of<'_> {
+    convert::Of::Balancer { namespace: &claim.spec.owner.namespace, uid: &claim.spec.owner.uid }
 }
 
 #[cfg(test)]

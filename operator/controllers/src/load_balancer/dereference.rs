@@ -21,7 +21,7 @@ use kube::ResourceExt;
 use super::Announcement;
 use crate::account::{Limits, account_of};
 use crate::allocation::verdict::Verdict;
-use crate::claim::{claim, live_nodes, node_revisions};
+use crate::claim::{Of, claim, live_nodes, node_revisions};
 use crate::context::Shared;
 use crate::proxy::{Agent, Index, Surroundings, first_trouble, lacks_volume, listed, owned_by, settings};
 use crate::service_group::{admits, group_of, offer, pools_of};
@@ -61,6 +61,8 @@ pub struct Found {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// How far the nodes are.
     pub revisions: Vec<NodeRevision>,
+    /// Why nodes do not hold it in their maps as they should, by node.
+    pub behind: Vec<(NodeName, String)>,
     /// Nodes whose agents live.
     pub live: Vec<NodeName>,
     /// Why an ID is missing.
@@ -171,7 +173,8 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
             .filter(|endpoint| endpoint.spec.load_balancer == balancer.name_any())
             .cloned()
             .collect(),
-        revisions: node_revisions(snapshot, now),
+        revisions: node_revisions(snapshot, now, Of::Balancer { namespace: &namespace, uid: &uid }),
+        behind: behind(snapshot, &namespace, &uid),
         live: live_nodes(snapshot, now).into_iter().map(NodeName::from).collect(),
         verdict: context.verdicts.of(&uid),
         xds_address,
@@ -189,4 +192,15 @@ pub fn load(snapshot: &Snapshot, context: &Shared, key: &Key) -> Option<Found> {
         account,
         group,
     })
+}
+
+/// What nodes say of it that do not hold it in their maps as they should.
+fn behind(snapshot: &Snapshot, namespace: &str, uid: &str) -> Vec<(NodeName, String)> {
+    let nodes = snapshot.list::<EPICNode>();
+    nodes
+        .filter_map(|node| {
+            let why = node.status.as_ref()?.behind(namespace, uid)?;
+            Some((NodeName::from(node.name_any()), why.to_owned()))
+        })
+        .collect()
 }

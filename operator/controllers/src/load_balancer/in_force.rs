@@ -93,7 +93,10 @@ pub(super) fn in_force(
                 None => (false, Reason::ProxiesPending, message),
             }
         }
-        Programmed::Waiting { .. } => (false, Reason::NodesPending, message),
+        Programmed::Waiting { .. } => match found.behind.first() {
+            Some((node, why)) => (false, Reason::NodesPending, format!("{message}; {node} says: {why}")),
+            None => (false, Reason::NodesPending, message),
+        },
         Programmed::Rejected { .. } => (false, Reason::ProxyRejected, message),
     }
 }

@@ -55,6 +55,7 @@ fn found(balancer: LoadBalancer) -> Found {
         configured: Vec::new(),
         endpoints: Vec::new(),
         revisions: Vec::new(),
+        behind: Vec::new(),
         live: Vec::new(),
         verdict: None,
         xds_address: None,

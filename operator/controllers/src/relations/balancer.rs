@@ -22,8 +22,8 @@ use kube::runtime::Controller;
 
 use super::room::{is_gone, on_room};
 use super::{
-    addresses, all, differs, in_namespace, is_accepted, keys_of, occupancy, on, on_changes, replicas,
-    settings, told,
+    addresses, all, differs, in_namespace, is_accepted, keys_of, occupancy, on, on_changes, reached,
+    replicas, settings, told,
 };
 use crate::account::Limits;
 use crate::claim::{Addresses, Concerned};
@@ -95,11 +95,9 @@ pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
         .reconcile_on(on::<EPIC, _, _>(context, settings, move |snapshot, _| everyone(snapshot)))
         // Where it is in force. A Lease matters when it comes or goes; one that is not renewed shows in the next look.
         .reconcile_on(on::<EPICNode, _, _>(context, addresses, move |snapshot, _| everyone(snapshot)))
-        .reconcile_on(on::<EPICNode, _, _>(
-            context,
-            |node| node.status.as_ref().and_then(|status| status.load_balancers_revision.clone()),
-            |snapshot, _| keys_of(snapshot, waits_for_nodes),
-        ))
+        .reconcile_on(on::<EPICNode, _, _>(context, reached, |snapshot, _| {
+            keys_of(snapshot, waits_for_nodes)
+        }))
         .reconcile_on(on::<Lease, _, _>(
             context,
             |_| (),

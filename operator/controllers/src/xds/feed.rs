@@ -6,7 +6,7 @@
 //! not in the status: while the edit of a LoadBalancer or of its group is not accepted, the row stays as it is, as long
 //! as this process runs. Endpoint rows that cannot be served are left out; the Endpoint's conditions say why.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use epic_crds::{
     Endpoint, HasConditions, LbPolicy as Policy, LoadBalancer, Protocol as Written, ServiceGroup,
 };
 use epic_lb::{
-    Backend, BackendState, FrontendKey, FrontendParams, LbPolicy, Protocol, Service, ServiceName, Source,
-    TargetPort, WriteTxn, Writer,
+    Backend, BackendKind, BackendState, EndpointObject, Frontend, FrontendKey, LbPolicy, Locality, Name,
+    Protocol, Service, ServiceName, Since, TargetPort, WriteTxn, Writer,
 };
 use epic_model::address;
 use epic_model::id::{EndpointId, GroupId, ServiceId};
@@ -33,86 +33,60 @@ use crate::service_group::group_of;
 
 /// Follows the watches until `shutdown`.
 pub(super) async fn run(context: Shared, writer: Writer, shutdown: CancellationToken) {
-    let initializer = writer.register_initializer("load-balancers");
-    let mut initializer = Some(initializer);
+    let mut initializer = Some(writer.register_initializer("load-balancers"));
     let mut updates = context.watches.updates();
-    let mut left = BTreeSet::new();
     loop {
         let update = tokio::select! {
             () = shutdown.cancelled() => return,
             update = updates.next() => update,
         };
-        let mut touched = touched(&update);
-        touched.append(&mut left);
-        let mut txn = writer.write();
-        let tables = txn.snapshot();
+        let touched = touched(&update);
         let namespaces: BTreeSet<&str> = touched.iter().filter_map(Key::namespace).collect();
         let endpoints =
             namespaces.into_iter().flat_map(|name| update.snapshot.in_namespace::<Endpoint>(name));
         let members: Members<'_> = endpoints.map(AsRef::as_ref).collect();
-        let wanted: Vec<(Key, Option<Rows>)> = touched
+        // Nobody else writes: what is read here is still so in the transaction, which need not wait for this.
+        let tables = writer.snapshot();
+        let wanted: Vec<(ServiceName, Option<Rows>)> = touched
             .iter()
             .map(|key| {
+                let name = service_name(key);
                 let object = update.snapshot.get::<LoadBalancer>(key);
-                let before = tables.services.get(&service_name(key)).map(AsRef::as_ref);
+                let before = tables.service(name.id()).map(|row| &row.row);
                 let rows = object.and_then(|object| {
                     let group = group_of(&update.snapshot, object);
                     rows(object, group.as_deref(), before, &members)
                 });
-                (key.clone(), rows)
+                (name, rows)
             })
             .collect();
-        left = fill(&mut txn, wanted);
+        let mut txn = writer.write();
+        fill(&mut txn, wanted);
         if let Some(initializer) = initializer.take() {
-            initializer.complete(&mut txn);
+            txn.complete(&initializer);
         }
         txn.commit();
     }
 }
 
-/// Makes the rows of these LoadBalancers what is given. What goes makes room first. Returns those that could not be
-/// served.
-fn fill(txn: &mut WriteTxn<'_>, wanted: impl IntoIterator<Item = (Key, Option<Rows>)>) -> BTreeSet<Key> {
-    let mut given = Vec::new();
-    for (key, rows) in wanted {
-        match rows {
-            Some(rows) => given.push((key, rows)),
-            None => {
-                txn.delete_service_and_frontends(&service_name(&key));
-            }
-        }
-    }
-    make_room(txn, &given);
-    let mut left = BTreeSet::new();
-    for (key, (service, frontends, backends)) in given {
+/// Makes the rows of these LoadBalancers what is given.
+fn fill(txn: &mut WriteTxn<'_>, wanted: impl IntoIterator<Item = (ServiceName, Option<Rows>)>) {
+    for (name, rows) in wanted {
+        let Some((service, frontends, backends)) = rows else {
+            txn.delete_service_and_frontends(&name);
+            continue;
+        };
         match txn.upsert_service_and_frontends(service, frontends) {
-            Ok(()) => {
-                txn.set_backends(&service_name(&key), Source::Resource, backends);
-            }
-            Err(error) => {
-                tracing::warn!(load_balancer = %key, %error, "not served: its address and port belong to another one");
-                left.insert(key);
-            }
+            Ok(()) => txn.set_backends(&name, backends),
+            Err(error) => tracing::error!(load_balancer = %name, %error, "not served"),
         }
-    }
-    left
-}
-
-/// Takes from these LoadBalancers what another one of them is to have and they are not. Else those that exchange their
-/// addresses would wait for each other for ever.
-fn make_room(txn: &mut WriteTxn<'_>, given: &[(Key, Rows)]) {
-    let wanted: BTreeMap<&ServiceName, BTreeSet<FrontendKey>> = given
-        .iter()
-        .map(|(_, (service, frontends, _))| (&service.name, frontends.iter().map(|row| row.key).collect()))
-        .collect();
-    let held = &txn.snapshot().frontends;
-    let given_up = |key: &&FrontendKey| {
-        let holder = held.get(key).and_then(|row| wanted.get(&row.params.service));
-        holder.is_some_and(|kept| !kept.contains(key))
-    };
-    let given_up: Vec<FrontendKey> = wanted.values().flatten().filter(given_up).copied().collect();
-    for key in given_up {
-        txn.delete_frontend(&key);
+        for waits in txn.tables().wishes_of(name.id()) {
+            let holder = txn.tables().frontends.get(waits.0.key).map(|row| row.service.to_string());
+            tracing::warn!(
+                load_balancer = %name, port = %waits.0.key, holder,
+                "not served there: address and port belong to another one until it leaves them"
+            );
+        }
     }
 }
 
@@ -147,7 +121,7 @@ fn service_name(key: &Key) -> ServiceName {
 }
 
 /// What makes a LoadBalancer in the tables.
-pub type Rows = (Service, Vec<FrontendParams>, Vec<Backend>);
+pub type Rows = (Service, Vec<Frontend>, Vec<Backend>);
 
 /// Endpoints by namespace and by the LoadBalancer that they name, so that each is looked at once however many
 /// LoadBalancers there are beside its own.
@@ -206,14 +180,20 @@ pub fn rows(
         lb_policy,
         edge,
         key_generation: status.key_generation.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
-        ..Service::new(name.clone(), uid, group_id, service_id)
+        since: balancer
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|time| Since::from_seconds(time.0.as_second()))
+            .unwrap_or_default(),
+        ..Service::new(name.clone(), uid).granted(group_id, service_id)
     };
     let frontends = frontends(balancer, &name, vip);
     let backends = members.of(balancer).iter().filter_map(|endpoint| backend(&name, endpoint)).collect();
     Some((service, frontends, backends))
 }
 
-fn frontends(balancer: &LoadBalancer, name: &ServiceName, vip: IpAddr) -> Vec<FrontendParams> {
+fn frontends(balancer: &LoadBalancer, name: &ServiceName, vip: IpAddr) -> Vec<Frontend> {
     let slots = balancer.status.iter().flat_map(|status| &status.ports);
     slots
         .filter_map(|slot| {
@@ -221,13 +201,13 @@ fn frontends(balancer: &LoadBalancer, name: &ServiceName, vip: IpAddr) -> Vec<Fr
             let target = match port.target_port {
                 None => TargetPort::Number(port.port),
                 Some(PlainTarget::Number(number)) => TargetPort::Number(number),
-                Some(PlainTarget::Name(name)) => TargetPort::Name(name.into()),
+                Some(PlainTarget::Name(name)) => TargetPort::Name(Name::new(&name)),
             };
             let key = FrontendKey::new(vip, port.port, protocol(slot.protocol));
-            Some(FrontendParams {
-                port_name: port.name.as_deref().map(Arc::from),
+            Some(Frontend {
+                port_name: port.name.as_deref().map(Name::new),
                 target_port: Some(target),
-                ..FrontendParams::new(key, name.clone(), u16::try_from(slot.slot).ok()?)
+                ..Frontend::proxied(key, name.clone(), u16::try_from(slot.slot).ok()?)
             })
         })
         .collect()
@@ -252,16 +232,22 @@ fn backend(service: &ServiceName, endpoint: &Endpoint) -> Option<Backend> {
         }
     };
     let weight = u16::try_from(endpoint.spec.weight()).ok()?;
+    let object = EndpointObject {
+        object: format!("{}/{}", endpoint.namespace()?, endpoint.name_any()).into(),
+        uid: endpoint.uid()?.into(),
+        generation: endpoint.metadata.generation.unwrap_or(0),
+        real_address: real,
+        id: status.endpoint_id.and_then(|id| EndpointId::try_from(id).ok()),
+    };
     Some(Backend {
         state: if weight == 0 { BackendState::Draining } else { BackendState::Active },
         weight,
-        port_names: port.name.as_deref().map(Arc::from).into_iter().collect(),
-        node: endpoint.spec.node_address.as_deref().map(Arc::from),
-        object: Some(format!("{}/{}", endpoint.namespace()?, endpoint.name_any()).into()),
-        uid: endpoint.uid().map(Arc::from),
-        generation: endpoint.metadata.generation.unwrap_or(0),
-        real_address: Some(real),
-        endpoint_id: status.endpoint_id.and_then(|id| EndpointId::try_from(id).ok()),
+        port_names: port.name.as_deref().map(|name| [Name::new(name)].into()),
+        locality: Locality {
+            node: endpoint.spec.node_address.as_deref().map(Name::new),
+            ..Locality::default()
+        },
+        kind: BackendKind::Endpoint(Arc::new(object)),
         ..Backend::new(service.clone(), dialled, u16::try_from(port.port).ok()?, protocol(port.protocol))
     })
 }
@@ -288,7 +274,6 @@ fn policy(written: Policy) -> LbPolicy {
 mod tests {
     use super::*;
     use epic_crds::PublicPort;
-    use epic_lb::Tables;
     use serde_json::{Value, json};
 
     fn condition(type_: &str, status: &str, generation: i64) -> Value {
@@ -335,7 +320,7 @@ mod tests {
         let endpoints = [endpoint("a", "True", Some("100.127.0.1")), stranger, neighbour];
         let objects = |name: &str| -> Vec<String> {
             let (_, _, backends) = of(&balancer(name, "True", "192.0.2.1"), &endpoints).unwrap();
-            backends.iter().filter_map(|backend| backend.object.as_deref()).map(str::to_owned).collect()
+            backends.iter().filter_map(|row| row.endpoint()).map(|of| of.object.to_string()).collect()
         };
         assert_eq!(objects("web"), ["epic-red/a"]);
         assert_eq!(objects("dns"), ["epic-red/c"]);
@@ -350,7 +335,7 @@ mod tests {
         let served = |endpoint: &Endpoint| {
             let (_, _, backends) =
                 of(&balancer("web", "True", "192.0.2.1"), std::slice::from_ref(endpoint)).unwrap();
-            let of = |b: &Backend| (b.key.address.to_string(), b.key.port, b.weight);
+            let of = |b: &Backend| (b.place.address.to_string(), b.place.port, b.weight);
             backends.iter().map(of).collect::<Vec<_>>()
         };
         assert_eq!(served(&direct), [("10.0.0.9".to_owned(), 8080, 1)]);
@@ -375,7 +360,8 @@ mod tests {
             assert_eq!(service.generation, 2, "{accepted}");
             let ports: Vec<u16> = frontends.iter().map(|frontend| frontend.key.port).collect();
             assert_eq!(ports, [80], "443 has no slot yet, 81 is on its way out");
-            let objects: Vec<_> = backends.iter().filter_map(|backend| backend.object.as_deref()).collect();
+            let objects: Vec<_> =
+                backends.iter().filter_map(|row| row.endpoint()).map(|of| &*of.object).collect();
             assert_eq!(objects, ["epic-red/a"]);
         }
     }
@@ -387,9 +373,11 @@ mod tests {
             edited.metadata.generation = Some(4);
             edited.spec.public_ports = vec![PublicPort { port: 443, ..PublicPort::default() }];
             let (_, frontends, _) = of(&edited, &[]).unwrap();
-            let ports: Vec<_> =
-                frontends.iter().map(|row| (row.key.port, row.target_port.clone(), row.slot)).collect();
-            assert_eq!(ports, [(80, Some(TargetPort::Number(8080)), 0)], "{accepted}");
+            let ports: Vec<_> = frontends
+                .iter()
+                .map(|row| (row.key.port, row.target_port.clone(), row.listener_port()))
+                .collect();
+            assert_eq!(ports, [(80, Some(TargetPort::Number(8080)), Some(10_000))], "{accepted}");
         }
     }
 
@@ -430,43 +418,29 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_changes_hands_within_one_update_is_served_by_its_new_owner() {
-        let writer = Writer::new(Tables::new());
-        let mut txn = writer.write();
-        let rows = |name: &str, address: &str| {
-            let object = balancer(name, "True", address);
-            (Key::of(&object), of(&object, &[]))
-        };
-        let served = |txn: &mut WriteTxn<'_>, list: Vec<(Key, Option<Rows>)>| fill(txn, list);
-        assert!(served(&mut txn, vec![rows("b", "192.0.2.1")]).is_empty());
-        // The new owner comes first by name.
-        let left = served(&mut txn, vec![rows("a", "192.0.2.1"), rows("b", "192.0.2.2")]);
-        assert!(left.is_empty(), "{left:?}");
-        let left = served(&mut txn, vec![rows("c", "192.0.2.2")]);
-        assert_eq!(left, [Key::namespaced("epic-red", "c")].into(), "tried again with the next update");
-    }
-
-    #[test]
-    fn addresses_that_are_exchanged_within_one_update_are_served_by_their_new_owners() {
-        let writer = Writer::new(Tables::new());
+    fn an_address_is_served_by_the_one_that_precedes_and_by_the_next_as_soon_as_that_leaves_it() {
+        let writer = Writer::new();
         let mut txn = writer.write();
         let rows = |(name, address): (&str, &str)| {
             let object = balancer(name, "True", address);
-            (Key::of(&object), of(&object, &[]))
+            (service_name(&Key::of(&object)), of(&object, &[]))
+        };
+        let served = |txn: &WriteTxn<'_>| -> Vec<(String, String)> {
+            let rows = txn.tables().frontends.iter();
+            rows.map(|row| (row.service.name().to_owned(), row.key.address.to_string())).collect()
         };
         let (one, two, three) = ("192.0.2.1", "192.0.2.2", "192.0.2.3");
-        for addresses in [[("a", one), ("b", two), ("c", three)], [("a", two), ("b", three), ("c", one)]] {
-            let left = fill(&mut txn, addresses.map(rows));
-            assert!(left.is_empty(), "{left:?}");
-            for (name, address) in addresses {
-                let of = ServiceName::new("epic-red", name);
-                let served: Vec<_> =
-                    txn.snapshot().frontends_of(&of).map(|row| row.params.key.address.to_string()).collect();
-                assert_eq!(served, [address], "{name}");
-            }
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, address)| ((*name).to_owned(), (*address).to_owned())).collect()
+        };
+        // Exchanged within one update, whoever comes first.
+        for addresses in [[("a", one), ("b", two), ("c", three)], [("c", one), ("a", two), ("b", three)]] {
+            fill(&mut txn, addresses.map(rows));
+            assert_eq!(served(&txn), pairs(&addresses));
         }
-        // What its holder still wants stays with it.
-        let left = fill(&mut txn, [("a", two), ("b", two)].map(rows));
-        assert_eq!(left, [Key::namespaced("epic-red", "b")].into());
+        fill(&mut txn, [("b", two)].map(rows));
+        assert_eq!(served(&txn), pairs(&[("c", one), ("a", two)]), "a was there before");
+        fill(&mut txn, [("a", three)].map(rows));
+        assert_eq!(served(&txn), pairs(&[("c", one), ("b", two), ("a", three)]));
     }
 }

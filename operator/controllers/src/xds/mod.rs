@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use epic_lb::{Tables, Writer};
+use epic_lb::Writer;
 use epic_ops::{Metrics, Readiness};
 use epic_xds::pki;
 use epic_xds::{Authorities, Credentials, Findings, Limits, Reports, Server, Tls, Views};
@@ -75,14 +75,14 @@ pub async fn run(
         credentials = first_credentials(&context, &pending) => credentials,
     };
     let tls = Tls::new(&credentials)?;
-    let tables = Tables::new();
+    let writer = Writer::new();
     let (views, reports, findings) = (Views::new(), Reports::new(), Findings::new());
     let address = context.settings.xds_address;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
-    let writer = Writer::new(Arc::clone(&tables));
+    let tables = writer.reader();
     let tasks = [
         tokio::spawn(feed::run(Arc::clone(&context), writer, shutdown.clone())),
-        tokio::spawn(epic_xds::sync::run(Arc::clone(&tables), Arc::clone(&views))),
+        tokio::spawn(epic_xds::sync::run(tables, Arc::clone(&views))),
         tokio::spawn(answers::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),
         tokio::spawn(health::run(Arc::clone(&context), Arc::clone(&findings), shutdown.clone())),
         tokio::spawn(streams::run(Arc::clone(&context), Arc::clone(&reports), shutdown.clone())),

@@ -86,7 +86,8 @@ fn line(key: &MapKey, value: &MapValue, out: &mut String) -> fmt::Result {
         MapValue::Alias(a) => {
             write!(out, " -> tunnel {} {}", a.tunnel, place(&a.address, a.port, a.protocol))?;
         }
-        MapValue::Maglev(cells) => {
+        MapValue::Maglev(table) => {
+            let cells = table.cells();
             let mut shares: BTreeMap<u32, usize> = BTreeMap::new();
             for id in cells.iter() {
                 *shares.entry(*id).or_default() += 1;

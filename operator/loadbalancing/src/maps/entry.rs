@@ -1,8 +1,9 @@
-//! One entry of one map, and what it points to.
+//! EPIC's maps: one entry of one map, and what it points to.
 //!
-//! The order of [`MapKey`] is the order in which entries are written (removal goes the other way), as the layout demands:
+//! The order of [`MapId`] is the order in which entries are written (removal goes the other way), as the layout demands:
 //! `epic_abi::maps`. [`MapKey::targets`] is the same rule entry by entry, which also holds when writes fail.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use epic_abi::maps::{
@@ -10,6 +11,9 @@ use epic_abi::maps::{
     Node, Pass, PassKey, Proxy, Route, Service, ServiceKey, Tunnel, Vip,
 };
 use epic_abi::{Ip, Lb};
+use epic_reconciler::Layout;
+
+use crate::maglev::MaglevTable;
 
 /// The maps, in the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +69,21 @@ impl MapId {
         MapId::Routes,
         MapId::Endpoints,
     ];
+
+    const NAMES: [&'static str; Self::ALL.len()] = {
+        let mut names = [""; Self::ALL.len()];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Self::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
+    /// The map of this place in [`MapId::ALL`].
+    pub fn at(place: usize) -> Option<MapId> {
+        Self::ALL.get(place).copied()
+    }
 
     /// Name of the map in the object and of its pin.
     pub const fn name(self) -> &'static str {
@@ -146,15 +165,16 @@ impl MapKey {
         }
     }
 
-    /// Entries that a program follows from this one: they must be there as long as this one is.
-    pub fn targets(&self, value: &MapValue) -> Vec<MapKey> {
+    /// Entries that a program follows from this one, each with the LoadBalancer that it must be of (0: of any): they must
+    /// be there as long as this one is.
+    pub fn targets(&self, value: &MapValue, each: &mut dyn FnMut(MapKey, u32)) {
         match (self, value) {
-            (MapKey::Tunnel(id), _) => vec![MapKey::TunnelStats(*id)],
-            (MapKey::EndpointAlias(key), _) => vec![MapKey::Tunnel(key.tunnel)],
+            (MapKey::Tunnel(id), _) => each(MapKey::TunnelStats(*id), ANY),
+            (MapKey::EndpointAlias(key), _) => each(MapKey::Tunnel(key.tunnel), ANY),
             // Legs between nodes are sealed with the node key of the proxy's LoadBalancer.
-            (_, MapValue::Proxy(proxy)) => vec![MapKey::Keys(proxy.lb)],
-            (_, MapValue::LocalProxy(local)) => vec![MapKey::Proxy(local.proxy)],
-            (_, MapValue::Alias(alias)) => {
+            (_, MapValue::Proxy(proxy)) => each(MapKey::Keys(proxy.lb), ANY),
+            (_, MapValue::LocalProxy(local)) => each(MapKey::Proxy(local.proxy), word(local.lb)),
+            (MapKey::Alias(key), MapValue::Alias(alias)) => {
                 let back = EndpointAliasKey {
                     tunnel: alias.tunnel,
                     address: alias.address,
@@ -162,28 +182,64 @@ impl MapKey {
                     protocol: alias.protocol,
                     _reserved: 0,
                 };
-                vec![MapKey::Tunnel(alias.tunnel), MapKey::EndpointAlias(back)]
+                each(MapKey::Tunnel(alias.tunnel), word(key.lb));
+                each(MapKey::EndpointAlias(back), ANY);
             }
-            (_, MapValue::Maglev(cells)) => {
-                // Few distinct ids in many cells: looking each up is cheaper than sorting the cells.
-                let mut ids: Vec<u32> = Vec::new();
-                for id in cells.iter().filter(|id| **id != 0) {
-                    if !ids.contains(id) {
-                        ids.push(*id);
-                    }
-                }
-                ids.into_iter().map(MapKey::Proxy).collect()
+            (MapKey::Maglev(lb), MapValue::Maglev(table)) => {
+                table.members().iter().for_each(|id| each(MapKey::Proxy(*id), word(*lb)));
             }
             (MapKey::Service(key), MapValue::Service(service)) => {
-                vec![MapKey::Listener(ListenerKey {
+                let listener = ListenerKey {
                     lb: service.lb,
                     port: service.listener_port,
                     protocol: key.protocol,
                     family: family(&key.address),
-                })]
+                };
+                each(MapKey::Listener(listener), ANY);
             }
-            (_, MapValue::Route(route)) => vec![MapKey::Tunnel(route.tunnel)],
-            _ => Vec::new(),
+            (_, MapValue::Route(route)) => each(MapKey::Tunnel(route.tunnel), word(route.lb)),
+            _ => {}
+        }
+    }
+}
+
+/// A target that may be of any LoadBalancer.
+const ANY: u32 = 0;
+
+/// A LoadBalancer as one number, which is never [`ANY`]: groups and services begin with 1.
+fn word(lb: Lb) -> u32 {
+    u32::from(lb.group) << 16 | u32::from(lb.service)
+}
+
+/// The maps of EPIC's programs, as the reconciler sees them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpicLayout;
+
+impl Layout for EpicLayout {
+    type Key = MapKey;
+    type Value = MapValue;
+    const MAPS: &'static [&'static str] = &MapId::NAMES;
+
+    fn map(key: &MapKey) -> usize {
+        key.map() as usize
+    }
+
+    fn digest(_: &MapKey, value: &MapValue) -> NonZeroU64 {
+        match value {
+            MapValue::Maglev(table) => table.digest(),
+            value => epic_reconciler::digest_of(value),
+        }
+    }
+
+    fn targets(key: &MapKey, value: &MapValue, each: &mut dyn FnMut(MapKey, u32)) {
+        key.targets(value, each);
+    }
+
+    fn identity(_: &MapKey, value: &MapValue) -> u32 {
+        match value {
+            MapValue::Proxy(proxy) => word(proxy.lb),
+            MapValue::Tunnel(tunnel) => word(tunnel.lb),
+            _ => ANY,
         }
     }
 }
@@ -194,7 +250,7 @@ pub(crate) fn family(address: &Ip) -> u8 {
 }
 
 /// Value of an entry.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum MapValue {
     /// Counters exist; what they count is the programs' affair.
     TunnelStats,
@@ -215,7 +271,7 @@ pub enum MapValue {
     /// May be reached.
     Pass(Pass),
     /// Proxy ids, one a cell; as many as the map's arrays are long.
-    Maglev(Arc<[u32]>),
+    Maglev(Arc<MaglevTable>),
     /// Public side of a listener.
     Listener(Listener),
     /// Public port.

@@ -1,53 +1,99 @@
 //! Which rows must be rendered again when others changed. Too many is only slow; too few would be wrong.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::rows::{Proxy, Service, ServiceName, Tunnel};
-use crate::store::{Change, Row, Snapshot, diff};
-use crate::writer::RowKey;
+use epic_store::{Change, Index as _, Row, Stored};
+
+use crate::rows::{ByIds, ByTarget, ByTunnel, Frontend, Service, ServiceRef};
+use crate::tables::{RowId, Snapshot, Tables};
 
 /// Rows to render for the step from one snapshot to the next: what changed, and what depends on it.
-pub(crate) fn affected(old: &Snapshot, new: &Snapshot) -> BTreeSet<RowKey> {
-    let mut rows = BTreeSet::new();
-    for change in diff::<Service>(&old.services, &new.services) {
-        let name = &change.row().name;
-        rows.insert(RowKey::Service(name.clone()));
-        of_service(new, name, &mut rows);
+pub(super) fn affected(old: &Snapshot, new: &Snapshot, each: &mut dyn FnMut(RowId)) {
+    let (mut all, mut ports, mut proxies) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for change in new.services.changes_since(&old.services) {
+        each(RowId::Service(change.row().key()));
+        all.insert(change.row().name.id());
+        // Whoever claims the same IDs may have them now, or have them no more.
+        for row in change.old().into_iter().chain(change.current()) {
+            if moved(change) {
+                same_ids(new, row, &mut all);
+            }
+        }
     }
-    for change in diff::<Tunnel>(&old.tunnels, &new.tunnels) {
-        let tunnel = change.row();
-        rows.insert(RowKey::Tunnel(tunnel.id));
-        let aliases = new.aliases.group(&Some(tunnel.id));
-        rows.extend(aliases.map(|a| RowKey::Alias(a.key.clone())));
+    for change in new.tunnels.changes_since(&old.tunnels) {
+        let id = change.row().id;
+        each(RowId::Tunnel(id));
+        new.aliases.by_prefix(ByTunnel, id).for_each(|(_, alias)| each(RowId::Alias(alias.key())));
         // On a client a proxy is reached through the tunnel to its node.
-        for service in services(&change, |t| &t.service) {
-            rows.extend(new.proxies_of(service).map(|p| RowKey::Proxy(p.id)));
+        proxies.extend(change.old().into_iter().chain(change.current()).map(|row| row.service.id()));
+    }
+    for change in new.proxies.changes_since(&old.proxies) {
+        each(RowId::Proxy(change.row().id));
+        ports.extend(change.old().into_iter().chain(change.current()).map(|row| row.service.id()));
+    }
+    for change in new.redirects.changes_since(&old.redirects) {
+        ports.insert(change.row().service.id());
+    }
+    let mut chosen = BTreeSet::new();
+    chosen.extend(new.backends.changes_since(&old.backends).map(|change| change.row().service.id()));
+    chosen.extend(new.verdicts.changes_since(&old.verdicts).map(|change| change.row().service.id()));
+    chosen.extend(&all);
+    for service in chosen {
+        ports.insert(service);
+        ports.extend(new.redirects.by(ByTarget, service).map(|redirect| redirect.service.id()));
+    }
+    for service in &all {
+        of_service(new, *service, each);
+    }
+    for service in ports.difference(&all) {
+        new.frontends_of(*service).for_each(|row| each(RowId::Frontend(row.key)));
+    }
+    for service in proxies.difference(&all) {
+        new.proxies_of(*service).for_each(|row| each(RowId::Proxy(row.id)));
+    }
+    for change in new.frontends.changes_since(&old.frontends) {
+        let key = change.row().key;
+        each(RowId::Frontend(key));
+        let announced = |row: Option<&Arc<Stored<Frontend>>>| row.is_some_and(|row| row.announced);
+        if announced(change.old()) != announced(change.current()) {
+            new.frontends.prefix(key.address).for_each(|row| each(RowId::Frontend(row.key)));
         }
     }
-    for change in diff::<Proxy>(&old.proxies, &new.proxies) {
-        rows.insert(RowKey::Proxy(change.row().id));
-        for service in services(&change, |p| &p.service) {
-            rows.extend(new.frontends_of(service).map(|f| RowKey::Frontend(f.params.key)));
+    for change in new.aliases.changes_since(&old.aliases) {
+        each(RowId::Alias(change.row().key()));
+        // Of several aliases for one endpoint the first counts.
+        for row in change.old().into_iter().chain(change.current()) {
+            for behind in ByTunnel::of(row) {
+                new.aliases.by(ByTunnel, behind).for_each(|alias| each(RowId::Alias(alias.key())));
+            }
         }
     }
-    rows.extend(diff(&old.frontends, &new.frontends).iter().map(|c| RowKey::Frontend(c.row().key())));
-    rows.extend(diff(&old.aliases, &new.aliases).iter().map(|c| RowKey::Alias(c.row().key())));
-    rows.extend(diff(&old.passes, &new.passes).iter().map(|c| RowKey::Pass(c.row().key())));
-    rows.extend(diff(&old.nodes, &new.nodes).iter().map(|c| RowKey::Node(c.row().key())));
-    rows
+    new.passes.changes_since(&old.passes).for_each(|change| each(RowId::Pass(change.row().key())));
+    new.nodes.changes_since(&old.nodes).for_each(|change| each(RowId::EpicNode(change.row().key())));
 }
 
-/// The service a row belongs to, and the one it left.
-fn services<R>(change: &Change<R>, of: fn(&R) -> &ServiceName) -> impl Iterator<Item = &ServiceName> {
-    let (old, row) = (change.old(), change.row());
-    old.into_iter().chain([row]).map(move |row| of(row))
+/// Whether a change may give the IDs of a service to another one, or take them.
+fn moved(change: Change<'_, Service>) -> bool {
+    match (change.old(), change.current()) {
+        (Some(old), Some(new)) => old.ids != new.ids || old.precedence() != new.precedence(),
+        _ => true,
+    }
+}
+
+fn same_ids(tables: &Tables, row: &Service, all: &mut BTreeSet<ServiceRef>) {
+    if let Some(ids) = row.ids {
+        all.extend(tables.services.by(ByIds, ids).map(|row| row.name.id()));
+    }
 }
 
 /// Everything that carries the identity or the keys of a service.
-fn of_service(snapshot: &Snapshot, name: &ServiceName, rows: &mut BTreeSet<RowKey>) {
-    rows.extend(snapshot.tunnels_of(name).map(|t| RowKey::Tunnel(t.id)));
-    rows.extend(snapshot.proxies_of(name).map(|p| RowKey::Proxy(p.id)));
-    rows.extend(snapshot.aliases_of(name).map(|a| RowKey::Alias(a.key.clone())));
-    rows.extend(snapshot.passes_of(name).map(|p| RowKey::Pass(p.key.clone())));
-    rows.extend(snapshot.frontends_of(name).map(|f| RowKey::Frontend(f.params.key)));
+fn of_service(tables: &Tables, service: ServiceRef, each: &mut dyn FnMut(RowId)) {
+    // Of several sources another may count now.
+    tables.services.prefix(service).for_each(|row| each(RowId::Service(row.key())));
+    tables.tunnels_of(service).for_each(|row| each(RowId::Tunnel(row.id)));
+    tables.proxies_of(service).for_each(|row| each(RowId::Proxy(row.id)));
+    tables.aliases_of(service).for_each(|row| each(RowId::Alias(row.key())));
+    tables.passes_of(service).for_each(|row| each(RowId::Pass(row.key())));
+    tables.frontends_of(service).for_each(|row| each(RowId::Frontend(row.key)));
 }

@@ -3,21 +3,20 @@
 //! On an EPIC node every endpoint with a node of every LoadBalancer; on a client node the endpoints that are there.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::frontend::Protocol;
-use super::service::ServiceName;
+use epic_store::{Column, Index, Name, NonUnique, Row, StartsWith, optional, text};
+
+use super::place::{Address, Place};
+use super::service::{ServiceName, ServiceRef};
 use crate::TunnelId;
-use crate::store::{Row, Snapshot, Table, TableId};
 
 /// Primary key of an alias: the LoadBalancer and the address that its proxies dial.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AliasKey {
     /// LoadBalancer.
-    pub service: ServiceName,
+    pub service: ServiceRef,
     /// Alias.
-    pub address: IpAddr,
+    pub address: Address,
 }
 
 impl fmt::Display for AliasKey {
@@ -32,40 +31,72 @@ impl fmt::Debug for AliasKey {
     }
 }
 
+impl StartsWith<ServiceRef> for AliasKey {
+    fn cmp_start(&self, start: &ServiceRef) -> std::cmp::Ordering {
+        self.service.cmp(start)
+    }
+}
+
 /// One endpoint of one LoadBalancer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
-    /// Primary key.
-    pub key: AliasKey,
+    /// LoadBalancer.
+    pub service: ServiceName,
+    /// Alias.
+    pub address: Address,
     /// Tunnel from this EPIC node to the endpoint's node; `None` on a client node.
     pub tunnel: Option<TunnelId>,
-    /// Real address of the endpoint.
-    pub real_address: IpAddr,
-    /// Protocol of the endpoint.
-    pub protocol: Protocol,
-    /// Port of the endpoint.
-    pub port: u16,
+    /// The endpoint.
+    pub real: Place,
     /// Name of the Endpoint object.
-    pub endpoint: Arc<str>,
+    pub endpoint: Name,
+}
+
+/// An endpoint as its tunnel shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BehindTunnel {
+    /// The tunnel.
+    pub tunnel: TunnelId,
+    /// The endpoint.
+    pub real: Place,
+}
+
+impl StartsWith<TunnelId> for BehindTunnel {
+    fn cmp_start(&self, start: &TunnelId) -> std::cmp::Ordering {
+        self.tunnel.cmp(start)
+    }
+}
+
+/// Aliases by what is behind their tunnel.
+#[derive(Debug)]
+pub struct ByTunnel;
+
+impl Index<Alias> for ByTunnel {
+    type Of = BehindTunnel;
+    type Kind = NonUnique;
+    const NAME: &'static str = "tunnel";
+
+    fn of(row: &Alias) -> impl IntoIterator<Item = BehindTunnel> {
+        row.tunnel.map(|tunnel| BehindTunnel { tunnel, real: row.real })
+    }
 }
 
 impl Row for Alias {
     type Key = AliasKey;
-    type Group = Option<TunnelId>;
+    type Indexes = (ByTunnel,);
 
     fn key(&self) -> AliasKey {
-        self.key.clone()
+        AliasKey { service: self.service.id(), address: self.address }
     }
 
-    fn group(&self) -> Option<TunnelId> {
-        self.tunnel
-    }
-
-    fn table_id() -> TableId {
-        TableId::Aliases
-    }
-
-    fn table(snapshot: &Snapshot) -> &Table<Self> {
-        &snapshot.aliases
+    fn columns() -> &'static [Column<Self>] {
+        const {
+            &[
+                Column::new("alias", |row| text(row.key())),
+                Column::new("real", |row| text(row.real)),
+                Column::new("tunnel", |row| optional(row.tunnel)),
+                Column::new("endpoint", |row| text(&row.endpoint)),
+            ]
+        }
     }
 }

@@ -1,48 +1,17 @@
-//! The `frontends` table: an address that receives traffic, and the backends selected for it.
+//! The `frontends` and `wishes` tables: addresses that receive traffic, and who would like to have them.
+//!
+//! For every address and port `frontends` holds the one service that has it, `wishes` those that were refused. Who has it
+//! follows from the rows alone, whatever order they came in: the most preferred source, then the older object, then the
+//! name. Whoever was refused gets it as soon as the holder leaves.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::backend::Backend;
-use super::service::ServiceName;
-use crate::store::{Row, Snapshot, Table, TableId};
+use epic_store::{Column, Index, Name, NonUnique, Row, StartsWith, optional, text};
 
-/// Transport protocol. [`Protocol::Any`] stands for every protocol and appears in backends only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-    /// Every protocol: a proxy pod as the backend of a VIP.
-    Any,
-}
-
-impl Protocol {
-    /// IANA number; 0 for [`Protocol::Any`].
-    pub fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-            Protocol::Any => 0,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
-            Protocol::Sctp => "SCTP",
-            Protocol::Any => "ANY",
-        })
-    }
-}
+use super::place::{Address, Place, Protocol};
+use super::service::{ServiceName, ServiceRef};
+use super::source::{Since, Source};
 
 /// From where a frontend is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +27,7 @@ pub enum Scope {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     /// VIP.
-    pub address: IpAddr,
+    pub address: Address,
     /// Public port.
     pub port: u16,
     /// Protocol.
@@ -70,16 +39,18 @@ pub struct FrontendKey {
 impl FrontendKey {
     /// An external frontend.
     pub fn new(address: IpAddr, port: u16, protocol: Protocol) -> Self {
-        Self { address, port, protocol, scope: Scope::External }
+        Self { address: address.into(), port, protocol, scope: Scope::External }
+    }
+
+    /// Where packets arrive.
+    pub fn place(&self) -> Place {
+        Place { address: self.address, port: self.port, protocol: self.protocol }
     }
 }
 
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            IpAddr::V4(a) => write!(f, "{a}:{}/{}", self.port, self.protocol)?,
-            IpAddr::V6(a) => write!(f, "[{a}]:{}/{}", self.port, self.protocol)?,
-        }
+        write!(f, "{}", self.place())?;
         if self.scope == Scope::Internal { f.write_str("/i") } else { Ok(()) }
     }
 }
@@ -90,14 +61,28 @@ impl fmt::Debug for FrontendKey {
     }
 }
 
+impl StartsWith<Address> for FrontendKey {
+    fn cmp_start(&self, start: &Address) -> std::cmp::Ordering {
+        self.address.cmp(start)
+    }
+}
+
 /// What kind of address a frontend is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FrontendType {
+pub enum FrontendKind {
     /// A public address of a LoadBalancer.
     #[default]
     LoadBalancer,
     /// An address of the cluster itself.
     ClusterIp,
+    /// A port of every node.
+    NodePort,
+    /// An address that somebody else leads to the nodes.
+    ExternalIp,
+    /// A port of the node that a pod runs on.
+    HostPort,
+    /// An address whose traffic stays on the node.
+    LocalRedirect,
 }
 
 /// Which backends of the service a frontend wants, by port (`targetPort` of a public port).
@@ -106,100 +91,187 @@ pub enum TargetPort {
     /// The backend's port has this number.
     Number(u16),
     /// The backend's port has this name.
-    Name(Arc<str>),
+    Name(Name),
 }
 
-/// What a source says about a frontend.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FrontendParams {
+/// How packets of a frontend go on (the seed's ProxyRedirect, decided port by port).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Forwarding {
+    /// To a proxy, which listens on this port.
+    Proxied {
+        /// Port of the proxy: 10000 + slot.
+        listener: u16,
+    },
+    /// To a backend itself.
+    Direct,
+}
+
+/// A frontend of a service, as one source wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
     /// Primary key.
     pub key: FrontendKey,
     /// Service it belongs to.
     pub service: ServiceName,
+    /// Who says so.
+    pub source: Source,
+    /// Since when the object of the service has existed: decides between two that want one address.
+    pub since: Since,
+    /// Kind of address.
+    pub kind: FrontendKind,
     /// Name of the public port, if it has one: then only backends whose port has that name are selected.
-    pub port_name: Option<Arc<str>>,
+    pub port_name: Option<Name>,
     /// Otherwise selected by this; `None` takes every backend of the service (proxies behind a VIP).
     pub target_port: Option<TargetPort>,
-    /// Slot of this port within its LoadBalancer (`status.ports`).
-    pub slot: u16,
-    /// Port on which the proxy listens: 10000 + slot.
-    pub listener_port: u16,
-    /// Kind of address.
-    pub kind: FrontendType,
+    /// How packets go on.
+    pub forwarding: Forwarding,
     /// Whether this node answers ARP for the address.
-    pub vip_owner: bool,
-}
-
-impl FrontendParams {
-    /// First listener port of a proxy; slot 0 listens here.
-    pub const FIRST_LISTENER_PORT: u16 = 10_000;
-
-    /// An external LoadBalancer frontend that takes every backend of its service.
-    pub fn new(key: FrontendKey, service: ServiceName, slot: u16) -> Self {
-        Self {
-            key,
-            service,
-            port_name: None,
-            target_port: None,
-            slot,
-            listener_port: Self::FIRST_LISTENER_PORT.saturating_add(slot),
-            kind: FrontendType::default(),
-            vip_owner: false,
-        }
-    }
-}
-
-/// What a selected backend is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Takes new flows.
-    Serving,
-    /// Keeps the flows it has, takes no new ones.
-    ExistingOnly,
-}
-
-/// A backend of a frontend.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Selected {
-    /// The row.
-    pub backend: Arc<Backend>,
-    /// Its use.
-    pub role: Role,
-}
-
-/// A frontend with the backends that [`crate::selection`] chose for it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Frontend {
-    /// What the source said.
-    pub params: FrontendParams,
-    /// Selected backends: serving ones first, then by key. Kept up to date by the Writer at commit.
-    pub backends: Arc<[Selected]>,
+    pub announced: bool,
 }
 
 impl Frontend {
-    /// Backends that take new flows.
-    pub fn serving(&self) -> impl Iterator<Item = &Arc<Backend>> {
-        self.backends.iter().filter(|s| s.role == Role::Serving).map(|s| &s.backend)
+    /// First listener port of a proxy; slot 0 listens here.
+    pub const FIRST_LISTENER_PORT: u16 = 10_000;
+
+    /// An external LoadBalancer frontend that takes every backend of its service, through the listener of this slot of
+    /// its proxies (`status.ports`).
+    pub fn proxied(key: FrontendKey, service: ServiceName, slot: u16) -> Self {
+        let listener = Self::FIRST_LISTENER_PORT.saturating_add(slot);
+        Self { forwarding: Forwarding::Proxied { listener }, ..Self::direct(key, service) }
+    }
+
+    /// An external LoadBalancer frontend that takes every backend of its service, without a proxy.
+    pub fn direct(key: FrontendKey, service: ServiceName) -> Self {
+        Self {
+            key,
+            service,
+            source: Source::default(),
+            since: Since::default(),
+            kind: FrontendKind::default(),
+            port_name: None,
+            target_port: None,
+            forwarding: Forwarding::Direct,
+            announced: false,
+        }
+    }
+
+    /// Port on which its proxies listen.
+    pub fn listener_port(&self) -> Option<u16> {
+        match self.forwarding {
+            Forwarding::Proxied { listener } => Some(listener),
+            Forwarding::Direct => None,
+        }
+    }
+
+    /// Who of several that want one address has it: the least.
+    pub(crate) fn precedence(&self) -> (Source, Since, &str) {
+        (self.source, self.since, self.service.as_str())
+    }
+}
+
+/// Frontends by their service.
+#[derive(Debug)]
+pub struct ByService;
+
+impl Index<Frontend> for ByService {
+    type Of = ServiceRef;
+    type Kind = NonUnique;
+    const NAME: &'static str = "service";
+
+    fn of(row: &Frontend) -> impl IntoIterator<Item = ServiceRef> {
+        [row.service.id()]
     }
 }
 
 impl Row for Frontend {
     type Key = FrontendKey;
-    type Group = ServiceName;
+    type Indexes = (ByService,);
 
     fn key(&self) -> FrontendKey {
-        self.params.key
+        self.key
     }
 
-    fn group(&self) -> ServiceName {
-        self.params.service.clone()
+    fn columns() -> &'static [Column<Self>] {
+        const {
+            &[
+                Column::new("frontend", |row| text(row.key)),
+                Column::new("service", |row| text(&row.service)),
+                Column::new("kind", |row| text(format!("{:?}", row.kind))),
+                Column::new("port-name", |row| optional(row.port_name.as_ref())),
+                Column::new("target", |row| match &row.target_port {
+                    None => serde_json::Value::Null,
+                    Some(TargetPort::Number(number)) => (*number).into(),
+                    Some(TargetPort::Name(name)) => text(name),
+                }),
+                Column::new("forwarding", |row| match row.forwarding {
+                    Forwarding::Proxied { listener } => text(format!("listener {listener}")),
+                    Forwarding::Direct => text("direct"),
+                }),
+                Column::new("announced", |row| row.announced.into()),
+            ]
+        }
+    }
+}
+
+/// A frontend whose address another service has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish(pub Frontend);
+
+/// Primary key of a wish.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WishKey {
+    /// What is wanted.
+    pub frontend: FrontendKey,
+    /// Who wants it.
+    pub service: ServiceRef,
+    /// Who says so.
+    pub source: Source,
+}
+
+impl fmt::Display for WishKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.frontend, self.service, self.source)
+    }
+}
+
+impl fmt::Debug for WishKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl StartsWith<FrontendKey> for WishKey {
+    fn cmp_start(&self, start: &FrontendKey) -> std::cmp::Ordering {
+        self.frontend.cmp(start)
+    }
+}
+
+impl Index<Wish> for ByService {
+    type Of = ServiceRef;
+    type Kind = NonUnique;
+    const NAME: &'static str = "service";
+
+    fn of(row: &Wish) -> impl IntoIterator<Item = ServiceRef> {
+        [row.0.service.id()]
+    }
+}
+
+impl Row for Wish {
+    type Key = WishKey;
+    type Indexes = (ByService,);
+
+    fn key(&self) -> WishKey {
+        WishKey { frontend: self.0.key, service: self.0.service.id(), source: self.0.source }
     }
 
-    fn table_id() -> TableId {
-        TableId::Frontends
-    }
-
-    fn table(snapshot: &Snapshot) -> &Table<Self> {
-        &snapshot.frontends
+    fn columns() -> &'static [Column<Self>] {
+        const {
+            &[
+                Column::new("wish", |row| text(row.key())),
+                Column::new("frontend", |row| text(row.0.key)),
+                Column::new("service", |row| text(&row.0.service)),
+                Column::new("source", |row| text(row.0.source)),
+            ]
+        }
     }
 }

@@ -1,33 +1,27 @@
 //! The `passes` table: destinations that proxies may reach without a tunnel.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::frontend::Protocol;
-use super::service::ServiceName;
-use crate::store::{Row, Snapshot, Table, TableId};
+use epic_store::{Column, Name, Row, StartsWith, text};
+
+use super::place::Place;
+use super::service::{ServiceName, ServiceRef};
 
 /// Primary key of a pass.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PassKey {
     /// LoadBalancer whose proxies may; `None`: all proxies (the xDS Service).
-    pub service: Option<ServiceName>,
+    pub service: Option<ServiceRef>,
     /// Destination.
-    pub address: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// Protocol.
-    pub protocol: Protocol,
+    pub place: Place,
 }
 
 impl fmt::Display for PassKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.service {
-            Some(service) => write!(f, "{service}")?,
-            None => f.write_str("all")?,
+            Some(service) => write!(f, "{service} {}", self.place),
+            None => write!(f, "all {}", self.place),
         }
-        write!(f, " {}:{}/{}", self.address, self.port, self.protocol)
     }
 }
 
@@ -37,32 +31,32 @@ impl fmt::Debug for PassKey {
     }
 }
 
+impl StartsWith<Option<ServiceRef>> for PassKey {
+    fn cmp_start(&self, start: &Option<ServiceRef>) -> std::cmp::Ordering {
+        self.service.cmp(start)
+    }
+}
+
 /// A destination without a tunnel: an endpoint without a node, or something every proxy needs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
-    /// Primary key.
-    pub key: PassKey,
+    /// LoadBalancer whose proxies may; `None`: all proxies (the xDS Service).
+    pub service: Option<ServiceName>,
+    /// Destination.
+    pub place: Place,
     /// What is there: name of the Endpoint, or of the Service.
-    pub purpose: Arc<str>,
+    pub purpose: Name,
 }
 
 impl Row for Pass {
     type Key = PassKey;
-    type Group = Option<ServiceName>;
+    type Indexes = ();
 
     fn key(&self) -> PassKey {
-        self.key.clone()
+        PassKey { service: self.service.as_ref().map(ServiceName::id), place: self.place }
     }
 
-    fn group(&self) -> Option<ServiceName> {
-        self.key.service.clone()
-    }
-
-    fn table_id() -> TableId {
-        TableId::Passes
-    }
-
-    fn table(snapshot: &Snapshot) -> &Table<Self> {
-        &snapshot.passes
+    fn columns() -> &'static [Column<Self>] {
+        const { &[Column::new("pass", |row| text(row.key())), Column::new("purpose", |row| text(&row.purpose))] }
     }
 }

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::service::ServiceName;
+use epic_store::{Column, Index, Name, NonUnique, Row, optional, text};
+
+use super::frontend::ByService;
+use super::service::{ServiceName, ServiceRef};
 use crate::ProxyId;
-use crate::store::{Row, Snapshot, Table, TableId};
 
 /// `proxies[].state` of a LoadBalancer's status, and what is known of its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +39,7 @@ pub struct Veth {
 }
 
 /// One proxy pod.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
     /// Primary key.
     pub id: ProxyId,
@@ -50,7 +52,7 @@ pub struct Proxy {
     /// uid of the pod.
     pub pod_uid: Arc<str>,
     /// EPIC node it runs on.
-    pub node: Arc<str>,
+    pub node: Name,
     /// GUE address of that node.
     pub node_address: IpAddr,
     /// State.
@@ -59,23 +61,42 @@ pub struct Proxy {
     pub local: Option<Veth>,
 }
 
+impl Index<Proxy> for ByService {
+    type Of = ServiceRef;
+    type Kind = NonUnique;
+    const NAME: &'static str = "service";
+
+    fn of(row: &Proxy) -> impl IntoIterator<Item = ServiceRef> {
+        [row.service.id()]
+    }
+}
+
 impl Row for Proxy {
     type Key = ProxyId;
-    type Group = ServiceName;
+    type Indexes = (ByService,);
 
     fn key(&self) -> ProxyId {
         self.id
     }
 
-    fn group(&self) -> ServiceName {
-        self.service.clone()
+    fn key_text(key: ProxyId) -> String {
+        key.to_string()
     }
 
-    fn table_id() -> TableId {
-        TableId::Proxies
-    }
-
-    fn table(snapshot: &Snapshot) -> &Table<Self> {
-        &snapshot.proxies
+    fn columns() -> &'static [Column<Self>] {
+        const {
+            &[
+                Column::new("proxy", |row| text(row.id)),
+                Column::new("service", |row| text(&row.service)),
+                Column::new("address", |row| text(row.address)),
+                Column::new("pod", |row| text(&row.pod)),
+                Column::new("node", |row| text(format!("{} ({})", row.node, row.node_address))),
+                Column::new("state", |row| text(format!("{:?}", row.state))),
+                Column::new("veth", |row| {
+                    let veth = row.local.as_ref();
+                    optional(veth.map(|veth| format!("{} ({}) {}", veth.ifname, veth.ifindex, veth.pod_ip)))
+                }),
+            ]
+        }
     }
 }

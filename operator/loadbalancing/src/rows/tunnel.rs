@@ -1,14 +1,15 @@
 //! The `tunnels` table: one row per (LoadBalancer, client node, EPIC node) that matters on this node.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use super::service::ServiceName;
+use epic_store::{Column, Index, Name, NonUnique, Row, text};
+
+use super::frontend::ByService;
+use super::service::{ServiceName, ServiceRef};
 use crate::TunnelId;
-use crate::store::{Row, Snapshot, Table, TableId};
 
 /// One tunnel. Group, service and keys are those of its service; the remote's address is learned, not written here.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     /// Primary key.
     pub id: TunnelId,
@@ -17,7 +18,7 @@ pub struct Tunnel {
     /// Identity of the client node (`node-address`).
     pub client_node: IpAddr,
     /// Name of the EPIC node.
-    pub epic_node: Arc<str>,
+    pub epic_node: Name,
     /// GUE address of the EPIC node.
     pub epic_address: IpAddr,
     /// GUE port of the EPIC node.
@@ -37,23 +38,41 @@ pub struct Link {
     pub local: IpAddr,
 }
 
+impl Index<Tunnel> for ByService {
+    type Of = ServiceRef;
+    type Kind = NonUnique;
+    const NAME: &'static str = "service";
+
+    fn of(row: &Tunnel) -> impl IntoIterator<Item = ServiceRef> {
+        [row.service.id()]
+    }
+}
+
 impl Row for Tunnel {
     type Key = TunnelId;
-    type Group = ServiceName;
+    type Indexes = (ByService,);
 
     fn key(&self) -> TunnelId {
         self.id
     }
 
-    fn group(&self) -> ServiceName {
-        self.service.clone()
+    fn key_text(key: TunnelId) -> String {
+        key.to_string()
     }
 
-    fn table_id() -> TableId {
-        TableId::Tunnels
-    }
-
-    fn table(snapshot: &Snapshot) -> &Table<Self> {
-        &snapshot.tunnels
+    fn columns() -> &'static [Column<Self>] {
+        const {
+            &[
+                Column::new("tunnel", |row| text(row.id)),
+                Column::new("service", |row| text(&row.service)),
+                Column::new("client", |row| text(row.client_node)),
+                Column::new("epic", |row| {
+                    text(format!("{} ({}:{})", row.epic_node, row.epic_address, row.epic_port))
+                }),
+                Column::new("link", |row| row.link.ifindex.into()),
+                Column::new("mtu", |row| row.link.mtu.into()),
+                Column::new("local", |row| text(row.link.local)),
+            ]
+        }
     }
 }

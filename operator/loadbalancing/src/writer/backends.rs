@@ -1,99 +1,91 @@
-//! Verbs for backends. A source touches only its own rows; health touches the rows of every source.
+//! Verbs for backends, and for verdicts of health.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::WriteTxn;
-use crate::rows::{Backend, BackendKey, Protocol, ServiceName, Source};
+use crate::rows::{Backend, BackendKey, Place, ServiceName, Verdict, VerdictKey};
 
 impl WriteTxn<'_> {
-    /// Adds or updates backends of a service. Service and source of each row are set to those given, and its health
-    /// verdict is kept from the stored row. The service need not exist yet.
-    pub fn upsert_backends(
-        &mut self,
-        service: &ServiceName,
-        source: Source,
-        backends: impl IntoIterator<Item = Backend>,
-    ) {
-        for mut backend in backends {
-            backend.key.service = service.clone();
-            backend.key.source = source;
-            if let Some(old) = self.next.backends.get(&backend.key) {
-                backend.unhealthy = old.unhealthy;
-            }
-            if self.put(backend, |s| &mut s.backends) {
-                self.dirty.insert(service.clone());
-            }
+    /// Adds or updates backends that this source has for a service, whatever service and source the rows name. The service
+    /// need not exist yet.
+    pub fn upsert_backends(&mut self, service: &ServiceName, backends: impl IntoIterator<Item = Backend>) {
+        for backend in backends {
+            self.put(Backend { service: service.clone(), source: self.source, ..backend });
         }
     }
 
     /// Makes the given backends the only ones that this source has for the service.
-    pub fn set_backends(
-        &mut self,
-        service: &ServiceName,
-        source: Source,
-        backends: impl IntoIterator<Item = Backend>,
-    ) {
+    pub fn set_backends(&mut self, service: &ServiceName, backends: impl IntoIterator<Item = Backend>) {
         let backends: Vec<Backend> = backends.into_iter().collect();
-        let wanted: BTreeSet<(IpAddr, u16, Protocol)> =
-            backends.iter().map(|b| (b.key.address, b.key.port, b.key.protocol)).collect();
-        self.release(service, |b| b.source == source && !wanted.contains(&(b.address, b.port, b.protocol)));
-        self.upsert_backends(service, source, backends);
+        let wanted: BTreeSet<Place> = backends.iter().map(|backend| backend.place).collect();
+        self.release(service, |place| !wanted.contains(&place));
+        self.upsert_backends(service, backends);
     }
 
-    /// Removes an address from a service, whatever the source; returns how many rows that were.
-    pub fn release_backend(
-        &mut self,
-        service: &ServiceName,
-        address: IpAddr,
-        port: u16,
-        protocol: Protocol,
-    ) -> usize {
-        self.release(service, |b| b.address == address && b.port == port && b.protocol == protocol)
+    /// Removes a place from a service, as far as this source named it; says whether it did.
+    pub fn release_backend(&mut self, service: &ServiceName, place: Place) -> bool {
+        self.remove_backend(BackendKey { service: service.id(), place, source: self.source })
     }
 
-    /// Removes what one source said about the backends of a service.
-    pub fn release_backends_from_source(&mut self, service: &ServiceName, source: Source) -> usize {
-        self.release(service, |b| b.source == source)
+    /// Removes what this source said about the backends of a service; returns how many rows that were.
+    pub fn release_backends(&mut self, service: &ServiceName) -> usize {
+        self.release(service, |_| true)
     }
 
-    /// Removes all backends of a source, in all services.
-    pub fn delete_backends_by_source(&mut self, source: Source) -> usize {
-        let gone = self.next.backends.iter().filter(|b| b.key.source == source);
-        let gone: Vec<BackendKey> = gone.map(|b| b.key.clone()).collect();
+    /// Removes all backends of this source, in all services; returns how many.
+    pub fn delete_backends(&mut self) -> usize {
+        let rows = self.tables().backends.iter().filter(|row| row.source == self.source);
+        let gone: Vec<BackendKey> = rows.map(|row| epic_store::Row::key(&row.row)).collect();
         for key in &gone {
-            self.remove(key, |s| &mut s.backends);
-            self.dirty.insert(key.service.clone());
+            self.remove_backend(*key);
         }
         gone.len()
     }
 
-    /// Records a health verdict on an address in every service and source that has it; returns how many rows changed.
+    /// Records what a health checker found out about a place of a service; says whether that is new. A place without a
+    /// backend gets no verdict: nobody would ever take it back.
     pub fn set_backend_health(
         &mut self,
-        address: IpAddr,
-        port: u16,
-        protocol: Protocol,
+        service: &ServiceName,
+        place: Place,
         healthy: bool,
-    ) -> usize {
-        let rows = self.next.backends.group(&(address, port, protocol));
-        let rows: Vec<_> = rows.filter(|b| b.unhealthy == healthy).cloned().collect();
-        for row in &rows {
-            self.dirty.insert(row.key.service.clone());
-            self.put(Backend { unhealthy: !healthy, ..(**row).clone() }, |s| &mut s.backends);
+        reason: Option<Arc<str>>,
+    ) -> bool {
+        if !self.is_named(VerdictKey { service: service.id(), place }) {
+            return false;
         }
-        rows.len()
+        self.put(Verdict { service: service.clone(), place, healthy, reason })
     }
 
-    fn release(&mut self, service: &ServiceName, gone: impl Fn(&BackendKey) -> bool) -> usize {
-        let keys = self.next.backends_of(service).map(|b| &b.key).filter(|k| gone(k));
-        let keys: Vec<BackendKey> = keys.cloned().collect();
-        if !keys.is_empty() {
-            self.dirty.insert(service.clone());
-        }
+    /// Forgets what was found out about a place: it counts as healthy until it is judged again.
+    pub fn forget_backend_health(&mut self, service: &ServiceName, place: Place) -> bool {
+        self.store.remove::<Verdict>(VerdictKey { service: service.id(), place }).is_some()
+    }
+
+    fn release(&mut self, service: &ServiceName, gone: impl Fn(Place) -> bool) -> usize {
+        let rows = self.tables().backends_of(service.id()).filter(|row| row.source == self.source);
+        let keys: Vec<BackendKey> =
+            rows.filter(|row| gone(row.place)).map(|row| epic_store::Row::key(&row.row)).collect();
         for key in &keys {
-            self.remove(key, |s| &mut s.backends);
+            self.remove_backend(*key);
         }
         keys.len()
+    }
+
+    fn remove_backend(&mut self, key: BackendKey) -> bool {
+        if self.store.remove::<Backend>(key).is_none() {
+            return false;
+        }
+        let verdict = VerdictKey { service: key.service, place: key.place };
+        if !self.is_named(verdict) {
+            self.store.remove::<Verdict>(verdict);
+        }
+        true
+    }
+
+    /// Whether any source has a backend there.
+    fn is_named(&self, place: VerdictKey) -> bool {
+        self.tables().backends.prefix((place.service, place.place)).next().is_some()
     }
 }

@@ -1,94 +1,115 @@
-//! Verbs for tunnels, proxies, aliases, passes and nodes. One source writes each of these tables, so `set_*` replaces all of it.
+//! Verbs for tunnels, proxies, aliases, passes and nodes. One source writes each of these tables; `set_*` replaces what
+//! it has for one service, so that a change of one costs nothing for the others.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use epic_store::{Holds, NeverRefuses, Row};
+
 use super::WriteTxn;
-use crate::rows::{Alias, AliasKey, EpicNode, Pass, Proxy, Tunnel};
-use crate::store::{Row, Snapshot, Table};
+use crate::rows::{Address, Alias, AliasKey, EpicNode, Pass, PassKey, Proxy, ServiceName, Tunnel};
+use crate::tables::Tables;
 use crate::{ProxyId, TunnelId};
 
 impl WriteTxn<'_> {
     /// Adds or updates a tunnel; says whether that changed anything.
     pub fn upsert_tunnel(&mut self, tunnel: Tunnel) -> bool {
-        self.put(tunnel, |s| &mut s.tunnels)
+        self.put(tunnel)
     }
 
     /// Removes a tunnel; says whether it was there.
-    pub fn delete_tunnel(&mut self, id: TunnelId) -> bool {
-        self.remove(&id, |s| &mut s.tunnels).is_some()
+    pub fn delete_tunnel(&mut self, key: TunnelId) -> bool {
+        self.store.remove::<Tunnel>(key).is_some()
     }
 
-    /// Makes these the only tunnels.
-    pub fn set_tunnels(&mut self, tunnels: impl IntoIterator<Item = Tunnel>) {
-        self.set(tunnels, |s| &mut s.tunnels);
+    /// Makes these the only tunnels of a service.
+    pub fn set_tunnels(&mut self, service: &ServiceName, tunnels: impl IntoIterator<Item = Tunnel>) {
+        let stored: Vec<TunnelId> = self.tables().tunnels_of(service.id()).map(|row| row.id).collect();
+        self.set(stored, tunnels);
     }
 
     /// Adds or updates a proxy; says whether that changed anything.
     pub fn upsert_proxy(&mut self, proxy: Proxy) -> bool {
-        self.put(proxy, |s| &mut s.proxies)
+        self.put(proxy)
     }
 
     /// Removes a proxy; says whether it was there.
-    pub fn delete_proxy(&mut self, id: ProxyId) -> bool {
-        self.remove(&id, |s| &mut s.proxies).is_some()
+    pub fn delete_proxy(&mut self, key: ProxyId) -> bool {
+        self.store.remove::<Proxy>(key).is_some()
     }
 
-    /// Makes these the only proxies.
-    pub fn set_proxies(&mut self, proxies: impl IntoIterator<Item = Proxy>) {
-        self.set(proxies, |s| &mut s.proxies);
+    /// Makes these the only proxies of a service.
+    pub fn set_proxies(&mut self, service: &ServiceName, proxies: impl IntoIterator<Item = Proxy>) {
+        let stored: Vec<ProxyId> = self.tables().proxies_of(service.id()).map(|row| row.id).collect();
+        self.set(stored, proxies);
     }
 
     /// Adds or updates an alias; says whether that changed anything.
     pub fn upsert_alias(&mut self, alias: Alias) -> bool {
-        self.put(alias, |s| &mut s.aliases)
+        self.put(alias)
     }
 
     /// Removes an alias; says whether it was there.
-    pub fn delete_alias(&mut self, key: &AliasKey) -> bool {
-        self.remove(key, |s| &mut s.aliases).is_some()
+    pub fn delete_alias(&mut self, key: AliasKey) -> bool {
+        self.store.remove::<Alias>(key).is_some()
     }
 
-    /// Makes these the only aliases.
-    pub fn set_aliases(&mut self, aliases: impl IntoIterator<Item = Alias>) {
-        self.set(aliases, |s| &mut s.aliases);
+    /// Makes these the only aliases of a service.
+    pub fn set_aliases(&mut self, service: &ServiceName, aliases: impl IntoIterator<Item = Alias>) {
+        let stored: Vec<AliasKey> = self.tables().aliases_of(service.id()).map(|row| row.key()).collect();
+        self.set(stored, aliases);
     }
 
     /// Adds or updates a pass; says whether that changed anything.
     pub fn upsert_pass(&mut self, pass: Pass) -> bool {
-        self.put(pass, |s| &mut s.passes)
+        self.put(pass)
     }
 
-    /// Makes these the only passes.
-    pub fn set_passes(&mut self, passes: impl IntoIterator<Item = Pass>) {
-        self.set(passes, |s| &mut s.passes);
+    /// Makes these the only passes of a service; `None`: of those for all proxies.
+    pub fn set_passes(&mut self, service: Option<&ServiceName>, passes: impl IntoIterator<Item = Pass>) {
+        let of = service.map(ServiceName::id);
+        let stored: Vec<PassKey> = self.tables().passes.prefix(of).map(|row| row.key()).collect();
+        self.set(stored, passes);
     }
 
     /// Adds or updates an EPIC node; says whether that changed anything.
     pub fn upsert_node(&mut self, node: EpicNode) -> bool {
-        self.put(node, |s| &mut s.nodes)
+        self.put(node)
     }
 
     /// Removes an EPIC node; says whether it was there.
     pub fn delete_node(&mut self, address: IpAddr) -> bool {
-        self.remove(&address, |s| &mut s.nodes).is_some()
+        self.store.remove::<EpicNode>(address.into()).is_some()
     }
 
     /// Makes these the only EPIC nodes.
     pub fn set_nodes(&mut self, nodes: impl IntoIterator<Item = EpicNode>) {
-        self.set(nodes, |s| &mut s.nodes);
+        let stored: Vec<Address> = self.tables().nodes.iter().map(|row| row.address).collect();
+        self.set(stored, nodes);
     }
 
-    fn set<R: Row>(&mut self, rows: impl IntoIterator<Item = R>, table: fn(&mut Snapshot) -> &mut Table<R>) {
+    /// Removes whatever the data path has for a service.
+    pub fn delete_paths(&mut self, service: &ServiceName) {
+        self.set_tunnels(service, []);
+        self.set_proxies(service, []);
+        self.set_aliases(service, []);
+        self.set_passes(Some(service), []);
+    }
+
+    fn set<R: Row>(&mut self, stored: Vec<R::Key>, rows: impl IntoIterator<Item = R>)
+    where
+        Tables: Holds<R>,
+        R::Indexes: NeverRefuses<R>,
+    {
         let rows: Vec<R> = rows.into_iter().collect();
         let wanted: BTreeSet<R::Key> = rows.iter().map(Row::key).collect();
-        let stored = R::table(&self.next).entries().map(|(k, _)| k);
-        let gone: Vec<R::Key> = stored.filter(|k| !wanted.contains(k)).cloned().collect();
-        for key in &gone {
-            self.remove(key, table);
+        for key in stored {
+            if !wanted.contains(&key) {
+                self.store.remove::<R>(key);
+            }
         }
         for row in rows {
-            self.put(row, table);
+            self.put(row);
         }
     }
 }

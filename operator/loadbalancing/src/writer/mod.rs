@@ -1,31 +1,29 @@
 //! The Writer: the only way into the tables.
 //!
 //! Guarantees: one transaction is seen whole or not at all, and a dropped one leaves no trace; a row equal to the stored
-//! one is not written again (no new revision, nobody is woken); a frontend belongs to an existing service, and an
-//! address to one service; the backends of every frontend agree with the backends table at commit; the health of a
-//! backend survives updates by its source.
+//! one is not written again (no new revision, nobody is woken); a frontend belongs to an existing service, and an address
+//! to the one of all that want it that precedes (source, age, name), whatever the order in which they came; whoever was
+//! refused gets it as soon as the holder leaves; verdicts of health survive updates by sources.
+//! A writer is bound to one source and touches that source's rows only; verdicts are nobody's, and tunnels, proxies,
+//! aliases, passes and nodes have one writer.
 //! Assumptions: transactions are short and nothing is awaited inside (the guard cannot be sent to another thread).
 //! Errors concern one verb: what it refused is not written, the transaction goes on.
 //!
-//! A refused owner of an address is not remembered: its source must say it again (sources do, with each full pass).
+//! Verbs: `upsert_*` adds or updates what is given and leaves the rest, `set_*` makes what is given the only rows of that
+//! service, `delete_*` and `release_*` remove.
 
+mod addresses;
 mod backends;
 mod datapath;
-mod dump;
-mod initializer;
 mod services;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use dump::debug_dump;
-pub use initializer::Initializer;
+pub use addresses::Claimed;
+use epic_store::{Initializer, NeverRefuses, Row, Store};
 
-use crate::rows::{AliasKey, Frontend, FrontendKey, PassKey, ServiceName};
-use crate::selection;
-use crate::store::{Guard, Row, Snapshot, StatusKind, Table, Tables};
-use crate::{ProxyId, TunnelId};
+use crate::rows::{FrontendKey, ServiceName, Source};
+use crate::tables::{Reader, Snapshot, Tables};
 
 /// Why a verb refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,16 +35,6 @@ pub enum WriteError {
         frontend: FrontendKey,
         /// The missing service.
         service: ServiceName,
-    },
-    /// Another service has the address.
-    #[error("frontend {frontend} belongs to service {owner}; {refused} gets it when {owner} leaves it")]
-    AddressConflict {
-        /// The refused frontend.
-        frontend: FrontendKey,
-        /// Who has it.
-        owner: ServiceName,
-        /// Who wanted it.
-        refused: ServiceName,
     },
     /// A frontend given with a service names another one.
     #[error("frontend {frontend} was given with service {service} but names {named}")]
@@ -60,146 +48,91 @@ pub enum WriteError {
     },
 }
 
-/// Names a row of any reconciled table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RowKey {
-    /// In `services`.
-    Service(ServiceName),
-    /// In `tunnels`.
-    Tunnel(TunnelId),
-    /// In `proxies`.
-    Proxy(ProxyId),
-    /// In `aliases`.
-    Alias(AliasKey),
-    /// In `passes`.
-    Pass(PassKey),
-    /// In `nodes`.
-    Node(IpAddr),
-    /// In `frontends`.
-    Frontend(FrontendKey),
-}
-
-impl std::fmt::Display for RowKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            RowKey::Service(k) => write!(f, "service {k}"),
-            RowKey::Tunnel(k) => write!(f, "tunnel {k}"),
-            RowKey::Proxy(k) => write!(f, "proxy {k}"),
-            RowKey::Alias(k) => write!(f, "alias {k}"),
-            RowKey::Pass(k) => write!(f, "pass {k}"),
-            RowKey::Node(k) => write!(f, "node {k}"),
-            RowKey::Frontend(k) => write!(f, "frontend {k}"),
-        }
-    }
-}
-
-/// Gives out write transactions. Cloning gives another handle to the same tables.
+/// Gives out write transactions for one source. Cloning gives another handle to the same tables.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    tables: Arc<Tables>,
+    store: Store<Tables>,
+    source: Source,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Writer {
-    /// A writer of these tables.
-    pub fn new(tables: Arc<Tables>) -> Self {
-        Self { tables }
+    /// A writer of new, empty tables, for [`Source::Resource`].
+    pub fn new() -> Self {
+        Self { store: Store::new(), source: Source::default() }
+    }
+
+    /// A writer of the same tables for another source.
+    #[must_use]
+    pub fn for_source(&self, source: Source) -> Self {
+        Self { store: self.store.clone(), source }
+    }
+
+    /// The source it is bound to.
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// The tables, for readers.
-    pub fn tables(&self) -> &Arc<Tables> {
-        &self.tables
+    pub fn reader(&self) -> Reader {
+        self.store.reader()
     }
 
     /// The current snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.tables.snapshot()
+        self.store.reader().snapshot()
     }
 
     /// Begins a transaction over all tables; waits for the one that is open.
     pub fn write(&self) -> WriteTxn<'_> {
-        let guard = self.tables.lock();
-        let base = guard.snapshot();
-        WriteTxn { next: (*base).clone(), revision: base.revision() + 1, guard, dirty: BTreeSet::new() }
+        WriteTxn { store: self.store.write(), source: self.source }
     }
 
-    /// Registers a source that must have listed before anything absent may be removed from the maps.
+    /// Registers somebody who must have listed before anything absent may be removed from the maps. Dropped before it has
+    /// completed, it stays pending until somebody of the same name takes over: a source that died must let nothing be
+    /// pruned that it had not listed.
     pub fn register_initializer(&self, name: &str) -> Initializer {
-        let mut txn = self.write();
-        let initializer = Initializer::register(&mut txn.next, name);
-        txn.commit();
-        initializer
+        self.store.register_initializer(name)
     }
 }
 
 /// One transaction. Dropping it aborts.
+#[derive(Debug)]
+#[must_use = "a transaction that is not committed leaves no trace"]
 pub struct WriteTxn<'a> {
-    guard: Guard<'a>,
-    next: Snapshot,
-    revision: u64,
-    /// Services whose frontends must be selected anew before the commit.
-    dirty: BTreeSet<ServiceName>,
+    store: epic_store::WriteTxn<'a, Tables>,
+    source: Source,
 }
 
 impl WriteTxn<'_> {
-    /// The tables as this transaction leaves them so far (backends of frontends: as of the commit before).
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.next
+    /// The tables as this transaction leaves them so far.
+    pub fn tables(&self) -> &Tables {
+        self.store.tables()
+    }
+
+    /// A source has listed: its rows are those of this transaction.
+    pub fn complete(&mut self, initializer: &Initializer) {
+        self.store.complete(initializer);
     }
 
     /// Makes the transaction visible and returns the revision up to which the tables now are.
-    pub fn commit(mut self) -> u64 {
-        self.refresh_frontends();
-        let revision = self.next.revision;
-        self.guard.publish(self.next);
-        revision
+    pub fn commit(self) -> u64 {
+        self.store.commit()
     }
 
     /// Drops everything that was written.
     pub fn abort(self) {}
 
-    pub(crate) fn record(&mut self, key: &RowKey, id: u64, kind: StatusKind) {
-        let next = &mut self.next;
-        match key {
-            RowKey::Service(k) => next.services.record(k, id, kind),
-            RowKey::Tunnel(k) => next.tunnels.record(k, id, kind),
-            RowKey::Proxy(k) => next.proxies.record(k, id, kind),
-            RowKey::Alias(k) => next.aliases.record(k, id, kind),
-            RowKey::Pass(k) => next.passes.record(k, id, kind),
-            RowKey::Node(k) => next.nodes.record(k, id, kind),
-            RowKey::Frontend(k) => next.frontends.record(k, id, kind),
-        }
-    }
-
-    /// Writes a row if it differs from the stored one; says whether it did.
-    fn put<R: Row>(&mut self, row: R, table: fn(&mut Snapshot) -> &mut Table<R>) -> bool {
-        let id = self.next.next_status;
-        let rows = table(&mut self.next);
-        if rows.get(&row.key()).is_some_and(|old| **old == row) {
-            return false;
-        }
-        rows.put(row, self.revision, id);
-        self.next.next_status += 1;
-        self.next.revision = self.revision;
-        true
-    }
-
-    fn remove<R: Row>(&mut self, key: &R::Key, table: fn(&mut Snapshot) -> &mut Table<R>) -> Option<Arc<R>> {
-        let old = table(&mut self.next).remove(key, self.revision)?;
-        self.next.revision = self.revision;
-        Some(old)
-    }
-
-    fn refresh_frontends(&mut self) {
-        for service in std::mem::take(&mut self.dirty) {
-            let backends: Vec<_> = self.next.backends_of(&service).cloned().collect();
-            let frontends: Vec<_> = self.next.frontends_of(&service).cloned().collect();
-            for frontend in frontends {
-                let selected = selection::select(&frontend.params, &backends);
-                if selected != frontend.backends {
-                    let row = Frontend { params: frontend.params.clone(), backends: selected };
-                    self.put(row, |s| &mut s.frontends);
-                }
-            }
-        }
+    fn put<R: Row>(&mut self, row: R) -> bool
+    where
+        Tables: epic_store::Holds<R>,
+        R::Indexes: NeverRefuses<R>,
+    {
+        self.store.put(row)
     }
 }

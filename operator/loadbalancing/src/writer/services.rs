@@ -1,123 +1,100 @@
-//! Verbs for services and frontends.
+//! Verbs for services and redirects.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use epic_store::Stored;
+
 use super::{WriteError, WriteTxn};
-use crate::rows::{Frontend, FrontendKey, FrontendParams, Service, ServiceName, Source};
+use crate::rows::{Frontend, FrontendKey, Redirect, Service, ServiceKey, ServiceName};
 
 impl WriteTxn<'_> {
-    /// Writes a service; returns the row it replaced. Its frontends become pending again if it changed.
-    pub fn upsert_service(&mut self, service: Service) -> Option<Arc<Service>> {
-        let name = service.name.clone();
-        let old = self.next.services.get(&name).cloned();
-        if self.put(service, |s| &mut s.services) && old.is_some() {
-            self.touch_frontends(&name);
-        }
+    /// Writes a service as this source has it; returns the row it replaced.
+    pub fn upsert_service(&mut self, service: Service) -> Option<Arc<Stored<Service>>> {
+        let service = Service { source: self.source, ..service };
+        let key = epic_store::Row::key(&service);
+        let old = self.tables().services.get(key).cloned();
+        self.put(service);
         old
     }
 
-    /// Writes a frontend of an existing service; returns the row it replaced.
+    /// Writes a service and makes the given frontends the only ones that this source wants for it. Those whose address
+    /// another service has wait for it.
     ///
     /// # Errors
-    /// [`WriteError::ServiceNotFound`]; [`WriteError::AddressConflict`] while another service has the address.
-    pub fn upsert_frontend(&mut self, params: FrontendParams) -> Result<Option<Arc<Frontend>>, WriteError> {
-        if self.next.services.get(&params.service).is_none() {
-            return Err(WriteError::ServiceNotFound { frontend: params.key, service: params.service });
-        }
-        self.check_owner(&params)?;
-        let old = self.next.frontends.get(&params.key).cloned();
-        if old.as_ref().is_some_and(|f| f.params == params) {
-            return Ok(old);
-        }
-        self.dirty.insert(params.service.clone());
-        let backends = old.as_ref().map(|f| Arc::clone(&f.backends)).unwrap_or_default();
-        self.put(Frontend { params, backends }, |s| &mut s.frontends);
-        Ok(old)
-    }
-
-    /// Writes a service and makes the given frontends the only ones it has. All or nothing.
-    ///
-    /// # Errors
-    /// [`WriteError::AddressConflict`] and [`WriteError::ForeignFrontend`]; then not even the service is written.
+    /// [`WriteError::ForeignFrontend`]; then nothing is written.
     pub fn upsert_service_and_frontends(
         &mut self,
         service: Service,
-        frontends: Vec<FrontendParams>,
+        frontends: Vec<Frontend>,
     ) -> Result<(), WriteError> {
-        for params in &frontends {
-            if params.service != service.name {
-                return Err(WriteError::ForeignFrontend {
-                    frontend: params.key,
-                    service: service.name,
-                    named: params.service.clone(),
-                });
-            }
-            self.check_owner(params)?;
+        if let Some(foreign) = frontends.iter().find(|frontend| frontend.service != service.name) {
+            return Err(WriteError::ForeignFrontend {
+                frontend: foreign.key,
+                service: service.name,
+                named: foreign.service.clone(),
+            });
         }
-        let wanted: BTreeSet<FrontendKey> = frontends.iter().map(|f| f.key).collect();
-        let surplus = self.next.frontends_of(&service.name).map(|f| f.params.key);
-        let surplus: Vec<FrontendKey> = surplus.filter(|k| !wanted.contains(k)).collect();
+        let name = service.name.clone();
+        let wanted: BTreeSet<FrontendKey> = frontends.iter().map(|frontend| frontend.key).collect();
         self.upsert_service(service);
-        for key in surplus {
-            self.remove(&key, |s| &mut s.frontends);
+        for key in self.claims_of(&name) {
+            if !wanted.contains(&key) {
+                self.give_up(key, name.id(), self.source);
+            }
         }
-        for params in frontends {
-            self.upsert_frontend(params)?;
+        for frontend in frontends {
+            self.upsert_frontend(frontend)?;
         }
         Ok(())
     }
 
-    /// Removes one frontend; says whether it was there.
-    pub fn delete_frontend(&mut self, key: &FrontendKey) -> bool {
-        self.remove(key, |s| &mut s.frontends).is_some()
-    }
-
-    /// Removes a service with its frontends and releases its backends; says whether it was there.
+    /// Removes a service of this source with its frontends, wishes, redirect and backends; says whether it was there.
+    /// What other sources say of it stays.
     pub fn delete_service_and_frontends(&mut self, name: &ServiceName) -> bool {
-        let frontends: Vec<FrontendKey> = self.next.frontends_of(name).map(|f| f.params.key).collect();
-        for key in frontends {
-            self.remove(&key, |s| &mut s.frontends);
+        for key in self.claims_of(name) {
+            self.give_up(key, name.id(), self.source);
         }
-        let backends: Vec<_> = self.next.backends_of(name).map(|b| b.key.clone()).collect();
-        for key in backends {
-            self.remove(&key, |s| &mut s.backends);
-        }
-        self.remove(name, |s| &mut s.services).is_some()
+        self.release_backends(name);
+        let key = ServiceKey { service: name.id(), source: self.source };
+        self.store.remove::<Redirect>(key);
+        self.store.remove::<Service>(key).is_some()
     }
 
-    /// Removes all services of a source, as when it starts over with a list. Returns how many.
-    pub fn delete_services_by_source(&mut self, source: Source) -> usize {
-        self.retain_services(source, &BTreeSet::new())
+    /// Removes all services of this source, as when it starts over with a list. Returns how many.
+    pub fn delete_services(&mut self) -> usize {
+        self.retain_services(|_| false)
     }
 
-    /// Removes those services of a source that are not in `keep`. Returns how many.
-    pub fn retain_services(&mut self, source: Source, keep: &BTreeSet<ServiceName>) -> usize {
-        let gone = self.next.services.iter().filter(|s| s.source == source && !keep.contains(&s.name));
-        let gone: Vec<ServiceName> = gone.map(|s| s.name.clone()).collect();
+    /// Removes those services of this source that are not to be kept. Returns how many.
+    pub fn retain_services(&mut self, keep: impl Fn(&ServiceName) -> bool) -> usize {
+        let services = self.tables().services.iter();
+        let gone = services.filter(|row| row.source == self.source && !keep(&row.name));
+        let gone: Vec<ServiceName> = gone.map(|row| row.name.clone()).collect();
         for name in &gone {
             self.delete_service_and_frontends(name);
         }
         gone.len()
     }
 
-    fn check_owner(&self, params: &FrontendParams) -> Result<(), WriteError> {
-        match self.next.frontends.get(&params.key) {
-            Some(holder) if holder.params.service != params.service => Err(WriteError::AddressConflict {
-                frontend: params.key,
-                owner: holder.params.service.clone(),
-                refused: params.service.clone(),
-            }),
-            _ => Ok(()),
+    /// Says where the traffic of a service goes instead; `None`: nowhere. The service need not exist yet.
+    pub fn set_redirect(&mut self, service: &ServiceName, redirect: Option<Redirect>) {
+        match redirect {
+            Some(redirect) => {
+                self.put(Redirect { service: service.clone(), source: self.source, ..redirect });
+            }
+            None => {
+                let key = ServiceKey { service: service.id(), source: self.source };
+                self.store.remove::<Redirect>(key);
+            }
         }
     }
 
-    fn touch_frontends(&mut self, service: &ServiceName) {
-        let frontends: Vec<Arc<Frontend>> = self.next.frontends_of(service).cloned().collect();
-        for frontend in frontends {
-            let id = self.next.next_status;
-            self.next.next_status += 1;
-            self.next.frontends.put((*frontend).clone(), self.revision, id);
-        }
+    /// Addresses that this source has or wants for a service.
+    fn claims_of(&self, name: &ServiceName) -> Vec<FrontendKey> {
+        let (tables, source) = (self.tables(), self.source);
+        let has = tables.frontends_of(name.id()).filter(|row| row.source == source).map(|row| row.key);
+        let wants = tables.wishes_of(name.id()).filter(|row| row.0.source == source).map(|row| row.0.key);
+        has.chain(wants).collect()
     }
 }

@@ -5,10 +5,10 @@ mod client;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod running;
-#[cfg(test)]
 mod scripts;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
-mod tables;
+mod tenants;
+#[cfg(test)]
+mod writer;

@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use epic_lb::reconciler::Reconciler;
-use epic_lb::render::NodeSide;
 use epic_lb::{
-    AliasKey, BackendState, FakeMaps, Faults, FaultyMaps, FrontendKey, MapId, Protocol, ProxyId, ProxyState,
-    Source, TunnelId, WriteTxn, Writer,
+    AliasKey, BackendState, FakeMaps, FrontendKey, MapId, Protocol, ProxyId, ProxyState, TunnelId, WriteTxn,
+    Writer,
 };
+use epic_reconciler::{Faults, FaultyMaps};
 use proptest::prelude::*;
 
 use crate::support::{
-    CheckedMaps, alias, alias_address, frontend, ip, name, node_reconciler, proxy, proxy_backend, service,
-    settle, tunnel, writer,
+    CheckedMaps, Node, alias, alias_address, frontend, ip, name, node_reconciler, proxy, proxy_backend,
+    round, service, settle, tunnel,
 };
 
 const SERVICES: [&str; 2] = ["acme/web", "other/api"];
@@ -24,7 +23,7 @@ enum Change {
     Service { of: usize, generation: u32, keys: bool },
     DeleteService { of: usize },
     Frontend { of: usize, vip: usize, port: u16, owner: bool },
-    DeleteFrontend { vip: usize, port: u16 },
+    DeleteFrontend { of: usize, vip: usize, port: u16 },
     Proxy { of: usize, id: u32, here: bool, veth: bool, state: u8 },
     DeleteProxy { of: usize, id: u32 },
     Tunnel { of: usize, id: u32 },
@@ -57,7 +56,7 @@ fn change() -> impl Strategy<Value = Change> {
             port,
             owner
         }),
-        (0..VIPS.len(), 80u16..83).prop_map(|(vip, port)| Change::DeleteFrontend { vip, port }),
+        (of(), 0..VIPS.len(), 80u16..83).prop_map(|(of, vip, port)| Change::DeleteFrontend { of, vip, port }),
         (of(), 1u32..5, any::<bool>(), prop::bool::weighted(0.8), 0u8..4)
             .prop_map(|(of, id, here, veth, state)| Change::Proxy { of, id, here, veth, state }),
         (of(), 1u32..5).prop_map(|(of, id)| Change::DeleteProxy { of, id }),
@@ -93,13 +92,13 @@ fn apply(txn: &mut WriteTxn<'_>, change: &Change) {
             txn.delete_service_and_frontends(&name(SERVICES[of]));
         }
         Change::Frontend { of, vip, port, owner } => {
-            let mut params = frontend(SERVICES[of], VIPS[vip], port, port - 80 + 10 * vip as u16);
-            params.vip_owner = owner;
-            // A service that is missing, or an address that another one has: refused, and nothing of it is written.
-            let _ = txn.upsert_frontend(params);
+            let mut row = frontend(SERVICES[of], VIPS[vip], port, port - 80 + 10 * vip as u16);
+            row.announced = owner;
+            // A service that is missing: refused, and nothing of it is written. An address that another has: it waits.
+            let _ = txn.upsert_frontend(row);
         }
-        Change::DeleteFrontend { vip, port } => {
-            txn.delete_frontend(&FrontendKey::new(ip(VIPS[vip]), port, Protocol::Tcp));
+        Change::DeleteFrontend { of, vip, port } => {
+            txn.delete_frontend(&name(SERVICES[of]), FrontendKey::new(ip(VIPS[vip]), port, Protocol::Tcp));
         }
         Change::Proxy { of, id, here, veth, state } => {
             let (state, backend_state) = [
@@ -113,12 +112,11 @@ fn apply(txn: &mut WriteTxn<'_>, change: &Change) {
             let mut backend = proxy_backend(SERVICES[of], id);
             backend.state = backend_state;
             txn.upsert_proxy(row);
-            txn.upsert_backends(&name(SERVICES[of]), Source::Resource, [backend]);
+            txn.upsert_backends(&name(SERVICES[of]), [backend]);
         }
         Change::DeleteProxy { of, id } => {
-            let key = proxy_backend(SERVICES[of], id).key;
             txn.delete_proxy(ProxyId::new(id).unwrap());
-            txn.release_backend(&key.service, key.address, key.port, key.protocol);
+            txn.release_backend(&name(SERVICES[of]), proxy_backend(SERVICES[of], id).place);
         }
         Change::Tunnel { of, id } => {
             txn.upsert_tunnel(tunnel(SERVICES[of], id, "203.0.113.9", "node1"));
@@ -130,14 +128,15 @@ fn apply(txn: &mut WriteTxn<'_>, change: &Change) {
             txn.upsert_alias(alias(SERVICES[of], id, Some(tunnel), &format!("10.244.1.{real}"), 8080));
         }
         Change::DeleteAlias { of, id } => {
-            txn.delete_alias(&AliasKey { service: name(SERVICES[of]), address: alias_address(id) });
+            let address = alias_address(id).into();
+            txn.delete_alias(AliasKey { service: name(SERVICES[of]).id(), address });
         }
     }
 }
 
 struct World {
     writer: Writer,
-    reconciler: Option<Reconciler<FaultyMaps<CheckedMaps>, NodeSide>>,
+    reconciler: Option<Node<FaultyMaps<CheckedMaps>>>,
     faults: Faults,
     now: Instant,
     seed: u64,
@@ -145,13 +144,13 @@ struct World {
 
 impl World {
     fn new(maps: FakeMaps, faults: Faults) -> Self {
-        let writer = writer();
+        let writer = Writer::new();
         let maps = FaultyMaps::new(CheckedMaps(maps), faults, 1);
         let reconciler = Some(node_reconciler(&writer, maps));
         Self { writer, reconciler, faults, now: Instant::now(), seed: 1 }
     }
 
-    fn reconciler(&mut self) -> &mut Reconciler<FaultyMaps<CheckedMaps>, NodeSide> {
+    fn reconciler(&mut self) -> &mut Node<FaultyMaps<CheckedMaps>> {
         self.reconciler.as_mut().unwrap()
     }
 
@@ -173,8 +172,8 @@ impl World {
             }
             Step::Round => {
                 let now = self.now;
-                if let Some(request) = self.reconciler().round(now).ask {
-                    self.reconciler().confirm_prune(request);
+                if let Some(ask) = round(self.reconciler(), now).ask {
+                    self.reconciler().confirm(&ask);
                 }
                 self.now += Duration::from_millis(70);
             }
@@ -183,9 +182,9 @@ impl World {
                 let faults = Faults { writes_left: Some(*writes), ..self.faults };
                 self.reconciler().maps_mut().set_faults(faults);
                 let now = self.now;
-                if let Some(request) = self.reconciler().round(now).ask {
-                    self.reconciler().confirm_prune(request);
-                    self.reconciler().round(now);
+                if let Some(ask) = round(self.reconciler(), now).ask {
+                    self.reconciler().confirm(&ask);
+                    round(self.reconciler(), now);
                 }
                 self.restart();
             }
@@ -197,14 +196,14 @@ impl World {
         self.reconciler().maps_mut().set_faults(Faults::default());
         let now = self.now;
         settle(self.reconciler(), now);
-        self.reconciler().maps().inner().0.dump()
+        self.reconciler().maps().inner().dump()
     }
 
     /// The maps that a process would make which starts with empty ones.
     fn clean(&self) -> String {
         let mut fresh = node_reconciler(&self.writer, CheckedMaps(FakeMaps::new()));
         settle(&mut fresh, self.now);
-        fresh.into_maps().0.dump()
+        fresh.into_maps().dump()
     }
 }
 
@@ -239,7 +238,7 @@ proptest! {
     #[test]
     fn full_maps_heal_when_they_get_room(
         steps in prop::collection::vec(step(), 1..30),
-        room in prop::sample::subsequence(MapId::ALL.to_vec(), 1..6),
+        room in prop::sample::subsequence((0..MapId::ALL.len()).collect::<Vec<_>>(), 1..6),
     ) {
         let mut maps = FakeMaps::new();
         for map in &room {

@@ -1,13 +1,13 @@
 //! The endpoints of a public port.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, SocketAddress};
 use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
-use epic_lb::{Backend, Frontend, Protocol, Role, Selected};
+use epic_lb::{Backend, Frontend, Protocol, Role, Selected, Selection};
 use prost::Message;
 
 use super::{uint, wire};
@@ -32,11 +32,10 @@ pub(super) fn socket_address(address: IpAddr, port: u16) -> Address {
 /// A TCP endpoint that only keeps its flows is left out, since established connections survive its removal. As a
 /// draining host it would count as one: of one that serves and one that drains Envoy may eject one, and in panic it
 /// would send new connections to the one that drains. It is held all the same: that it takes nothing new is in force.
-pub(super) fn resource(name: &str, frontend: &Frontend) -> Resource {
-    let mut selected: Vec<&Selected> = frontend.backends.iter().collect();
-    selected.sort_by(|a, b| a.backend.key.cmp(&b.backend.key));
-    let endpoints: Vec<EndpointRef> = selected.iter().filter_map(|s| object(&s.backend)).collect();
-    let is_sent = |s: &&&Selected| match frontend.params.key.protocol {
+pub(super) fn resource(name: &str, frontend: &Frontend, selection: &Selection<'_>) -> Resource {
+    let selected: Vec<Selected<'_>> = selection.iter().collect();
+    let endpoints: Vec<EndpointRef> = selected.iter().filter_map(|s| object(s.backend)).collect();
+    let is_sent = |s: &&Selected<'_>| match frontend.key.protocol {
         Protocol::Tcp => s.role == Role::Serving,
         // A UDP session moves as soon as its host is gone, and stays with one that drains while no other is there.
         _ => true,
@@ -49,11 +48,11 @@ pub(super) fn resource(name: &str, frontend: &Frontend) -> Resource {
     Resource::new(Kind::Assignment, name, assignment.encode_to_vec()).holding(endpoints)
 }
 
-fn lb_endpoint(selected: &Selected) -> wire::LbEndpoint {
-    let backend = &selected.backend;
-    let real =
-        SocketAddr::new(backend.real_address.unwrap_or(backend.key.address), backend.key.port).to_string();
-    let object = backend.object.as_deref().unwrap_or_default();
+fn lb_endpoint(selected: &Selected<'_>) -> wire::LbEndpoint {
+    let backend = selected.backend;
+    let (address, port) = (backend.place.address.ip(), backend.place.port);
+    let real = backend.hostname();
+    let object = backend.endpoint().map(|endpoint| &*endpoint.object).unwrap_or_default();
     let name = object.rsplit('/').next().unwrap_or_default();
     let health = match selected.role {
         Role::Serving => HealthStatus::Healthy,
@@ -61,7 +60,7 @@ fn lb_endpoint(selected: &Selected) -> wire::LbEndpoint {
     };
     wire::LbEndpoint {
         endpoint: Some(Endpoint {
-            address: Some(socket_address(backend.key.address, backend.key.port)),
+            address: Some(socket_address(address, port)),
             hostname: real.clone(),
             ..Endpoint::default()
         }),
@@ -73,9 +72,10 @@ fn lb_endpoint(selected: &Selected) -> wire::LbEndpoint {
 }
 
 fn object(backend: &Backend) -> Option<EndpointRef> {
+    let endpoint = backend.endpoint()?;
     Some(EndpointRef {
-        object: Arc::clone(backend.object.as_ref()?),
-        uid: Arc::clone(backend.uid.as_ref()?),
-        generation: backend.generation,
+        object: Arc::clone(&endpoint.object),
+        uid: Arc::clone(&endpoint.uid),
+        generation: endpoint.generation,
     })
 }

@@ -64,7 +64,7 @@ pub(super) fn resource(name: &str, service: &Service) -> Resource {
             ..CommonLbConfig::default()
         }),
         circuit_breakers: Some(circuit_breakers(reach.limits)),
-        health_checks: check.map(|check| check::active(check, &service.name.name)).into_iter().collect(),
+        health_checks: check.map(|check| check::active(check, service.name.name())).into_iter().collect(),
         typed_extension_protocol_options: check
             .filter(|check| is_grpc(check))
             .map(|_| http2())

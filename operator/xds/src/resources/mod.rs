@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::{self, UInt32Value};
-use epic_lb::{Frontend, Protocol, Service};
+use epic_lb::{Frontend, Here, Protocol, Selection, Service, Tables};
 
 use crate::engine::View;
 use crate::identity::Identity;
@@ -31,27 +31,25 @@ const BUFFER_LIMIT: u32 = 65_536;
 
 /// The identity of a service's proxies.
 pub fn identity(service: &Service) -> Identity {
-    Identity::new(service.name.namespace.clone(), service.name.name.clone(), service.uid.clone())
+    Identity::new(service.name.namespace(), service.name.name(), service.uid.clone())
 }
 
-/// Everything that the proxies of `service` get, made of its frontends with the backends selected for them.
-pub fn build<'a>(service: &Service, frontends: impl IntoIterator<Item = &'a Frontend>) -> View {
+/// Everything that the proxies of `service` get, made of its frontends and of the backends selected for them.
+pub fn build(tables: &Tables, service: &Service, here: Here<'_>) -> View {
     // Two addresses of one LoadBalancer (a second family) share the listener of their port.
-    let mut ports: BTreeMap<u16, &Frontend> = BTreeMap::new();
-    for frontend in frontends {
-        if frontend.params.key.protocol == Protocol::Tcp {
-            let first = ports.entry(frontend.params.key.port).or_insert(frontend);
-            if frontend.params.key < first.params.key {
-                *first = frontend;
-            }
+    let mut ports: BTreeMap<u16, (&Frontend, u16)> = BTreeMap::new();
+    for frontend in tables.frontends_of(service.name.id()) {
+        if let (Protocol::Tcp, Some(listener)) = (frontend.key.protocol, frontend.listener_port()) {
+            // By key: the first address decides.
+            ports.entry(frontend.key.port).or_insert((frontend, listener));
         }
     }
-    let resources = ports.into_iter().flat_map(|(port, frontend)| {
+    let resources = ports.into_iter().flat_map(|(port, (frontend, listener))| {
         let name = port_name(service, port);
         [
             cluster::resource(&name, service),
-            assignment::resource(&name, frontend),
-            listener::resource(&name, service, frontend.params.listener_port),
+            assignment::resource(&name, frontend, &Selection::of(tables, frontend, here)),
+            listener::resource(&name, service, listener),
         ]
     });
     View::new(service.generation, resources)
@@ -60,7 +58,7 @@ pub fn build<'a>(service: &Service, frontends: impl IntoIterator<Item = &'a Fron
 /// Name of listener, cluster and assignment of a port, as it appears in logs and metrics. It follows from the port
 /// alone: a renamed port or another slot keeps it.
 fn port_name(service: &Service, port: u16) -> String {
-    format!("{}-tcp-{port}", service.name.name)
+    format!("{}-tcp-{port}", service.name.name())
 }
 
 fn uint(value: u32) -> Option<UInt32Value> {

@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use epic_lb::Tables;
 use epic_xds::bootstrap::{Level, Sizes};
 use epic_xds::{Limits, sync};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,7 +69,7 @@ pub(crate) async fn sized(level: Level, sizes: Sizes, all: &[Ep]) -> (Site, Worl
     let (site, world, port) = (Site::new(), World::new(), free_port(10_400));
     world.load_balancer(&service("web"), &[(80, port - 10_000, all[0].port)]);
     world.endpoints("web", all);
-    tokio::spawn(sync::run(std::sync::Arc::<Tables>::clone(&world.tables), site.views.clone()));
+    tokio::spawn(sync::run(world.tables.clone(), site.views.clone()));
     let server = site.serve(Limits::default(), 0).await;
     let proxy =
         Proxy::start_with(&site, server.address, "web", |bootstrap| bootstrap.counting(level).sized(sizes));

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use epic_lb::{LbPolicy, Service};
+use epic_lb::{Here, LbPolicy, Service};
 use epic_xds::engine::{Kind, View};
 use epic_xds::resources;
 use prost::Message;
@@ -22,9 +22,9 @@ fn web(endpoints: &[Ep]) -> View {
 pub(crate) fn build(service: &Service, ports: &[(u16, u16, u16)], endpoints: &[Ep]) -> View {
     let world = World::new();
     world.load_balancer(service, ports);
-    world.endpoints(&service.name.name, endpoints);
+    world.endpoints(service.name.name(), endpoints);
     let snapshot = world.tables.snapshot();
-    resources::build(service, snapshot.frontends_of(&service.name).map(AsRef::as_ref))
+    resources::build(&snapshot, service, Here::default())
 }
 
 fn body(view: &View, kind: Kind, name: &str) -> Vec<u8> {

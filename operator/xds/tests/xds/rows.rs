@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use epic_lb::{
-    Backend, Edge, FrontendKey, FrontendParams, GroupId, LbPolicy, Protocol, Service, ServiceId, ServiceName,
-    Source, Tables, TargetPort, Writer,
+    Backend, BackendKind, Edge, EndpointObject, Frontend, FrontendKey, GroupId, LbPolicy, Protocol, Reader,
+    Service, ServiceId, ServiceName, TargetPort, Writer,
 };
 use epic_xds::Identity;
 
@@ -35,7 +35,7 @@ impl Ep {
 
 /// Tables with their Writer.
 pub(crate) struct World {
-    pub(crate) tables: Arc<Tables>,
+    pub(crate) tables: Reader,
     pub(crate) writer: Writer,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn identity(load_balancer: &str) -> Identity {
 }
 
 pub(crate) fn service(load_balancer: &str) -> Service {
-    Service::new(name(load_balancer), UID, GroupId::new(1).unwrap(), ServiceId::new(1).unwrap())
+    Service::new(name(load_balancer), UID).granted(GroupId::new(1).unwrap(), ServiceId::new(1).unwrap())
 }
 
 /// LoadBalancer `web` of a group that says this.
@@ -58,16 +58,16 @@ pub(crate) fn edged(edge: Edge) -> Service {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let tables = Tables::new();
-        Self { writer: Writer::new(Arc::clone(&tables)), tables }
+        let writer = Writer::new();
+        Self { tables: writer.reader(), writer }
     }
 
     /// A LoadBalancer with public ports `(port, slot, target port)`.
     pub(crate) fn load_balancer(&self, service: &Service, ports: &[(u16, u16, u16)]) {
-        let vip = IpAddr::from([192, 0, 2, 1 + u8::try_from(service.name.name.len()).unwrap()]);
-        let frontends = ports.iter().map(|(port, slot, target)| FrontendParams {
+        let vip = IpAddr::from([192, 0, 2, 1 + u8::try_from(service.name.name().len()).unwrap()]);
+        let frontends = ports.iter().map(|(port, slot, target)| Frontend {
             target_port: Some(TargetPort::Number(*target)),
-            ..FrontendParams::new(FrontendKey::new(vip, *port, Protocol::Tcp), service.name.clone(), *slot)
+            ..Frontend::proxied(FrontendKey::new(vip, *port, Protocol::Tcp), service.name.clone(), *slot)
         });
         let mut txn = self.writer.write();
         txn.upsert_service_and_frontends(service.clone(), frontends.collect::<Vec<_>>()).unwrap();
@@ -79,7 +79,7 @@ impl World {
         let service = name(load_balancer);
         let backends: Vec<Backend> = endpoints.iter().map(|ep| backend(&service, ep)).collect();
         let mut txn = self.writer.write();
-        txn.set_backends(&service, Source::Resource, backends);
+        txn.set_backends(&service, backends);
         txn.commit();
     }
 
@@ -91,11 +91,16 @@ impl World {
 }
 
 fn backend(service: &ServiceName, ep: &Ep) -> Backend {
+    let endpoint = EndpointObject {
+        object: format!("{}/{}", service.namespace(), ep.name).into(),
+        uid: format!("uid-{}", ep.name).into(),
+        generation: 0,
+        real_address: ep.real,
+        id: None,
+    };
     Backend {
         weight: ep.weight,
-        real_address: Some(ep.real),
-        object: Some(format!("{}/{}", service.namespace, ep.name).into()),
-        uid: Some(format!("uid-{}", ep.name).into()),
+        kind: BackendKind::Endpoint(Arc::new(endpoint)),
         ..Backend::new(service.clone(), ep.dialled, ep.port, Protocol::Tcp)
     }
 }

@@ -76,7 +76,7 @@ async fn nothing_is_served_before_the_tables_are_initialized() {
     let quiet = tokio::time::timeout(Duration::from_millis(100), client.responses.message()).await;
     assert!(quiet.is_err(), "served too early: {quiet:?}");
     let mut txn = world.writer.write();
-    initializer.complete(&mut txn);
+    txn.complete(&initializer);
     txn.commit();
     assert_eq!(client.take().await, "cluster +web-tcp-80");
     assert_eq!(client.take().await, "assignment +web-tcp-80");

@@ -1,11 +1,13 @@
 //! What the node says of itself, made of what it does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use epic_crds::{MapUsage, NodeProgram};
 use epic_datapath::BpfMaps;
-use epic_lb::reconciler;
+use epic_lb::Progress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::Version;
@@ -16,12 +18,15 @@ use crate::node::report;
 use crate::node::watched;
 use crate::{hello, inspect};
 
+/// How long something that concerns the whole node has to fail before the node says that it is not ready.
+const LASTING: Duration = Duration::from_secs(5);
+
 impl Agent {
     pub(super) fn report(
         &mut self,
         passed: &Passed,
-        complete: bool,
-        progress: &reconciler::Progress,
+        (complete, in_force): (bool, BTreeSet<IpAddr>),
+        progress: &Progress,
         full: bool,
     ) {
         let current = self.reports.borrow().clone();
@@ -31,6 +36,7 @@ impl Agent {
             passed.snapshot.list().map(|object| &**object),
         );
         let reached = if complete { self.reached(passed, &awaited) } else { None };
+        let behind = complete.then(|| self.leaving.behind(progress, passed.tables));
         let ids: BTreeSet<u32> = passed.desired.directory.tunnels.keys().copied().collect();
         let before = current.tunnels.as_ref().or(self.before.tunnels.as_ref());
         let settled = self.started.elapsed() >= SETTLED;
@@ -43,7 +49,7 @@ impl Agent {
         let public = &passed.interfaces.public;
         // Until the maps hold the addresses and the program hangs nothing answers.
         let answers =
-            (complete && self.refused_attachment.is_none()).then(|| (answering.clone(), public.name.clone()));
+            (complete && self.refused_attachment.is_none()).then(|| (in_force, public.name.clone()));
         let conflicts = (self.guard.conflicts(), public.name.clone());
         self.reports.send_if_modified(|report| {
             let mut next = report.clone();
@@ -54,6 +60,7 @@ impl Agent {
             next.conflicts = Some(conflicts);
             next.programs = Some(self.programs(passed));
             next.revision = report::revision(reported.as_deref(), reached.as_ref(), &awaited).or(reported);
+            next.behind = behind.or(next.behind);
             next.tunnels = Some(tunnels);
             next.map_usage = usage.or(next.map_usage);
             next.ready = ready.or(next.ready);
@@ -95,14 +102,16 @@ impl Agent {
         }
     }
 
-    fn readiness_of_node(
-        &self,
-        passed: &Passed,
-        complete: bool,
-        progress: &reconciler::Progress,
-    ) -> Option<Judgement> {
+    fn readiness_of_node(&self, passed: &Passed, complete: bool, progress: &Progress) -> Option<Judgement> {
         let refused = self.refused_attachment.as_deref();
-        Judgement::of_maps(passed.interfaces.down(), refused, &progress.health.errors, complete)
+        let now = Instant::now();
+        // An operation that fails once is tried again at once; what lasts has to be said.
+        let node = &progress.health.node;
+        let lasting: Vec<String> = match node.has_lasted(now, LASTING) {
+            true => node.named.iter().map(|error| error.text.to_string()).collect(),
+            false => Vec::new(),
+        };
+        Judgement::of_maps(passed.interfaces.down(), refused, &lasting, complete)
     }
 
     fn programs(&self, passed: &Passed) -> Vec<NodeProgram> {

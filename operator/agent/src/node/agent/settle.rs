@@ -1,10 +1,12 @@
 //! Everything that waits for the maps: attachments, announcements, readiness gates.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use epic_datapath::{Attachment, Program};
+use epic_lb::Address;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -27,19 +29,22 @@ impl Agent {
         let Some(passed) = self.passed.take() else { return };
         let tables = self.writer.snapshot();
         let progress = self.handle.progress();
-        let complete = progress.covers(passed.tables);
-        self.answering.grow(&passed.desired.directory, &tables);
+        // What fails of one LoadBalancer holds up nothing of the others.
+        let complete = progress.is_tried(passed.tables) && progress.covers_node(passed.tables);
+        self.leaving.follow(&tables, &progress);
+        self.answering.grow(&passed.desired.directory, &tables, &progress);
         self.attach(&passed, check);
+        let in_force = self.in_force(&passed, &tables, &progress);
+        self.announce(&passed, &in_force);
         if complete {
-            self.announce(&passed);
             if self.refused_attachment.is_none() {
                 self.starting = None;
             }
         } else if let Some(starting) = &self.starting {
             starting.because(format!("maps are being written: {}", progress.health));
         }
-        self.open_gates(&passed, &tables);
-        self.report(&passed, complete, &progress, full);
+        self.open_gates(&passed, &tables, &progress);
+        self.report(&passed, (complete, in_force), &progress, full);
         self.passed = Some(passed);
     }
 
@@ -84,10 +89,25 @@ impl Agent {
         crate::hang(&self.datapath, &wanted)
     }
 
-    /// Tells the link about addresses that came here.
-    fn announce(&self, passed: &Passed) {
+    /// Addresses to answer for whose LoadBalancer is in the maps with everything it has.
+    fn in_force(
+        &self,
+        passed: &Passed,
+        tables: &epic_lb::Snapshot,
+        progress: &epic_lb::Progress,
+    ) -> BTreeSet<IpAddr> {
+        let answering = passed.desired.answering.iter().copied();
+        let holds = |address: &IpAddr| {
+            let mut rows = tables.frontends.prefix(Address::from(*address));
+            rows.next().is_some_and(|row| progress.covers_scope(row.service.id(), passed.tables))
+        };
+        answering.filter(holds).collect()
+    }
+
+    /// Tells the link about addresses that came here, as soon as the maps hold them.
+    fn announce(&self, passed: &Passed, in_force: &BTreeSet<IpAddr>) {
         let link = passed.interfaces.public.clone();
-        let new = self.announced.lock().take_up(&link, &passed.desired.answering);
+        let new = self.announced.lock().take_up(&link, in_force);
         if new.is_empty() {
             return;
         }
@@ -103,7 +123,7 @@ impl Agent {
         });
     }
 
-    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot) {
+    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, progress: &epic_lb::Progress) {
         let heard = self.answering.heard();
         let now = Instant::now();
         let local = &passed.desired.local;
@@ -120,7 +140,7 @@ impl Agent {
             let local = local.get(uid);
             let programmed = match local {
                 None => Err("the host side of the pod's veth is not found".to_owned()),
-                Some(local) => gate::entries(tables, local)
+                Some(local) => gate::entries(tables, progress, local)
                     .and_then(|()| {
                         let wanted = Attachment { program: Program::FromProxy, ifindex: local.veth.ifindex };
                         let hangs = self.attached.contains(&wanted);

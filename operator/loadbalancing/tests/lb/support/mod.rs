@@ -5,13 +5,15 @@ pub(crate) mod shell;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use epic_lb::reconciler::{Backoff, Reconciler};
 use epic_lb::render::NodeSide;
 use epic_lb::{
-    Alias, AliasKey, Backend, DataKey, FakeMaps, FrontendKey, FrontendParams, GroupId, LbMaps, Link,
-    MapError, MapKey, MapValue, Protocol, Proxy, ProxyId, ProxyState, Service, ServiceId, ServiceKeys,
-    ServiceName, Tables, Tunnel, TunnelId, Veth, Writer,
+    Alias, Backend, DataKey, EpicLayout, FakeMaps, Frontend, FrontendKey, GroupId, Link, MapKey, MapValue,
+    Name, Place, Protocol, Proxy, ProxyId, ProxyState, Service, ServiceId, ServiceKeys, ServiceName, Tunnel,
+    TunnelId, Veth, Writer,
 };
+use epic_reconciler::{Budget, MapError, Maps, Op, Reconciler, Settings};
+
+pub(crate) type Node<M> = Reconciler<EpicLayout, M, NodeSide>;
 
 pub(crate) const NODE: &str = "node1";
 pub(crate) const SEED: u32 = 7;
@@ -44,18 +46,14 @@ pub(crate) fn service(service: &str, group_id: u16, service_id: u16, generation:
     let keys = std::array::from_fn(|i| key(service_id, generation + i as u32));
     Service {
         key_generation: generation,
-        keys: Some(ServiceKeys { data: keys, node: Some(keys) }),
-        ..Service::new(
-            name(service),
-            format!("uid-{service_id}"),
-            GroupId::new(group_id).unwrap(),
-            ServiceId::new(service_id).unwrap(),
-        )
+        keys: Some(ServiceKeys { data: keys, node: Some(keys) }.into()),
+        ..Service::new(name(service), format!("uid-{service_id}"))
+            .granted(GroupId::new(group_id).unwrap(), ServiceId::new(service_id).unwrap())
     }
 }
 
-pub(crate) fn frontend(of: &str, vip: &str, port: u16, slot: u16) -> FrontendParams {
-    FrontendParams::new(FrontendKey::new(ip(vip), port, Protocol::Tcp), name(of), slot)
+pub(crate) fn frontend(of: &str, vip: &str, port: u16, slot: u16) -> Frontend {
+    Frontend::proxied(FrontendKey::new(ip(vip), port, Protocol::Tcp), name(of), slot)
 }
 
 pub(crate) fn proxy(of: &str, id: u32, node: &str, state: ProxyState) -> Proxy {
@@ -88,7 +86,7 @@ pub(crate) fn tunnel(of: &str, id: u32, client: &str, epic_node: &str) -> Tunnel
         id: TunnelId::new(id).unwrap(),
         service: name(of),
         client_node: ip(client),
-        epic_node: epic_node.into(),
+        epic_node: Name::new(epic_node),
         epic_address: ip(&format!("198.51.100.{}", epic_node.trim_start_matches("node"))),
         epic_port: 6080,
         link: Link { ifindex: 2, mtu: 1500, local: ip("198.51.100.1") },
@@ -97,61 +95,87 @@ pub(crate) fn tunnel(of: &str, id: u32, client: &str, epic_node: &str) -> Tunnel
 
 pub(crate) fn alias(of: &str, id: u32, tunnel: Option<u32>, real: &str, port: u16) -> Alias {
     Alias {
-        key: AliasKey { service: name(of), address: alias_address(id) },
+        service: name(of),
+        address: alias_address(id).into(),
         tunnel: tunnel.map(|t| TunnelId::new(t).unwrap()),
-        real_address: ip(real),
-        protocol: Protocol::Tcp,
-        port,
-        endpoint: format!("endpoint-{id}").into(),
+        real: Place::new(ip(real), port, Protocol::Tcp),
+        endpoint: Name::new(&format!("endpoint-{id}")),
     }
 }
 
-/// Fake maps that fail the test as soon as any write leaves an entry that names another which is not there.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Fake maps that fail the test as soon as any write leaves an entry that names another which is not there, or is
+/// somebody else's.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CheckedMaps(pub(crate) FakeMaps);
 
 impl CheckedMaps {
     fn check(&self, key: &MapKey) {
         let dangling = self.0.dangling();
-        assert!(dangling.is_empty(), "after writing {key}: {dangling:?}\n{}", self.0.dump());
+        assert!(dangling.is_empty(), "after writing {key}: {dangling:?}\n{}", self.dump());
+        self.check_tenants(key);
+    }
+
+    /// No public port leads to a proxy, and no alias into a tunnel, of another LoadBalancer.
+    fn check_tenants(&self, key: &MapKey) {
+        for (at, value) in self.0.content() {
+            let MapKey::Alias(alias) = at else { continue };
+            let MapValue::Alias(to) = value else { panic!("{at} holds {value:?}") };
+            let Some(MapValue::Tunnel(tunnel)) = self.0.get(&MapKey::Tunnel(to.tunnel)) else { continue };
+            assert_eq!(tunnel.lb, alias.lb, "after writing {key}: {at} leads into tunnel {}", to.tunnel);
+        }
+    }
+
+    pub(crate) fn dump(&self) -> String {
+        epic_lb::maps::dump(self.0.content().map(|(key, value)| (*key, value.clone())))
     }
 }
 
-impl LbMaps for CheckedMaps {
-    fn entries(&self) -> Result<Vec<(MapKey, MapValue)>, MapError> {
-        self.0.entries()
+impl Maps<EpicLayout> for CheckedMaps {
+    fn read(&self, map: usize, each: &mut dyn FnMut(MapKey, MapValue)) -> Result<(), MapError> {
+        self.0.read(map, each)
     }
 
-    fn update(&mut self, key: &MapKey, value: &MapValue) -> Result<(), MapError> {
-        self.0.update(key, value)?;
-        self.check(key);
-        Ok(())
-    }
-
-    fn delete(&mut self, key: &MapKey) -> Result<(), MapError> {
-        self.0.delete(key)?;
-        self.check(key);
-        Ok(())
+    fn apply(
+        &mut self,
+        map: usize,
+        batch: &[Op<EpicLayout>],
+        done: &mut dyn FnMut(usize, Result<(), MapError>),
+    ) {
+        for (at, op) in batch.iter().enumerate() {
+            self.0.apply(map, std::slice::from_ref(op), &mut |_, result| done(at, result));
+            self.check(&op.key);
+        }
     }
 }
 
 /// A reconciler of the node side over these maps.
-pub(crate) fn node_reconciler<M: LbMaps>(writer: &Writer, maps: M) -> Reconciler<M, NodeSide> {
-    Reconciler::new(writer.clone(), maps, NodeSide::new(NODE, SEED), Backoff::default())
+pub(crate) fn node_reconciler<M: Maps<EpicLayout>>(writer: &Writer, maps: M) -> Node<M> {
+    Reconciler::new(writer.reader(), maps, NodeSide::new(NODE, SEED), Settings::default())
         .unwrap_or_else(|e| panic!("maps in memory can be read: {e}"))
 }
 
-pub(crate) fn writer() -> Writer {
-    Writer::new(Tables::new())
+/// Everything that can be done now.
+pub(crate) fn round<M: Maps<EpicLayout>, R: epic_reconciler::Render<EpicLayout>>(
+    reconciler: &mut Reconciler<EpicLayout, M, R>,
+    now: Instant,
+) -> epic_reconciler::Round<MapKey> {
+    let mut writes = 0;
+    loop {
+        let round = reconciler.round(now, Budget::UNLIMITED);
+        writes += round.writes;
+        if !round.more {
+            return epic_reconciler::Round { writes, ..round };
+        }
+    }
 }
 
 /// Rounds, each a minute after the last, until nothing is left to do; every question is answered with yes.
-pub(crate) fn settle<M: LbMaps>(reconciler: &mut Reconciler<M, NodeSide>, mut now: Instant) -> Instant {
+pub(crate) fn settle<M: Maps<EpicLayout>>(reconciler: &mut Node<M>, mut now: Instant) -> Instant {
     for _ in 0..10_000 {
-        let round = reconciler.round(now);
-        if let Some(request) = round.ask {
-            reconciler.confirm_prune(request);
-        } else if round.retry_at.is_none() {
+        let done = round(reconciler, now);
+        if let Some(ask) = done.ask {
+            reconciler.confirm(&ask);
+        } else if done.retry_at.is_none() {
             return now;
         }
         now += Duration::from_secs(61);

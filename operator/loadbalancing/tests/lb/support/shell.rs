@@ -1,34 +1,39 @@
 //! The shell of the script tests: one command a line, the transcript is the result.
 //!
-//! Rows: `service NAME GROUP/SERVICE [generation=N] [no-keys]`, `frontend NAME VIP:PORT slot=N [owner]`,
+//! Rows: `service NAME GROUP/SERVICE [generation=N] [no-keys] [since=N] [external=Local] [distribution=zone|node]
+//! [clusters=local|remote|NAMES] [panic=N]`, `frontend NAME VIP:PORT slot=N [owner] [name=N] [target=PORT|NAME]`,
+//! `backend NAME IP:PORT [weight=N] [state=S] [names=N,…] [node=N] [zone=Z] [cluster=C]`, `health NAME IP:PORT yes|no`,
+//! `redirect NAME NAME nothing-serves|serves-here [port=N]`,
 //! `proxy NAME ID node=NODE [state=STATE] [no-veth]` (also the backend of that proxy), `tunnel NAME ID client=IP`,
 //! `alias NAME ID tunnel=ID real=IP:PORT`, `pass NAME|all IP:PORT`, `node IP NAME`, `delete KIND KEY…`.
 //! Between `begin` and `commit` they are one transaction; `abort` drops it.
 //! Maps: `round`, `settle`, `confirm`, `fail P`, `room MAP N`, `stray KEY` (a vip nobody wants), `restart`, `refresh`.
-//! Output: `tables`, `maps`, `health`, `writes`. `register NAME`, `complete NAME`. `#` begins a comment.
+//! Output: `tables`, `maps`, `failing`, `health`, `writes`, `select VIP:PORT`. `register NAME`, `complete NAME`. `#` begins a comment.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use epic_lb::reconciler::{PruneRequest, Reconciler};
-use epic_lb::render::NodeSide;
+use epic_lb::rows::{ClusterAffinity, Distribution, TrafficPolicy};
 use epic_lb::{
-    AliasKey, BackendState, EpicNode, FakeMaps, Faults, FaultyMaps, FrontendKey, Initializer, LbMaps, MapId,
-    MapKey, MapValue, Pass, PassKey, Protocol, ProxyId, ProxyState, Source, TunnelId, WriteTxn, Writer,
-    debug_dump,
+    AliasKey, Ask, Backend, BackendState, Claimed, EpicNode, FakeMaps, Frontend, FrontendKey, Initializer,
+    Locality, MapId, MapKey, MapValue, Name, Pass, Place, Protocol, ProxyId, ProxyState, Redirect,
+    RedirectWhen, Selection, Since, Source, TableId, TargetPort, Traffic, TunnelId, WriteTxn, Writer,
 };
+use epic_reconciler::{Faults, FaultyMaps, Op};
+use epic_store::{Query, Schema as _};
 
-use super::{CheckedMaps, alias, alias_address, frontend, ip, name, node_reconciler, proxy, proxy_backend};
-use super::{service, settle, tunnel, writer};
+use super::{CheckedMaps, Node, alias, alias_address, frontend, ip, name, node_reconciler, proxy};
+use super::{proxy_backend, round, service, settle, tunnel};
 
 type Maps = FaultyMaps<CheckedMaps>;
 
 pub(crate) struct Shell {
     writer: Writer,
-    reconciler: Option<Reconciler<Maps, NodeSide>>,
+    reconciler: Option<Node<Maps>>,
     now: Instant,
-    ask: Option<PruneRequest>,
+    ask: Option<Ask>,
     writes_seen: u64,
     initializers: BTreeMap<String, Initializer>,
 }
@@ -52,7 +57,7 @@ pub(crate) fn run(script: &str) -> String {
 
 impl Shell {
     fn new() -> Self {
-        let writer = writer();
+        let writer = Writer::new();
         let maps = FaultyMaps::new(CheckedMaps(FakeMaps::new()), Faults::default(), 1);
         let reconciler = Some(node_reconciler(&writer, maps));
         Self {
@@ -65,7 +70,7 @@ impl Shell {
         }
     }
 
-    fn reconciler(&mut self) -> &mut Reconciler<Maps, NodeSide> {
+    fn reconciler(&mut self) -> &mut Node<Maps> {
         self.reconciler.as_mut().expect("there is always one between commands")
     }
 
@@ -89,8 +94,10 @@ impl Shell {
     fn line(&mut self, line: &str, out: &mut String) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            ["tables"] => debug_dump(&self.writer.snapshot(), out).unwrap(),
-            ["maps"] => out.push_str(&self.reconciler().maps().inner().0.dump()),
+            ["tables"] => self.tables(out),
+            ["failing"] => self.failing(out),
+            ["maps"] => out.push_str(&self.reconciler().maps().inner().dump()),
+            ["select", frontend] => self.select(frontend, out),
             ["health"] => writeln!(out, "{}", self.reconciler().progress().health).unwrap(),
             ["writes"] => {
                 let writes = self.reconciler().maps().inner().0.writes();
@@ -99,14 +106,14 @@ impl Shell {
             }
             ["round"] => {
                 let now = self.now;
-                let round = self.reconciler().round(now);
-                self.ask = round.ask;
-                if let Some(ask) = round.ask {
-                    writeln!(out, "asks to remove {} of {} entries", ask.removals, ask.entries).unwrap();
+                let done = round(self.reconciler(), now);
+                if let Some(ask) = &done.ask {
+                    writeln!(out, "asks to remove {} of {} entries", ask.entries.len(), ask.held).unwrap();
                 }
-                if round.retry_at.is_some() {
+                if done.retry_at.is_some() {
                     writeln!(out, "will retry").unwrap();
                 }
+                self.ask = done.ask;
                 self.now += Duration::from_secs(61);
             }
             ["settle"] => {
@@ -115,29 +122,32 @@ impl Shell {
             }
             ["confirm"] => {
                 let ask = self.ask.take().expect("a question to answer");
-                self.reconciler().confirm_prune(ask);
+                self.reconciler().confirm(&ask);
             }
             ["fail", probability] => {
                 let faults = Faults { probability: probability.parse().unwrap(), writes_left: None };
                 self.reconciler().maps_mut().set_faults(faults);
             }
             ["room", map, entries] => {
-                let map = MapId::ALL.into_iter().find(|m| m.name() == map).expect("a map of this name");
+                let map = MapId::ALL.into_iter().position(|m| m.name() == map).expect("a map of this name");
                 self.change_maps(|maps| maps.set_room(map, entries.parse().unwrap()));
             }
             ["stray", address] => self.change_maps(|maps| {
-                let value = MapValue::Vip(epic_abi::maps::Vip { flags: 0 });
-                maps.update(&MapKey::Vip(ip(address).into()), &value).unwrap();
+                let value = Some(MapValue::Vip(epic_abi::maps::Vip { flags: 0 }));
+                maps.write(Op { key: MapKey::Vip(ip(address).into()), value }).unwrap();
             }),
             ["restart"] => self.change_maps(|_| ()),
-            ["refresh"] => self.reconciler().refresh().unwrap(),
+            ["refresh"] => {
+                self.reconciler().refresh();
+                while self.reconciler().read_back().unwrap() {}
+            }
             ["register", name] => {
                 self.initializers.insert(name.to_owned(), self.writer.register_initializer(name));
             }
             ["complete", name] => {
                 let initializer = self.initializers.remove(name).expect("registered");
                 let mut txn = self.writer.write();
-                initializer.complete(&mut txn);
+                txn.complete(&initializer);
                 txn.commit();
             }
             _ => {
@@ -145,6 +155,42 @@ impl Shell {
                 row(&mut txn, line, out);
                 txn.commit();
             }
+        }
+    }
+
+    fn tables(&self, out: &mut String) {
+        let snapshot = self.writer.snapshot();
+        for table in TableId::ALL.iter().filter(|table| snapshot.len_of(**table) > 0) {
+            write!(out, "== {table}\n{}", snapshot.listing_of(*table, Query::All)).unwrap();
+        }
+        for pending in snapshot.pending() {
+            writeln!(out, "waiting for {}", pending.name).unwrap();
+        }
+    }
+
+    fn failing(&mut self, out: &mut String) {
+        let progress = self.reconciler().progress();
+        for (row, failing) in progress.failing.iter().chain(&progress.failing_of_node) {
+            writeln!(out, "{row}: {}", failing.text).unwrap();
+        }
+    }
+
+    fn select(&self, frontend: &str, out: &mut String) {
+        let snapshot = self.writer.snapshot();
+        let (address, port) = place(frontend);
+        let key = FrontendKey::new(address, port, Protocol::Tcp);
+        let row = snapshot.frontends.get(key).expect("such a frontend");
+        let here = epic_lb::Here { node: Some(super::NODE), zone: Some("zone1"), cluster: None };
+        let selection = Selection::of(&snapshot, row, here);
+        if let Some(other) = selection.redirected_to() {
+            writeln!(out, "redirected to {other}").unwrap();
+        }
+        if selection.in_panic() {
+            writeln!(out, "in panic").unwrap();
+        }
+        for selected in selection.iter() {
+            writeln!(out, "{} {} {:?}", selected.backend.service, selected.backend.place, selected.role)
+                .unwrap();
         }
     }
 
@@ -176,15 +222,63 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
             if words.contains(&"no-keys") {
                 row.keys = None;
             }
+            row.since = Since(number("since", 0));
+            row.traffic = traffic(&words);
             txn.upsert_service(row);
         }
         ["frontend", of, at, ..] => {
             let (vip, port) = place(at);
-            let mut params = frontend(of, &vip.to_string(), port, number("slot", 0) as u16);
-            params.vip_owner = words.contains(&"owner");
-            if let Err(error) = txn.upsert_frontend(params) {
-                writeln!(out, "{error}").unwrap();
+            let row = Frontend {
+                announced: words.contains(&"owner"),
+                port_name: option(&words, "name").map(Name::new),
+                target_port: option(&words, "target").map(|target| match target.parse() {
+                    Ok(number) => TargetPort::Number(number),
+                    Err(_) => TargetPort::Name(Name::new(target)),
+                }),
+                ..frontend(of, &vip.to_string(), port, number("slot", 0) as u16)
+            };
+            match txn.upsert_frontend(row) {
+                Ok(Claimed::Has) => {}
+                Ok(Claimed::Waits(holder)) => writeln!(out, "waits for {holder}").unwrap(),
+                Err(error) => writeln!(out, "{error}").unwrap(),
             }
+        }
+        ["backend", of, at, ..] => {
+            let (address, port) = place(at);
+            let mut row = Backend::new(name(of), address, port, Protocol::Tcp);
+            row.weight = number("weight", 1) as u16;
+            row.state = match option(&words, "state") {
+                None | Some("Active") => BackendState::Active,
+                Some("Terminating") => BackendState::Terminating,
+                Some("TerminatingNotServing") => BackendState::TerminatingNotServing,
+                Some("Draining") => BackendState::Draining,
+                Some("Quarantined") => BackendState::Quarantined,
+                Some("Maintenance") => BackendState::Maintenance,
+                Some(other) => panic!("no such state: {other}"),
+            };
+            row.port_names = option(&words, "names")
+                .map(|names| names.split(',').map(Name::new).collect::<Vec<_>>().into());
+            row.locality = Locality {
+                node: option(&words, "node").map(Name::new),
+                zone: option(&words, "zone").map(Name::new),
+                cluster: option(&words, "cluster").map(Name::new),
+            };
+            txn.upsert_backends(&name(of), [row]);
+        }
+        ["health", of, at, healthy] => {
+            let (address, port) = place(at);
+            let place = Place::new(address, port, Protocol::Tcp);
+            txn.set_backend_health(&name(of), place, healthy == "yes", None);
+        }
+        ["redirect", of, to, when, ..] => {
+            let when = match when {
+                "nothing-serves" => RedirectWhen::NothingServes,
+                "serves-here" => RedirectWhen::ServesHere,
+                other => panic!("no such condition: {other}"),
+            };
+            let port = option(&words, "port").map(|port| TargetPort::Number(port.parse().unwrap()));
+            let row = Redirect { service: name(of), source: Source::Resource, to: name(to), when, port };
+            txn.set_redirect(&name(of), Some(row));
         }
         ["proxy", of, id, ..] => {
             let state = match option(&words, "state") {
@@ -204,8 +298,10 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
                 ProxyState::OutOfService => BackendState::Terminating,
                 ProxyState::Pending => BackendState::Maintenance,
             };
+            let row_node = row.node.clone();
             txn.upsert_proxy(row);
-            txn.upsert_backends(&name(of), Source::Resource, [backend]);
+            backend.locality.node = Some(row_node);
+            txn.upsert_backends(&name(of), [backend]);
         }
         ["tunnel", of, id, ..] => {
             let client = option(&words, "client").unwrap_or("203.0.113.9");
@@ -219,31 +315,60 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
         ["pass", of, at] => {
             let (address, port) = place(at);
             let service = (of != "all").then(|| name(of));
-            let key = PassKey { service, address, port, protocol: Protocol::Tcp };
-            txn.upsert_pass(Pass { key, purpose: "test".into() });
+            let place = Place::new(address, port, Protocol::Tcp);
+            txn.upsert_pass(Pass { service, place, purpose: "test".into() });
         }
         ["node", address, node] => {
-            txn.upsert_node(EpicNode { address: ip(address), name: node.into() });
+            txn.upsert_node(EpicNode::new(ip(address), node));
         }
         ["delete", "service", of] => assert!(txn.delete_service_and_frontends(&name(of))),
-        ["delete", "frontend", at] => {
+        ["delete", "frontend", of, at] => {
             let (vip, port) = place(at);
-            txn.delete_frontend(&FrontendKey::new(vip, port, Protocol::Tcp));
+            assert!(txn.delete_frontend(&name(of), FrontendKey::new(vip, port, Protocol::Tcp)));
         }
         ["delete", "proxy", of, id] => {
             let id: u32 = id.parse().unwrap();
-            let backend = proxy_backend(of, id).key;
             txn.delete_proxy(ProxyId::new(id).unwrap());
-            txn.release_backend(&name(of), backend.address, backend.port, backend.protocol);
+            txn.release_backend(&name(of), proxy_backend(of, id).place);
         }
         ["delete", "tunnel", id] => {
             assert!(txn.delete_tunnel(TunnelId::new(id.parse::<u32>().unwrap()).unwrap()))
         }
         ["delete", "alias", of, id] => {
             let address = alias_address(id.parse().unwrap());
-            txn.delete_alias(&AliasKey { service: name(of), address });
+            txn.delete_alias(AliasKey { service: name(of).id(), address: address.into() });
         }
+        ["delete", "backend", of, at] => {
+            let (address, port) = place(at);
+            assert!(txn.release_backend(&name(of), Place::new(address, port, Protocol::Tcp)));
+        }
+        ["delete", "redirect", of] => txn.set_redirect(&name(of), None),
         ["delete", "node", address] => assert!(txn.delete_node(ip(address))),
         _ => panic!("no such command: {line}"),
     }
+}
+
+/// What a line says about traffic.
+fn traffic(words: &[&str]) -> Option<Arc<Traffic>> {
+    let mut traffic = Traffic::default();
+    if option(words, "external") == Some("Local") {
+        traffic.external = TrafficPolicy::Local;
+    }
+    match option(words, "distribution") {
+        None => {}
+        Some("zone") => traffic.distribution = Distribution::SameZone,
+        Some("node") => traffic.distribution = Distribution::SameNode,
+        Some(other) => panic!("no such distribution: {other}"),
+    }
+    match option(words, "clusters") {
+        None => {}
+        Some("local") => traffic.clusters = ClusterAffinity::Local,
+        Some("remote") => traffic.clusters = ClusterAffinity::Remote,
+        Some(names) => {
+            let names: Vec<Arc<str>> = names.split(',').map(Arc::from).collect();
+            traffic.clusters = ClusterAffinity::Named(names.into());
+        }
+    }
+    traffic.panic_threshold = option(words, "panic").map_or(0, |text| text.parse().unwrap());
+    (traffic != Traffic::default()).then(|| Arc::new(traffic))
 }
