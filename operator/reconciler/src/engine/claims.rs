@@ -9,7 +9,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Reconciler;
-use super::intake::lower_since;
+use super::intake::{LOST, lower_since};
 use crate::graph::{Claim, flag};
 use crate::lanes::{Direction, Lanes};
 use crate::layout::Layout;
@@ -22,7 +22,6 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
     pub(super) fn render_row(&mut self, slot: Slot) {
         let row = self.graph.row(slot);
         let (id, gone) = (row.id, row.gone);
-        self.mark = row.since;
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let ready = if gone { Ok(()) } else { self.render.render(&self.seen, id, &mut out) };
@@ -35,7 +34,6 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         }
         self.claim_all(slot, &mut out);
         self.out = out;
-        self.mark = 0;
         self.touch(slot);
     }
 
@@ -127,6 +125,9 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
                 self.graph.entry_mut(slot).claims.swap(0, next);
             }
         }
+        if self.graph.entry(slot).have != 0 {
+            self.handed_over.insert(slot);
+        }
         self.claims_changed(slot, wanted);
         self.graph.entries.find(slot).is_some_and(|entry| entry.claim_of(row).is_some())
     }
@@ -156,12 +157,21 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
     pub(super) fn entry_changed(&mut self, slot: Slot) {
         self.clear_failure(slot);
         self.unblock(slot);
+        self.unpin(slot);
         self.count_leaving(slot);
         let entry = self.graph.entry(slot);
         if entry.is_clean() {
-            self.unpin(slot);
+            // It may have come to want again what it holds, while a target of that has to go.
+            let targets = &entry.targets;
+            self.pins_changed |=
+                !self.pinned.is_empty() && targets.iter().any(|(t, _)| self.graph.entry(*t).is(flag::PINNED));
             self.drop_withdrawn(slot);
         } else {
+            if entry.have == 0 {
+                self.drop_withdrawn(slot);
+            } else if entry.is(flag::ADOPTED) && entry.owner().is_some_and(|o| o.identity != entry.identity) {
+                self.handed_over.insert(slot);
+            }
             self.queue_entry(slot);
         }
         self.count_unmet(slot);
@@ -182,10 +192,13 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         }
     }
 
-    /// The entry is as its owner wants it: who left it has nothing to wait for any more.
+    /// The entry is as its owner wants it, or is not held: who left it has nothing to wait for any more.
     fn drop_withdrawn(&mut self, slot: Slot) {
         let entry = self.graph.entry_mut(slot);
         entry.set(flag::ADOPTED, false);
+        if !self.handed_over.is_empty() {
+            self.handed_over.remove(&slot);
+        }
         if entry.claims.iter().all(|claim| claim.is_live()) {
             return;
         }
@@ -220,10 +233,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
                 continue;
             }
             if !met && row.since == 0 {
-                // It was up to date, and its entry is not as it wants any more: its own change is missing again.
-                let own = epic_store::Schema::row_revision(&**self.seen, row.id);
-                let own = own.unwrap_or_else(|| self.seen.revision());
-                lower_since(row, if self.mark == 0 { own } else { own.min(self.mark) });
+                lower_since(row, LOST);
             }
             if !row.touched {
                 row.touched = true;

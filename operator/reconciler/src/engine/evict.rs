@@ -5,6 +5,8 @@
 //! each other's targets) would keep a target from its next owner for as long. Then the entry is removed and comes back when
 //! it can: what it points to is another's by what the tables say, so nothing of use is lost.
 //!
+//! In the same way what a row of another scope left goes if its successor cannot be written for now.
+//!
 //! Who points to a target is not kept; it is searched for among all entries, once per round at most, and only if there
 //! is something new that waits.
 
@@ -21,11 +23,42 @@ const CHAIN: usize = 16;
 impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
     /// Marks what stands in the way of others once nothing else is left to do; says whether there was anything.
     pub(super) fn evict(&mut self) -> bool {
-        let idle = self.is_rendered() && self.deferred.is_empty() && self.may_remove();
-        if !self.pins_changed || self.pinned.is_empty() || !idle {
+        if !self.is_rendered() || !self.deferred.is_empty() || !self.may_remove() {
             return false;
         }
-        self.pins_changed = false;
+        let stale = self.handed_over.iter().copied().filter(|slot| self.is_stale(*slot)).collect();
+        let holding = self.holding_on();
+        self.evict_all(stale) | self.evict_all(holding)
+    }
+
+    fn evict_all(&mut self, slots: Vec<Slot>) -> bool {
+        for slot in &slots {
+            self.graph.entry_mut(*slot).set(flag::EVICTED, true);
+            self.note_loss(*slot);
+            self.entry_changed(*slot);
+        }
+        !slots.is_empty()
+    }
+
+    /// Whether a wanted entry cannot be written for now and holds what is another's.
+    fn is_stale(&self, slot: Slot) -> bool {
+        let entry = self.graph.entry(slot);
+        let Some(owner) = entry.owner() else { return false };
+        let scope = |row: Slot| self.graph.row(row).scope;
+        entry.is(flag::FAILING | flag::BLOCKED)
+            && !entry.is(flag::EVICTED)
+            && (entry.is(flag::ADOPTED) && entry.identity != owner.identity
+                || entry
+                    .claims
+                    .iter()
+                    .any(|claim| !claim.is_live() && scope(claim.row()) != scope(owner.row())))
+    }
+
+    /// Wanted entries that keep others from going or changing.
+    fn holding_on(&mut self) -> Vec<Slot> {
+        if !std::mem::take(&mut self.pins_changed) || self.pinned.is_empty() {
+            return Vec::new();
+        }
         let entries = self.graph.entries.iter();
         let holding = entries
             .filter(|(_, entry)| !entry.targets.is_empty() && !entry.is(flag::EVICTED))
@@ -33,12 +66,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
                 entry.owner().is_some()
                     && entry.targets.iter().any(|(target, _)| self.must_yield(*slot, *target))
             });
-        let evicted: Vec<Slot> = holding.map(|(slot, _)| slot).collect();
-        for slot in &evicted {
-            self.graph.entry_mut(*slot).set(flag::EVICTED, true);
-            self.entry_changed(*slot);
-        }
-        !evicted.is_empty()
+        holding.map(|(slot, _)| slot).collect()
     }
 
     /// Whether a wanted entry must leave for the sake of what it points to.
@@ -50,15 +78,24 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         if pinned.is(flag::EVICTED) || pinned.owner().is_some() {
             return true;
         }
-        // The target goes for good. What is only late keeps it until then, unless it waits for the room that it takes,
-        // or wants it and nobody else does.
-        entry.is_clean() || self.waits_for_room_in(slot, L::map(&pinned.key))
+        // The target goes for good. What is only late keeps it until then, unless it waits for just that, or keeps another
+        // scope waiting; and what wants it, though nobody else does, has no claim to it.
+        let scope = |row: Slot| self.graph.row(row).scope;
+        let of_another = entry
+            .owner()
+            .is_some_and(|owner| pinned.claims.iter().any(|claim| scope(claim.row()) != scope(owner.row())));
+        entry.is_clean() || of_another || self.waits_for_what_leaves(slot, L::map(&pinned.key))
     }
 
-    fn waits_for_room_in(&self, slot: Slot, map: usize) -> bool {
+    /// Whether an entry waits for room in this map, or for something that itself waits for pointers to leave, which may be
+    /// those of this entry.
+    fn waits_for_what_leaves(&self, slot: Slot, map: usize) -> bool {
         let mut at = slot;
         for _ in 0..CHAIN {
             let entry = self.graph.entry(at);
+            if at != slot && entry.is(flag::PINNED) {
+                return true;
+            }
             if entry.is(flag::FAILING) {
                 return L::map(&entry.key) == map && self.retries.error(at) == Some(&MapError::Full);
             }
@@ -70,8 +107,12 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         false
     }
 
-    /// Whether what an entry points to still must go or become another's.
+    /// Whether an entry still holds another's value, or points to what must go or become another's.
     pub(super) fn is_in_the_way(&self, slot: Slot) -> bool {
-        self.graph.entry(slot).targets.iter().any(|(target, _)| self.graph.entry(*target).must_change())
+        let entry = self.graph.entry(slot);
+        let anothers = entry.owner().is_some_and(|owner| owner.identity != entry.identity)
+            || entry.claims.iter().any(|claim| !claim.is_live());
+        (anothers && entry.have != entry.wanted())
+            || entry.targets.iter().any(|(target, _)| self.graph.entry(*target).must_change())
     }
 }

@@ -88,7 +88,6 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         let row = self.graph.row_mut(slot);
         row.gone = true;
         lower_since(row, mark);
-        self.mark = mark;
         self.set_unready(slot, None);
         let new = self.graph.add_row(id, scope);
         if since != 0 {
@@ -148,6 +147,9 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         }
     }
 }
+
+/// Since when a row is behind whose entry the maps held and hold no more: whatever change put it there is missing again.
+pub(super) const LOST: u64 = 1;
 
 /// The lowest revision counts: whoever waits for it waits for this row.
 pub(super) fn lower_since<I, S>(row: &mut RowState<I, S>, mark: u64) {

@@ -96,13 +96,13 @@ pub struct Reconciler<L: Layout, M, R: Render<L>> {
     pinned: BTreeSet<Slot>,
     /// Whether something was pinned, or a map found full, since it was last looked for who pins.
     pins_changed: bool,
+    /// Entries that still hold what a row wanted that has left them, or what somebody else wanted in an earlier run.
+    handed_over: BTreeSet<Slot>,
     removal: removal::Removal<L::Key>,
     refreshing: Option<refresh::Refreshing>,
     unread: Option<Arc<str>>,
     /// Whether what is done now is part of a small change.
     urgent: bool,
-    /// Lowest revision of what is done now; 0: unknown.
-    mark: u64,
     now: Instant,
     touched: Vec<Slot>,
     lag: Lag<R::Scope>,
@@ -163,11 +163,11 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             waiters: BTreeSet::new(),
             pinned: BTreeSet::new(),
             pins_changed: false,
+            handed_over: BTreeSet::new(),
             removal: removal::Removal::default(),
             refreshing: None,
             unread: None,
             urgent: false,
-            mark: 0,
             now: Instant::now(),
             touched: Vec::new(),
             lag: Lag::default(),
@@ -287,6 +287,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             waiting: self.blocked.len()
                 + self.waiters.len()
                 + self.pinned.len()
+                + self.handed_over.len()
                 + self.removal.asked()
                 + self.removal.fresh(),
             named: self.lag.behind().len() + self.failing.len() + self.failing_of_node.len(),

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use epic_store::Schema;
-
 use super::Reconciler;
-use super::intake::lower_since;
 use crate::graph::flag;
 use crate::layout::Layout;
 use crate::maps::{MapError, Maps};
@@ -115,13 +112,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
 
     /// Somebody else changed an entry: the changes of all rows that want it are missing again.
     fn found_changed(&mut self, slot: Slot) {
-        for at in 0..self.graph.entry(slot).claims.len() {
-            let row = self.graph.entry(slot).claims[at].row();
-            let id = self.graph.row(row).id;
-            let revision = self.seen.row_revision(id).unwrap_or_else(|| self.seen.revision());
-            lower_since(self.graph.row_mut(row), revision);
-            self.touch(row);
-        }
+        self.note_loss(slot);
         self.entry_changed(slot);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::Reconciler;
-use crate::graph::flag;
+use crate::graph::{Queue, flag};
 use crate::layout::Layout;
 use crate::maps::Maps;
 use crate::render::Render;
@@ -87,7 +87,8 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
 
     /// Whether absence means anything now, and all of it is known.
     pub(super) fn may_remove(&self) -> bool {
-        self.seen.initialized() && self.arrived.is_empty() && self.queued_gone == 0
+        let urgent = &self.queues[Queue::Urgent as usize - 1];
+        self.seen.initialized() && self.arrived.is_empty() && self.queued_gone == 0 && urgent.is_empty()
     }
 
     /// Holds back what is free to go if it is too much to go unasked.

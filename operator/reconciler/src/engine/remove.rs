@@ -10,13 +10,15 @@ use crate::render::Render;
 use crate::slab::Slot;
 
 impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
-    /// Removes what may go. Nothing does before every initializer has completed and every removed row was looked at.
+    /// Removes what may go. Nothing does before every initializer has completed and every removed row was looked at; what a
+    /// great change leaves goes only once all of it was looked at, for another row of it may want the same entry.
     pub(super) fn remove(&mut self, budget: &mut usize) {
         if !self.may_remove() || self.lanes.is_empty(Direction::Remove) {
             return;
         }
         self.hold_back();
-        for urgent in [true, false] {
+        for urgent in if self.is_rendered() { &[true, false][..] } else { &[true] } {
+            let urgent = *urgent;
             self.urgent = urgent;
             for map in (0..L::MAPS.len()).rev() {
                 self.work_off(Direction::Remove, map, budget);

@@ -4,6 +4,7 @@
 //! operations in one batch neither depends on the other, in whatever order they are carried out.
 
 use super::Reconciler;
+use super::intake::{LOST, lower_since};
 use crate::graph::{Targets, flag};
 use crate::lanes::{Direction, Lanes};
 use crate::layout::Layout;
@@ -54,7 +55,8 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             let next = if *budget > 0 { self.lanes.pop(direction, self.urgent, map) } else { None };
             if let Some(slot) = next {
                 let Some(entry) = self.graph.entries.find(slot) else { continue };
-                if !entry.is(bit) {
+                // A slot may be another's since it was put into the list.
+                if !entry.is(bit) || L::map(&entry.key) != map {
                     continue;
                 }
                 *budget -= 1;
@@ -186,7 +188,15 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         if error == MapError::Full {
             self.pins_changed = true;
         }
+        for (target, _) in held.map(|held| held.targets).unwrap_or_default() {
+            self.release_pointer(target);
+        }
         let entry = self.graph.entry_mut(slot);
+        if entry.is_clean() {
+            // Nobody wants any more what was tried.
+            self.graph.forget_entry_if_unused(slot);
+            return;
+        }
         entry.set(flag::FAILING, true);
         let key = entry.key;
         if entry.claims.is_empty() {
@@ -196,9 +206,6 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         }
         self.retries.failed(slot, map, error, self.now, self.settings.backoff);
         self.touch_claimants(slot);
-        for (target, _) in held.map(|held| held.targets).unwrap_or_default() {
-            self.release_pointer(target);
-        }
     }
 
     /// What a value is when it is held. Its pointers are not counted yet.
@@ -260,8 +267,11 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
     fn block(&mut self, slot: Slot, target: Slot, expected: u32) {
         self.graph.entry_mut(slot).set(flag::BLOCKED, true);
         self.graph.entry_mut(target).set(flag::AWAITED, true);
-        self.blocked.insert(slot, (target, expected));
         self.waiters.insert((target, slot));
+        let before = self.blocked.insert(slot, (target, expected));
+        if let Some((before, _)) = before.filter(|(before, _)| *before != target) {
+            self.stop_waiting(slot, before);
+        }
         // It waits for something else than before.
         self.clear_failure(slot);
         self.touch_claimants(slot);
@@ -273,12 +283,15 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         }
         self.graph.entry_mut(slot).set(flag::BLOCKED, false);
         if let Some((target, _)) = self.blocked.remove(&slot) {
-            self.waiters.remove(&(target, slot));
-            let others = self.waiters.range((target, 0)..=(target, Slot::MAX)).next();
-            if others.is_none() {
-                self.graph.entry_mut(target).set(flag::AWAITED, false);
-                self.graph.forget_entry_if_unused(target);
-            }
+            self.stop_waiting(slot, target);
+        }
+    }
+
+    fn stop_waiting(&mut self, slot: Slot, target: Slot) {
+        self.waiters.remove(&(target, slot));
+        if self.waiters.range((target, 0)..=(target, Slot::MAX)).next().is_none() {
+            self.graph.entry_mut(target).set(flag::AWAITED, false);
+            self.graph.forget_entry_if_unused(target);
         }
     }
 
@@ -342,6 +355,15 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             if self.graph.entries.find(slot).is_some_and(|entry| !entry.is_clean()) {
                 self.queue_entry(slot);
             }
+        }
+    }
+
+    /// The maps lose what rows had in them.
+    pub(super) fn note_loss(&mut self, slot: Slot) {
+        for at in 0..self.graph.entry(slot).claims.len() {
+            let row = self.graph.entry(slot).claims[at].row();
+            lower_since(self.graph.row_mut(row), LOST);
+            self.touch(row);
         }
     }
 

@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod basics;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod toy;

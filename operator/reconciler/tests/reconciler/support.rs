@@ -19,13 +19,15 @@ pub(crate) struct Checked {
     pub(crate) maps: FakeMaps<Toy>,
     /// Keys that cannot be written or removed.
     pub(crate) refuse: Vec<Key>,
+    /// A service none of whose entries can be written; they can be removed.
+    pub(crate) unlucky: Option<u32>,
     /// Sizes of the batches so far.
     pub(crate) batches: Vec<usize>,
 }
 
 impl Checked {
     pub(crate) fn new(maps: FakeMaps<Toy>) -> Self {
-        Self { maps, refuse: Vec::new(), batches: Vec::new() }
+        Self { maps, refuse: Vec::new(), unlucky: None, batches: Vec::new() }
     }
 }
 
@@ -40,7 +42,8 @@ impl Maps<Toy> for Checked {
         self.batches.push(batch.len());
         // Backwards: no operation of a batch may need another.
         for (at, op) in batch.iter().enumerate().rev() {
-            if self.refuse.contains(&op.key) {
+            let scope = op.value.as_ref().and_then(crate::history::scope_of);
+            if self.refuse.contains(&op.key) || (scope.is_some() && scope == self.unlucky) {
                 done(at, Err(MapError::Failed("refused".to_owned())));
                 continue;
             }
