@@ -162,9 +162,8 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         let entry = self.graph.entry(slot);
         if entry.is_clean() {
             // It may have come to want again what it holds, while a target of that has to go.
-            let targets = &entry.targets;
-            self.pins_changed |=
-                !self.pinned.is_empty() && targets.iter().any(|(t, _)| self.graph.entry(*t).is(flag::PINNED));
+            self.pins_changed |= !self.pinned.is_empty()
+                && entry.targets.iter().any(|(target, _)| self.graph.entry(*target).is(flag::PINNED));
             self.drop_withdrawn(slot);
         } else {
             if entry.have == 0 {

@@ -7,8 +7,8 @@
 //!
 //! In the same way what a row of another scope left goes if its successor cannot be written for now.
 //!
-//! Who points to a target is not kept; it is searched for among all entries, once per round at most, and only if there
-//! is something new that waits.
+//! Who points to a target is not kept; it is searched for among all entries, once per round at most, and only if something
+//! waits for pointers to leave and something failed or came to wait since.
 
 use super::Reconciler;
 use crate::graph::flag;

@@ -94,7 +94,7 @@ pub struct Reconciler<L: Layout, M, R: Render<L>> {
     waiters: BTreeSet<(Slot, Slot)>,
     /// Entries that must go or change and are pointed to.
     pinned: BTreeSet<Slot>,
-    /// Whether something was pinned, or a map found full, since it was last looked for who pins.
+    /// Whether something was pinned, failed or came to wait since it was last looked for who pins.
     pins_changed: bool,
     /// Entries that still hold what a row wanted that has left them, or what somebody else wanted in an earlier run.
     handed_over: BTreeSet<Slot>,

@@ -185,9 +185,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
     }
 
     fn failed(&mut self, Flight { slot, held }: Flight, map: usize, error: MapError) {
-        if error == MapError::Full {
-            self.pins_changed = true;
-        }
+        self.pins_changed = true;
         for (target, _) in held.map(|held| held.targets).unwrap_or_default() {
             self.release_pointer(target);
         }
@@ -274,6 +272,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         }
         // It waits for something else than before.
         self.clear_failure(slot);
+        self.pins_changed = true;
         self.touch_claimants(slot);
     }
 
@@ -314,7 +313,8 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
 
     pub(super) fn pin(&mut self, slot: Slot) {
         self.graph.entry_mut(slot).set(flag::PINNED, true);
-        self.pins_changed |= self.pinned.insert(slot);
+        self.pinned.insert(slot);
+        self.pins_changed = true;
         self.touch_claimants(slot);
     }
 

@@ -3,9 +3,13 @@
 #[cfg(test)]
 mod basics;
 #[cfg(test)]
+mod findings;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod running;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

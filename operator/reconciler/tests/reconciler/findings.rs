@@ -1,0 +1,620 @@
+//! The sequences of what went wrong before, one by one.
+
+use std::time::{Duration, Instant};
+
+use epic_reconciler::{Budget, FakeMaps, Render, Status};
+use epic_store::{Row, Store};
+
+use crate::support::{
+    Checked, NOTHING, backend, checked, commit, confirmed, engine, frontend, node, put_whole, remove_whole,
+    service, settle, settle_for_good,
+};
+use crate::toy::{
+    BACKENDS, Backend, FRONTENDS, Frontend, Key, Node, Place, Renderer, RowId, SLOTS, Service, Tables, Value,
+    Vip,
+};
+
+fn budget() -> Budget {
+    Budget::default()
+}
+
+fn status(engine: &crate::support::Engine<Checked>, row: RowId) -> Status {
+    let revision = epic_store::Schema::row_revision(&**engine.reader().snapshot(), row).unwrap();
+    engine.progress().status(row, revision)
+}
+
+fn error(engine: &crate::support::Engine<Checked>, row: RowId) -> String {
+    match status(engine, row) {
+        Status::Error(text) => text.to_string(),
+        other => panic!("{row} is {other:?}"),
+    }
+}
+
+// A removal of more than half waits, and nothing else does.
+
+#[test]
+fn while_a_big_removal_is_asked_about_writes_and_further_removals_go_on() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| {
+        (1..=4).for_each(|id| put_whole(txn, id));
+        txn.put(node(1, 1));
+    });
+    settle(&mut engine, Instant::now(), false);
+    let gone = commit(&store, |txn| (1..=4).for_each(|id| remove_whole(txn, id)));
+    let ask = confirmed(settle(&mut engine, Instant::now(), false).ask);
+    assert_eq!((ask.entries.len(), ask.held, ask.revision), (16, 17, gone));
+    assert_eq!(ask.to_string(), "16 of 17 map entries are to be removed by the tables of revision 2");
+    assert_eq!(engine.progress().health.unconfirmed, 16);
+
+    // A new service is written; what nobody asked about is removed.
+    commit(&store, |txn| {
+        put_whole(txn, 9);
+        txn.remove::<Node>(1);
+    });
+    let round = settle(&mut engine, Instant::now(), false);
+    assert_eq!((engine.maps().maps.len(), round.ask.as_ref()), (20, Some(&ask)));
+    assert!(
+        engine.maps().maps.get(&Key::Node(1)).is_none()
+            && engine.maps().maps.get(&Key::Frontend(9)).is_some()
+    );
+    let progress = engine.progress();
+    assert!(!progress.covers(gone) && progress.covers_scope(9, gone + 1) && progress.covers_node(gone + 1));
+    assert!(!progress.covers_scope(1, gone));
+
+    engine.confirm(&ask);
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!((engine.maps().maps.len(), engine.progress().covers(gone)), (4, true));
+}
+
+#[test]
+fn an_answer_is_for_the_set_that_was_asked_about() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| (1..=20).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    commit(&store, |txn| (1..=15).for_each(|id| remove_whole(txn, id)));
+    let first = confirmed(settle(&mut engine, Instant::now(), false).ask);
+    assert_eq!(first.entries.len(), 60);
+
+    // One comes back, and all others go too: most of what is left, so that is asked about as well.
+    commit(&store, |txn| {
+        put_whole(txn, 1);
+        (16..=20).for_each(|id| remove_whole(txn, id));
+    });
+    let second = confirmed(settle(&mut engine, Instant::now(), false).ask);
+    assert_eq!((second.entries.len(), engine.maps().maps.len()), (76, 80));
+    engine.confirm(&first);
+    let rest = confirmed(settle(&mut engine, Instant::now(), false).ask);
+    assert_eq!((rest.entries.len(), engine.maps().maps.len()), (20, 24));
+    engine.confirm(&rest);
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().maps.len(), 4);
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn a_question_lapses_when_most_of_what_it_is_about_comes_back() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| (1..=10).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    commit(&store, |txn| (1..=6).for_each(|id| remove_whole(txn, id)));
+    assert_eq!(confirmed(settle(&mut engine, Instant::now(), false).ask).entries.len(), 24);
+    commit(&store, |txn| (1..=4).for_each(|id| put_whole(txn, id)));
+    let round = settle(&mut engine, Instant::now(), false);
+    assert_eq!((round.ask, engine.maps().maps.len()), (None, 32));
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn a_removal_taken_in_by_pieces_is_recognised_as_a_big_one() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| (1..=100).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    commit(&store, |txn| (1..=80).for_each(|id| remove_whole(txn, id)));
+    let small = Budget { rows: 7, operations: 3 };
+    let mut round = engine.round(Instant::now(), small);
+    while round.more {
+        assert_eq!(engine.maps().maps.len(), 400);
+        assert!(round.ask.is_none_or(|ask| ask.entries.len() == 320), "never about a part of it");
+        round = engine.round(Instant::now(), small);
+    }
+    assert_eq!(confirmed(round.ask).entries.len(), 320);
+}
+
+// Progress is kept apart by scope, and says who fails.
+
+#[test]
+fn a_full_map_of_one_service_neither_delays_nor_worries_another() {
+    let store = Store::<Tables>::new();
+    let mut maps = Checked::new(FakeMaps::new());
+    maps.maps.set_room(FRONTENDS, 1);
+    let mut engine = engine(&store, maps);
+    let now = Instant::now();
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, now, false);
+    let second = commit(&store, |txn| put_whole(txn, 2));
+    settle(&mut engine, now, false);
+    let progress = engine.progress();
+    assert!(
+        !progress.covers(second) && progress.covers_scope(1, second) && !progress.covers_scope(2, second)
+    );
+    assert!(progress.covers_node(second) && progress.health.is_node_ok() && !progress.health.is_ok());
+    assert_eq!(status(&engine, RowId::Frontend(Vip { service: 1, vip: 1 })), Status::Done);
+    assert_eq!(error(&engine, RowId::Frontend(Vip { service: 2, vip: 2 })), "frontends[2]: the map is full");
+    assert_eq!(status(&engine, RowId::Service(2)), Status::Done);
+    assert!(progress.behind.get(&Some(2)).is_some_and(|behind| behind.lowest == second));
+
+    // It is known since when; the room is given to who waits as soon as there is any.
+    let later = now + Duration::from_secs(9);
+    settle(&mut engine, later, false);
+    let errors = &engine.progress().health.scopes;
+    assert!(
+        errors.has_lasted(later, Duration::from_secs(9))
+            && !errors.has_lasted(later, Duration::from_secs(10))
+    );
+    commit(&store, |txn| drop(txn.remove::<Frontend>(Vip { service: 1, vip: 1 })));
+    settle(&mut engine, later, false);
+    assert!(engine.progress().covers(second) && engine.is_idle());
+}
+
+#[test]
+fn an_error_of_the_node_is_one_of_all() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    engine.maps_mut().refuse = vec![Key::Node(1)];
+    let revision = commit(&store, |txn| {
+        txn.put(node(1, 1));
+        put_whole(txn, 1);
+    });
+    settle(&mut engine, Instant::now(), false);
+    let progress = engine.progress();
+    assert!(!progress.covers_node(revision) && progress.covers_scope(1, revision));
+    assert!(!progress.health.is_node_ok() && progress.health.scopes.is_empty());
+    assert_eq!(progress.health.to_string(), "degraded, 4 entries; nodes 1: nodes[1]: refused");
+}
+
+// Commits that one round takes in together are told apart, on the safe side.
+
+#[test]
+fn a_failure_counts_from_the_first_commit_that_the_round_took_in() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    engine.maps_mut().refuse = vec![Key::Node(1)];
+    let first = commit(&store, |txn| {
+        txn.put(node(1, 1));
+    });
+    let second = commit(&store, |txn| {
+        txn.put(node(2, 1));
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert!(!engine.progress().covers(first) && !engine.progress().covers(second));
+    // Rendering it again does not move its revision forward.
+    commit(&store, |txn| {
+        txn.put(node(1, 2));
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert!(!engine.progress().covers(first));
+    engine.maps_mut().refuse.clear();
+    settle_for_good(&mut engine, Instant::now());
+    assert!(engine.progress().covers(store.snapshot().revision()));
+}
+
+#[test]
+fn a_row_that_cannot_be_rendered_keeps_the_revision_since_which_it_waits() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    let first = commit(&store, |txn| {
+        txn.put(backend(1, 0, 5));
+    });
+    settle(&mut engine, Instant::now(), false);
+    let second = commit(&store, |txn| {
+        txn.put(Backend { weight: 9, ..backend(1, 0, 5) });
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(error(&engine, RowId::Backend(Place { service: 1, place: 0 })), "service 1 is not there yet");
+    assert!(!engine.progress().covers(first) && !engine.progress().covers_scope(1, first));
+    assert!(engine.progress().covers_scope(2, second));
+    commit(&store, |txn| {
+        txn.put(service(1));
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert!(engine.progress().covers(store.snapshot().revision()));
+}
+
+// Two rows that disagree on an entry.
+
+#[test]
+fn who_came_first_keeps_an_entry_and_the_other_row_says_who_has_it() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| put_whole(txn, 2));
+    settle(&mut engine, Instant::now(), false);
+    // The same id for another service, and a frontend of that.
+    commit(&store, |txn| {
+        txn.put(Service { nat: 2, ..service(1) });
+        txn.put(frontend(1, 1));
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().maps.get(&Key::RevNat(2)), Some(&Value::RevNat { service: 2 }));
+    assert!(engine.maps().maps.get(&Key::Frontend(1)).is_none(), "no way leads to another's entry");
+    assert_eq!(
+        error(&engine, RowId::Service(1)),
+        "revnat[2] is as services 2 wants it; it can be had once services 2 leaves it"
+    );
+    assert_eq!(
+        error(&engine, RowId::Frontend(Vip { service: 1, vip: 1 })),
+        "frontends[1] waits for revnat[2], which is of 2 and not of 1"
+    );
+    assert_eq!(status(&engine, RowId::Service(2)), Status::Done);
+    // Whatever the owner changes, it stays the owner; when it leaves, the next has it.
+    commit(&store, |txn| {
+        txn.put(Service { generation: 5, ..service(2) });
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().maps.get(&Key::RevNat(2)), Some(&Value::RevNat { service: 2 }));
+    commit(&store, |txn| {
+        txn.put(Service { nat: 7, ..service(2) });
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().maps.get(&Key::RevNat(2)), Some(&Value::RevNat { service: 1 }));
+    assert!(engine.is_idle() && engine.progress().covers(store.snapshot().revision()));
+}
+
+#[test]
+fn after_a_restart_the_owner_is_who_wants_what_is_held_even_if_its_row_comes_late() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| {
+        txn.put(service(200));
+    });
+    settle(&mut engine, Instant::now(), false);
+    // A great change: a hundred services before it by name, one of which wants its id.
+    commit(&store, |txn| {
+        (1..=100).for_each(|id| {
+            txn.put(service(id));
+        });
+        txn.put(Service { nat: 200, ..service(1) });
+    });
+    let maps = engine.into_maps();
+    let mut engine = crate::support::engine(&store, maps);
+    let writes = engine.maps().maps.writes();
+    let small = Budget { rows: 10, operations: 100 };
+    while engine.round(Instant::now(), small).more {}
+    assert_eq!(engine.maps().maps.get(&Key::RevNat(200)), Some(&Value::RevNat { service: 200 }));
+    assert_eq!(engine.maps().maps.writes(), writes + 99);
+    assert!(error(&engine, RowId::Service(1)).contains("services 200"));
+}
+
+#[test]
+fn after_a_restart_the_least_row_owns_an_entry_that_nobody_wants_as_it_is() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| {
+        txn.put(Service { nat: 5, ..service(9) });
+    });
+    settle(&mut engine, Instant::now(), false);
+    commit(&store, |txn| {
+        txn.remove::<Service>(9);
+        txn.put(Service { nat: 5, ..service(4) });
+        txn.put(Service { nat: 5, ..service(3) });
+    });
+    let mut engine = crate::support::engine(&store, engine.into_maps());
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().maps.get(&Key::RevNat(5)), Some(&Value::RevNat { service: 3 }));
+}
+
+#[test]
+fn an_entry_whose_owner_leaves_goes_to_the_next() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| {
+        put_whole(txn, 1);
+        txn.put(service(7));
+        txn.put(backend(1, 1, 1));
+    });
+    settle(&mut engine, Instant::now(), false);
+    let second = RowId::Backend(Place { service: 1, place: 1 });
+    assert!(error(&engine, second).contains("backends Place { service: 1, place: 0 }"));
+    commit(&store, |txn| drop(txn.remove::<Backend>(Place { service: 1, place: 0 })));
+    settle(&mut engine, Instant::now(), true);
+    assert_eq!(status(&engine, second), Status::Done);
+    assert_eq!(
+        engine.maps().maps.get(&Key::Backend(1)),
+        Some(&Value::Backend { service: 1, place: 1, weight: 1 })
+    );
+}
+
+// Whose an entry is.
+
+#[test]
+fn an_id_that_moves_to_another_service_is_rewritten_only_when_nothing_of_the_old_one_points_to_it() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| {
+        put_whole(txn, 1);
+        put_whole(txn, 2);
+    });
+    settle(&mut engine, Instant::now(), false);
+    // Backend 1 goes from service 1 to service 2 and backend 2 the other way: `Checked` looks after every write.
+    commit(&store, |txn| {
+        txn.put(backend(1, 0, 2));
+        txn.put(backend(2, 0, 1));
+        txn.put(Service { nat: 2, ..service(1) });
+        txn.put(Service { nat: 1, ..service(2) });
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(
+        engine.maps().maps.get(&Key::Backend(1)),
+        Some(&Value::Backend { service: 2, place: 0, weight: 1 })
+    );
+    assert_eq!(engine.maps().maps.get(&Key::RevNat(1)), Some(&Value::RevNat { service: 2 }));
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn a_service_that_cannot_be_rewritten_gives_up_an_id_that_is_another_s_now() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    engine.maps_mut().refuse = vec![Key::Backend(9)];
+    commit(&store, |txn| {
+        txn.put(backend(1, 0, 9));
+        txn.put(service(2));
+        txn.put(backend(2, 0, 1));
+    });
+    settle(&mut engine, Instant::now(), false);
+    let progress = engine.progress();
+    assert!(progress.covers_scope(2, store.snapshot().revision()), "{}", progress.health);
+    assert!(!progress.covers_scope(1, 1), "what the maps held of it is gone for a while");
+    engine.maps_mut().refuse.clear();
+    settle_for_good(&mut engine, Instant::now());
+    assert!(engine.is_idle() && engine.maps().maps.len() == 7);
+}
+
+#[test]
+fn a_full_map_lets_a_backend_be_replaced() {
+    let store = Store::<Tables>::new();
+    let mut maps = Checked::new(FakeMaps::new());
+    maps.maps.set_room(BACKENDS, 1);
+    let mut engine = engine(&store, maps);
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    commit(&store, |txn| {
+        txn.put(backend(1, 0, 2));
+    });
+    settle_for_good(&mut engine, Instant::now());
+    assert_eq!(
+        engine.maps().maps.get(&Key::Slot { service: 1, index: 0 }),
+        Some(&Value::Slot { service: 1, backend: 2 })
+    );
+    assert!(engine.is_idle());
+}
+
+// What initializers mean.
+
+#[test]
+fn nothing_is_removed_before_every_initializer_has_completed() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| (1..=3).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    let maps = engine.into_maps();
+    let store = Store::<Tables>::new();
+    let listed = store.register_initializer("services");
+    let mut engine = crate::support::engine(&store, maps);
+    commit(&store, |txn| (1..=2).for_each(|id| put_whole(txn, id)));
+    let round = settle(&mut engine, Instant::now(), true);
+    assert_eq!((engine.maps().maps.len(), round.writes), (12, 0));
+    assert_eq!(
+        engine.progress().health.to_string(),
+        "OK, 12 entries; not pruning before services has listed"
+    );
+    commit(&store, |txn| {
+        txn.complete(&listed);
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().maps.len(), 8);
+    assert!(engine.is_idle());
+}
+
+// Costs.
+
+#[test]
+fn a_thousand_of_a_full_map_get_room_one_by_one() {
+    const N: u32 = 5_000;
+    let store = Store::<Tables>::new();
+    let mut maps = FakeMaps::new();
+    maps.set_room(0, N as usize);
+    let mut engine = engine(&store, maps);
+    commit(&store, |txn| {
+        (1..=2 * N).for_each(|id| {
+            txn.put(node(id, 1));
+        })
+    });
+    let now = Instant::now();
+    settle(&mut engine, now, false);
+    assert_eq!((engine.footprint().failures, engine.maps().len()), (N as usize, N as usize));
+    // Each removal lets one in: as many tries as there is room, and no walk over all that fail.
+    let rendered = engine.renderer().rendered;
+    for id in 1..=N {
+        commit(&store, |txn| drop(txn.remove::<Node>(id)));
+        engine.round(now, budget());
+        assert_eq!(engine.maps().len(), N as usize);
+    }
+    assert_eq!(engine.footprint().failures, 0);
+    assert_eq!(engine.renderer().rendered - rendered, u64::from(N), "only who has room is rendered again");
+    assert!(engine.progress().covers(store.snapshot().revision()));
+}
+
+#[test]
+fn who_waits_for_a_target_is_woken_by_that_target_alone() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    let refused: Vec<Key> = (1..=20).map(Key::Backend).collect();
+    engine.maps_mut().refuse = refused.clone();
+    commit(&store, |txn| (1..=20).for_each(|id| put_whole(txn, id)));
+    let now = Instant::now();
+    settle(&mut engine, now, false);
+    assert_eq!(engine.maps().maps.len(), 20, "reverse NAT alone needs no backend");
+    engine.maps_mut().refuse.retain(|key| *key != Key::Backend(7));
+    let rendered = engine.renderer().rendered;
+    // A row of its own change: nothing else is due yet.
+    commit(&store, |txn| {
+        txn.put(Backend { weight: 3, ..backend(7, 0, 7) });
+    });
+    settle(&mut engine, now, false);
+    assert_eq!(engine.maps().maps.len(), 23);
+    assert!(engine.renderer().rendered - rendered <= 6, "{}", engine.renderer().rendered - rendered);
+}
+
+#[test]
+fn batches_are_of_one_map_and_direction_and_bounded() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| {
+        (1..=300).for_each(|id| {
+            txn.put(node(id, 1));
+        })
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(engine.maps().batches, [256, 44]);
+}
+
+/// CPU time of this thread: what else runs on the machine does not count.
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn one_change_overtakes_fifty_thousand() {
+    let store = Store::<Tables>::new();
+    let mut engine = engine(&store, FakeMaps::new());
+    commit(&store, |txn| (1..=50_000).for_each(|id| put_whole(txn, id)));
+    engine.round(Instant::now(), budget());
+    let (mut times, mut value) = (Vec::new(), 0);
+    loop {
+        value += 1;
+        let begun = cpu();
+        let revision = commit(&store, |txn| {
+            txn.put(node(1, value));
+        });
+        let rendered = engine.renderer().rendered;
+        let round = engine.round(Instant::now(), budget());
+        times.push(cpu() - begun);
+        assert_eq!(engine.maps().get(&Key::Node(1)), Some(&Value::Node(value)), "by the very next round");
+        assert!(engine.renderer().rendered - rendered <= 2 * budget().rows as u64);
+        assert!(engine.progress().seen >= revision);
+        if !round.more {
+            break;
+        }
+    }
+    assert!(times.len() > 100, "{} rounds", times.len());
+    times.sort();
+    let p99 = times[times.len() * 99 / 100];
+    assert!(p99 < Duration::from_millis(20), "p99 {p99:?}");
+    assert_eq!(engine.maps().len(), 200_001);
+}
+
+// Full passes.
+
+#[test]
+fn a_full_pass_corrects_what_somebody_else_changed_and_nothing_else() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    let revision = commit(&store, |txn| (1..=5).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    let op = |key, value| epic_reconciler::Op { key, value };
+    let maps = &mut engine.maps_mut().maps;
+    maps.write(op(Key::Frontend(1), None)).unwrap();
+    maps.write(op(Key::RevNat(3), Some(Value::RevNat { service: 9 }))).unwrap();
+    maps.write(op(Key::Node(8), Some(Value::Node(1)))).unwrap();
+    maps.write(op(Key::Frontend(3), None)).unwrap();
+    assert_eq!(settle(&mut engine, Instant::now(), false).writes, 0);
+    let rendered = engine.renderer().rendered;
+    engine.refresh();
+    while engine.read_back().unwrap() {}
+    assert!(engine.progress().covers(revision), "what was found is told with the next round");
+    let round = engine.round(Instant::now(), budget());
+    assert_eq!((round.writes, engine.maps().maps.len()), (4, 20));
+    assert!(engine.renderer().rendered - rendered <= 4);
+    assert!(engine.is_idle() && engine.progress().covers(revision));
+}
+
+#[test]
+fn a_prune_removes_what_no_row_wants() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    let stray = epic_reconciler::Op { key: Key::Node(8), value: Some(Value::Node(1)) };
+    engine.maps_mut().maps.write(stray).unwrap();
+    engine.prune();
+    while engine.read_back().unwrap() {}
+    assert_eq!(settle(&mut engine, Instant::now(), false).writes, 1);
+    assert!(engine.maps().maps.get(&Key::Node(8)).is_none() && engine.is_idle());
+}
+
+#[test]
+fn an_entry_of_an_earlier_run_that_cannot_be_removed_is_named() {
+    let store = Store::<Tables>::new();
+    let mut maps = Checked::new(FakeMaps::new());
+    for node in 1..=3 {
+        maps.maps.write(epic_reconciler::Op { key: Key::Node(node), value: Some(Value::Node(1)) }).unwrap();
+    }
+    maps.refuse = vec![Key::Node(3)];
+    let mut engine = engine(&store, maps);
+    commit(&store, |txn| {
+        (1..=2).for_each(|id| {
+            txn.put(node(id, 1));
+        })
+    });
+    settle(&mut engine, Instant::now(), false);
+    assert_eq!(
+        engine.progress().health.to_string(),
+        "degraded, 3 entries; nodes[3], which no row wants, cannot be removed: refused"
+    );
+    engine.maps_mut().refuse.clear();
+    settle_for_good(&mut engine, Instant::now());
+    assert_eq!(engine.progress().health.to_string(), "OK, 2 entries");
+}
+
+#[test]
+fn a_row_that_was_removed_and_cannot_leave_is_behind_until_it_has() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| (1..=3).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    engine.maps_mut().refuse = vec![Key::Slot { service: 1, index: 0 }];
+    let revision = commit(&store, |txn| remove_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    let progress = engine.progress();
+    assert!(!progress.covers_scope(1, revision) && progress.covers_scope(2, revision));
+    let text = progress.failure(RowId::Service(1)).map(|failing| failing.text.to_string());
+    assert_eq!(text.as_deref(), Some("slots[1/0] cannot be removed: refused"));
+    // It comes back before that: nothing was lost.
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    assert!(engine.is_idle() && engine.maps().maps.len() == 12);
+    engine.maps_mut().refuse.clear();
+    commit(&store, |txn| (1..=3).for_each(|id| remove_whole(txn, id)));
+    settle(&mut engine, Instant::now(), true);
+    assert_eq!(engine.footprint(), NOTHING);
+}
+
+#[test]
+fn a_renderer_is_told_once_what_the_maps_hold() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    let engine = crate::support::engine(&store, engine.into_maps());
+    assert_eq!(engine.renderer().adopted, 4);
+    let row = backend(1, 0, 1);
+    assert_eq!(Renderer::default().scope(&store.snapshot(), RowId::Backend(row.key())), Some(1));
+    assert_eq!(SLOTS, 2);
+}
