@@ -86,6 +86,13 @@ impl<S: Copy + Ord + Hash> Lag<S> {
         }
     }
 
+    /// Gives back what the table of scopes keeps of a greater past.
+    pub(crate) fn shrink(&mut self) {
+        if self.scopes.capacity() > 1024 && self.scopes.len() < self.scopes.capacity() / 8 {
+            self.scopes.shrink_to_fit();
+        }
+    }
+
     pub(crate) fn lowest(&self) -> Option<u64> {
         self.all.lowest()
     }

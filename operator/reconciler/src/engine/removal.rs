@@ -39,12 +39,14 @@ pub(super) struct Removal<K> {
     /// Those that nobody was asked about.
     fresh: HashSet<Slot>,
     asked: HashSet<Slot>,
+    /// Number of those whose removal was confirmed.
+    confirmed: usize,
     ask: Option<Ask<K>>,
 }
 
 impl<K> Default for Removal<K> {
     fn default() -> Self {
-        Self { fresh: HashSet::new(), asked: HashSet::new(), ask: None }
+        Self { fresh: HashSet::new(), asked: HashSet::new(), confirmed: 0, ask: None }
     }
 }
 
@@ -57,8 +59,17 @@ impl<K> Removal<K> {
         self.asked.len()
     }
 
+    /// Gives back what the sets keep of a greater past.
+    pub(super) fn shrink(&mut self) {
+        for set in [&mut self.fresh, &mut self.asked] {
+            if set.is_empty() && set.capacity() > 1024 {
+                *set = HashSet::new();
+            }
+        }
+    }
+
     pub(super) fn fresh(&self) -> usize {
-        self.fresh.len()
+        self.fresh.len() + self.confirmed
     }
 }
 
@@ -75,8 +86,10 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             self.removal.fresh.insert(slot);
             return;
         }
-        entry.set(flag::CONFIRMED, false);
-        if entry.is(flag::ASKED) {
+        if entry.is(flag::CONFIRMED) {
+            entry.set(flag::CONFIRMED, false);
+            self.removal.confirmed -= 1;
+        } else if entry.is(flag::ASKED) {
             entry.set(flag::ASKED, false);
             self.removal.asked.remove(&slot);
             self.reconsider();
@@ -96,17 +109,10 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         let held: usize = self.held.iter().sum();
         let (fresh, asked) = (self.removal.fresh.len(), self.removal.asked.len());
         let free = if asked > 0 { self.settings.free_removals } else { 0 };
-        if fresh <= free || fresh * 2 <= held - asked {
+        if fresh <= free || fresh * 2 <= held - asked - self.removal.confirmed {
             return;
         }
-        // What was confirmed is free to go, and no part of the next question.
-        let confirmed = |slot: &Slot| self.graph.entry(*slot).is(flag::CONFIRMED);
-        let fresh: Vec<Slot> = self.removal.fresh.iter().filter(|slot| !confirmed(slot)).copied().collect();
-        if fresh.len() <= free || fresh.len() * 2 <= held - asked {
-            return;
-        }
-        for slot in fresh {
-            self.removal.fresh.remove(&slot);
+        for slot in std::mem::take(&mut self.removal.fresh) {
             self.removal.asked.insert(slot);
             self.graph.entry_mut(slot).set(flag::ASKED, true);
             self.touch_claimants(slot);
@@ -161,7 +167,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             entry.set(flag::ASKED, false);
             entry.set(flag::CONFIRMED, true);
             self.removal.asked.remove(&slot);
-            self.removal.fresh.insert(slot);
+            self.removal.confirmed += 1;
             self.queue_entry(slot);
         }
         if self.removal.asked.is_empty() {

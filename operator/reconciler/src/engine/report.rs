@@ -18,6 +18,8 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             self.report_row(slot);
         }
         self.graph.shrink();
+        self.removal.shrink();
+        self.lag.shrink();
     }
 
     fn report_row(&mut self, slot: Slot) {

@@ -9,6 +9,7 @@ use crate::support::ToyProgress;
 use crate::toy::{Key, Renderer, RowId, Tables, Value};
 
 pub(crate) type Content = BTreeMap<Key, Value>;
+type ByRow = BTreeMap<Key, (Value, RowId)>;
 
 /// Every row there is.
 pub(crate) fn rows(snapshot: &Snapshot<Tables>) -> Vec<RowId> {
@@ -25,7 +26,7 @@ pub(crate) fn desired(snapshot: &Snapshot<Tables>) -> Content {
 }
 
 /// What the maps should hold, and for which row.
-fn by_row(snapshot: &Snapshot<Tables>) -> BTreeMap<Key, (Value, RowId)> {
+fn by_row(snapshot: &Snapshot<Tables>) -> ByRow {
     let mut renderer = Renderer::default();
     let mut content = BTreeMap::new();
     for row in rows(snapshot) {
@@ -63,7 +64,7 @@ fn scope_of_row(row: RowId) -> Option<u32> {
 /// What should have been held at each revision.
 #[derive(Default)]
 pub(crate) struct History {
-    revisions: Vec<(u64, BTreeMap<Key, (Value, RowId)>)>,
+    revisions: Vec<(u64, ByRow)>,
     /// What this run of the engine found, as far as it has not written it.
     pub(crate) inherited: Content,
 }
@@ -85,8 +86,7 @@ impl History {
     pub(crate) fn check(&mut self, progress: &ToyProgress, held: &Content, scopes: &[u32]) {
         self.inherited.retain(|key, value| held.get(key) == Some(value));
         for (at, (revision, _)) in self.revisions.iter().enumerate() {
-            let later: Vec<&BTreeMap<Key, (Value, RowId)>> =
-                self.revisions[at..].iter().map(|(_, content)| content).collect();
+            let later: Vec<&ByRow> = self.revisions[at..].iter().map(|(_, content)| content).collect();
             let keys: BTreeSet<Key> =
                 later.iter().flat_map(|c| c.keys()).chain(held.keys()).copied().collect();
             let found = |key: &Key| held.get(key).filter(|_| !self.inherited.contains_key(key));

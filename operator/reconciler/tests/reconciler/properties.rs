@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use epic_reconciler::{Budget, FakeMaps, Faults, FaultyMaps, Layout, Status};
-use epic_store::{Store, WriteTxn};
+use epic_store::{Initializer, Store, WriteTxn};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -13,7 +13,7 @@ use crate::history::{Content, History, desired, rows};
 use crate::support::{
     Checked, Engine, NOTHING, backend, commit, engine, frontend, node, service, settle, settle_for_good,
 };
-use crate::toy::{Backend, Frontend, Node, Place, Service, Tables, Toy, Value, Vip};
+use crate::toy::{Backend, Frontend, Node, Place, Service, Tables, Toy, Vip};
 
 const SERVICES: [u32; 3] = [1, 2, 3];
 
@@ -36,6 +36,10 @@ enum Step {
     Wait(u16),
     Refresh,
     Restart,
+    /// Whether questions are answered from now on.
+    Answer(bool),
+    /// A source that must list before absence means anything comes, or completes.
+    Source(bool),
     /// After so many writes every operation fails, until the process starts again.
     CrashAfter(u64),
 }
@@ -69,6 +73,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u16..200).prop_map(Step::Wait),
         1 => Just(Step::Refresh),
         1 => Just(Step::Restart),
+        1 => any::<bool>().prop_map(Step::Answer),
+        1 => any::<bool>().prop_map(Step::Source),
         1 => (0u64..12).prop_map(Step::CrashAfter),
     ]
 }
@@ -110,6 +116,8 @@ struct World {
     faults: Faults,
     now: Instant,
     seed: u64,
+    answers: bool,
+    sources: Vec<Initializer>,
 }
 
 impl World {
@@ -118,7 +126,16 @@ impl World {
         let engine = Some(engine(&store, FaultyMaps::new(maps, faults, 1)));
         let mut history = History::default();
         history.note(&store.snapshot());
-        Self { store, engine, history, faults, now: Instant::now(), seed: 1 }
+        Self {
+            store,
+            engine,
+            history,
+            faults,
+            now: Instant::now(),
+            seed: 1,
+            answers: true,
+            sources: Vec::new(),
+        }
     }
 
     fn engine(&mut self) -> &mut Engine<FaultyMaps<Checked>> {
@@ -142,7 +159,11 @@ impl World {
 
     fn round(&mut self, budget: Budget) {
         let now = self.now;
-        if let Some(ask) = self.engine().round(now, budget).ask {
+        let removals = |world: &mut Self| world.engine().maps().inner().removals;
+        let (before, initialized) = (removals(self), self.store.snapshot().initialized());
+        let ask = self.engine().round(now, budget).ask;
+        assert!(initialized || removals(self) == before, "nothing is removed before all sources have listed");
+        if let Some(ask) = ask.filter(|_| self.answers) {
             self.engine().confirm(&ask);
         }
         self.check();
@@ -174,6 +195,12 @@ impl World {
                 }
             }
             Step::Restart => self.restart(),
+            Step::Answer(answers) => self.answers = *answers,
+            Step::Source(true) => {
+                self.sources.push(self.store.register_initializer("source"));
+                self.history.note(&self.store.snapshot());
+            }
+            Step::Source(false) => self.complete(1),
             Step::CrashAfter(writes) => {
                 let faults = Faults { writes_left: Some(*writes), ..self.faults };
                 self.engine().maps_mut().set_faults(faults);
@@ -185,8 +212,19 @@ impl World {
         }
     }
 
+    fn complete(&mut self, sources: usize) {
+        for _ in 0..sources {
+            let Some(source) = self.sources.pop() else { break };
+            let mut txn = self.store.write();
+            txn.complete(&source);
+            txn.commit();
+            self.history.note(&self.store.snapshot());
+        }
+    }
+
     /// The maps once nothing fails any more.
     fn end(&mut self) -> Content {
+        self.complete(usize::MAX);
         self.faults = Faults::default();
         self.engine().maps_mut().set_faults(Faults::default());
         self.now = settle_for_good(self.engine.as_mut().unwrap(), self.now);
@@ -295,6 +333,7 @@ proptest! {
         if (0..rooms.len()).all(fits) {
             prop_assert_eq!(world.end(), wanted);
         } else {
+            world.complete(usize::MAX);
             for _ in 0..40 {
                 world.now += Duration::from_secs(2);
                 let now = world.now;
@@ -321,6 +360,7 @@ proptest! {
         maps.unlucky = Some(unlucky);
         let mut world = World::new(maps, Faults::default());
         steps.iter().for_each(|step| world.step(step));
+        world.complete(usize::MAX);
         for _ in 0..40 {
             world.now += Duration::from_secs(2);
             let now = world.now;

@@ -21,13 +21,15 @@ pub(crate) struct Checked {
     pub(crate) refuse: Vec<Key>,
     /// A service none of whose entries can be written; they can be removed.
     pub(crate) unlucky: Option<u32>,
+    /// Removals that were tried so far.
+    pub(crate) removals: usize,
     /// Sizes of the batches so far.
     pub(crate) batches: Vec<usize>,
 }
 
 impl Checked {
     pub(crate) fn new(maps: FakeMaps<Toy>) -> Self {
-        Self { maps, refuse: Vec::new(), unlucky: None, batches: Vec::new() }
+        Self { maps, refuse: Vec::new(), unlucky: None, removals: 0, batches: Vec::new() }
     }
 }
 
@@ -40,6 +42,7 @@ impl Maps<Toy> for Checked {
         assert!(batch.iter().all(|op| Toy::map(&op.key) == map), "of one map");
         assert!(batch.iter().all(|op| op.value.is_some() == batch[0].value.is_some()), "of one direction");
         self.batches.push(batch.len());
+        self.removals += batch.iter().filter(|op| op.value.is_none()).count();
         // Backwards: no operation of a batch may need another.
         for (at, op) in batch.iter().enumerate().rev() {
             let scope = op.value.as_ref().and_then(crate::history::scope_of);

@@ -200,7 +200,7 @@ pub(crate) struct Renderer {
 }
 
 impl Renderer {
-    fn service<'a>(now: &'a Snapshot<Tables>, id: u32) -> Result<&'a Service, Unready> {
+    fn service(now: &Snapshot<Tables>, id: u32) -> Result<&Service, Unready> {
         let service = now.services.get(id);
         service.map(|row| &row.row).ok_or_else(|| Unready(format!("service {id} is not there yet")))
     }
