@@ -15,7 +15,8 @@
 //! Guarantees:
 //! - after any single map write, no entry that is held names one that is not held, or that is not who it expects there
 //!   ([`Layout::targets`], [`Layout::identity`]): what is pointed to is written first and removed last, and entry by entry
-//!   held back until it may be written;
+//!   held back until it may be written. Where two wait for each other, or one that cannot be written keeps another's waiting,
+//!   that one is removed and comes back when it can;
 //! - of rows that want different values of one entry, one decides for as long as it wants it; the others are in error;
 //! - an entry that already holds what is wanted is not written; the cost of a change follows the change;
 //! - a small change overtakes great ones; no scope waits because another fails;

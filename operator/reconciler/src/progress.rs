@@ -109,20 +109,20 @@ impl<I: Ord + Copy, S: Ord + Copy> Progress<I, S> {
         self.has_seen(revision) && self.behind.get(&scope).is_none_or(|behind| behind.lowest > revision)
     }
 
-    fn has_seen(&self, revision: u64) -> bool {
-        self.seen >= revision && self.arrived.is_none_or(|arrived| arrived > revision)
+    /// Whether every change up to this revision was tried: it is in the maps, fails, or waits to be removed.
+    pub fn has_attempted(&self, revision: u64) -> bool {
+        self.has_seen(revision) && self.lowest_pending.is_none_or(|lowest| lowest > revision)
     }
 
-    /// Whether every change up to this revision was tried: what is not in the maps fails.
-    pub fn is_tried(&self, revision: u64) -> bool {
-        self.has_seen(revision) && self.lowest_pending.is_none_or(|lowest| lowest > revision)
+    fn has_seen(&self, revision: u64) -> bool {
+        self.seen >= revision && self.arrived.is_none_or(|arrived| arrived > revision)
     }
 
     /// How a row stands that has this revision in the tables.
     pub fn status(&self, row: I, row_revision: u64) -> Status {
         if let Some(failing) = self.failure(row) {
             Status::Error(Arc::clone(&failing.text))
-        } else if !self.is_tried(row_revision) {
+        } else if !self.has_attempted(row_revision) {
             Status::Pending
         } else {
             Status::Done

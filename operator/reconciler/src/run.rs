@@ -66,7 +66,7 @@ where
 
     /// Waits until every change up to this revision was tried; tells how it stands then.
     pub async fn wait_until_attempted(&mut self, revision: u64) -> Progress<I, S> {
-        self.wait_for(|p| p.is_tried(revision)).await
+        self.wait_for(|p| p.has_attempted(revision)).await
     }
 
     /// Waits until the maps hold all changes up to this revision.

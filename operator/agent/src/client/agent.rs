@@ -412,7 +412,7 @@ impl Agent {
         });
         let attached = self.attach(&passed.device, check);
         // What fails of one LoadBalancer holds up nothing of the others.
-        if progress.is_tried(passed.tables) && progress.covers_node(passed.tables) && attached {
+        if progress.has_attempted(passed.tables) && progress.covers_node(passed.tables) && attached {
             self.starting = None;
         } else if let Some(starting) = &self.starting {
             starting.because(format!("maps are being written: {}", progress.health));

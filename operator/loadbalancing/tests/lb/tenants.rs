@@ -80,7 +80,7 @@ fn one_tenants_full_map_delays_nothing_of_another() {
     let mut reconciler = node_reconciler(&writer, CheckedMaps(maps));
     round(&mut reconciler, Instant::now());
     let progress = reconciler.progress();
-    assert!(!progress.covers(revision) && progress.is_tried(revision));
+    assert!(!progress.covers(revision) && progress.has_attempted(revision));
     assert!(progress.health.is_node_ok(), "it is no matter of the node: {}", progress.health);
     let covered = [name("acme/web"), name("other/api")].map(|of| progress.covers_scope(of.id(), revision));
     assert_eq!(covered.iter().filter(|covered| **covered).count(), 1, "{covered:?}");

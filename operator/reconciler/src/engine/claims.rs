@@ -144,7 +144,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         let entry = self.graph.entry(slot);
         if entry.wanted() == wanted && (entry.is_clean() || wanted != 0) {
             // Only others' claims: what is being done about the entry goes on.
-            if entry.is_clean() {
+            if entry.is_clean() || entry.have == 0 {
                 self.drop_withdrawn(slot);
             }
             self.count_unmet(slot);

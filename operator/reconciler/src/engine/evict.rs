@@ -84,12 +84,12 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         let of_another = entry
             .owner()
             .is_some_and(|owner| pinned.claims.iter().any(|claim| scope(claim.row()) != scope(owner.row())));
-        entry.is_clean() || of_another || self.waits_for_what_leaves(slot, L::map(&pinned.key))
+        entry.is_clean() || of_another || self.waits_for_what_leaves(slot)
     }
 
-    /// Whether an entry waits for room in this map, or for something that itself waits for pointers to leave, which may be
-    /// those of this entry.
-    fn waits_for_what_leaves(&self, slot: Slot, map: usize) -> bool {
+    /// Whether an entry waits for room, or for something that itself waits for pointers to leave: both may come from what
+    /// goes once this entry is out of the way.
+    fn waits_for_what_leaves(&self, slot: Slot) -> bool {
         let mut at = slot;
         for _ in 0..CHAIN {
             let entry = self.graph.entry(at);
@@ -97,7 +97,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
                 return true;
             }
             if entry.is(flag::FAILING) {
-                return L::map(&entry.key) == map && self.retries.error(at) == Some(&MapError::Full);
+                return self.retries.error(at) == Some(&MapError::Full);
             }
             match self.blocked.get(&at) {
                 Some((target, _)) => at = *target,

@@ -30,7 +30,7 @@ impl Agent {
         let tables = self.writer.snapshot();
         let progress = self.handle.progress();
         // What fails of one LoadBalancer holds up nothing of the others.
-        let complete = progress.is_tried(passed.tables) && progress.covers_node(passed.tables);
+        let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
         self.leaving.follow(&tables, &progress);
         self.answering.grow(&passed.desired.directory, &tables, &progress);
         self.attach(&passed, check);
