@@ -6,7 +6,7 @@ use epic_reconciler::Render;
 use epic_store::{Row, Snapshot};
 
 use crate::support::ToyProgress;
-use crate::toy::{Key, Renderer, RowId, Tables, Value};
+use crate::toy::{Key, LENT, Renderer, RowId, Tables, Value};
 
 pub(crate) type Content = BTreeMap<Key, Value>;
 type ByRow = BTreeMap<Key, (Value, RowId)>;
@@ -44,7 +44,7 @@ fn by_row(snapshot: &Snapshot<Tables>) -> ByRow {
 /// Whose an entry is: a service, or the node.
 pub(crate) fn scope_of(value: &Value) -> Option<u32> {
     match *value {
-        Value::Node(_) => None,
+        Value::Node(value) => Some(value).filter(|value| *value >= LENT),
         Value::Backend { service, .. }
         | Value::Slot { service, .. }
         | Value::RevNat { service }

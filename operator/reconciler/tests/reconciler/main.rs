@@ -14,3 +14,5 @@ mod running;
 mod support;
 #[cfg(test)]
 mod toy;
+#[cfg(test)]
+mod upkeep;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use epic_reconciler::{
     Ask, Backoff, Budget, FakeMaps, Footprint, Layout, MapError, Maps, Op, Progress, Reconciler, Round,
-    Settings,
+    Settings, Status,
 };
 use epic_store::{Store, WriteTxn};
 
@@ -136,3 +136,17 @@ pub(crate) fn confirmed(ask: Option<Ask<Key>>) -> Ask<Key> {
 }
 
 pub(crate) const NOTHING: Footprint = Footprint { entries: 0, rows: 0, failures: 0, waiting: 0, named: 0 };
+
+/// How a row of the tables stands.
+pub(crate) fn status(engine: &Engine<Checked>, row: RowId) -> Status {
+    let revision = epic_store::Schema::row_revision(&**engine.reader().snapshot(), row).unwrap();
+    engine.progress().status(row, revision)
+}
+
+/// Why a row fails.
+pub(crate) fn error(engine: &Engine<Checked>, row: RowId) -> String {
+    match status(engine, row) {
+        Status::Error(text) => text.to_string(),
+        other => panic!("{row} is {other:?}"),
+    }
+}

@@ -16,6 +16,9 @@ use std::num::NonZeroU64;
 use epic_reconciler::{Layout, Render, Unready, digest_of};
 use epic_store::{Column, Row, Schema, Snapshot, StartsWith, tables};
 
+/// A node whose value is at least this is lent to the scope of that name.
+pub(crate) const LENT: u32 = 100;
+
 pub(crate) const NODES: usize = 0;
 pub(crate) const BACKENDS: usize = 1;
 pub(crate) const SLOTS: usize = 2;
@@ -231,12 +234,12 @@ impl Render<Toy> for Renderer {
         });
     }
 
-    fn scope(&self, _: &Snapshot<Tables>, row: RowId) -> Option<u32> {
+    fn scope(&self, now: &Snapshot<Tables>, row: RowId) -> Option<u32> {
         match row {
             RowId::Service(id) => Some(id),
             RowId::Frontend(key) => Some(key.service),
             RowId::Backend(key) => Some(key.service),
-            RowId::Node(_) => None,
+            RowId::Node(id) => now.nodes.get(id).map(|row| row.value).filter(|value| *value >= LENT),
         }
     }
 
