@@ -163,6 +163,8 @@ pub(crate) struct RowState<I, S> {
     pub(crate) unready: bool,
     pub(crate) fails: bool,
     pub(crate) queue: Option<Queue>,
+    /// Revision of the snapshot in which it was looked at when it was queued, in short.
+    pub(crate) looked_at: u32,
     /// Claims that are not met.
     pub(crate) unmet: u32,
     /// Entries on which it has a claim.
@@ -183,6 +185,7 @@ impl<I, S> RowState<I, S> {
             unready: false,
             fails: false,
             queue: None,
+            looked_at: 0,
             unmet: 0,
             entries: SmallVec::new(),
         }

@@ -45,6 +45,15 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
 
     fn enqueue(&mut self, id: RowId<L, R>, mark: u64, queue: Queue) {
         let known = self.graph.find_row(&id);
+        let looked_at = self.seen.revision() as u32;
+        if let Some(row) = known.map(|slot| self.graph.row_mut(slot))
+            && row.looked_at == looked_at
+            && row.queue.is_some_and(|queued| queued == Queue::Urgent || queue == Queue::Bulk)
+        {
+            // Named more than once, as who depends on several changes is.
+            lower_since(row, mark);
+            return;
+        }
         let gone = self.seen.row_revision(id).is_none();
         let (slot, moved) = match known {
             None if gone => return,
@@ -72,6 +81,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         };
         let row = self.graph.row_mut(slot);
         row.gone = gone;
+        row.looked_at = looked_at;
         row.queue = Some(queue);
         lower_since(row, mark);
         self.queued += 1;
