@@ -18,7 +18,8 @@
 //! this node lacks is not held against a target; memory and time are in proportion to the targets, whatever reads the
 //! verdicts.
 //! Assumptions: a key stands for one place in one service, so that the verdict about a shared address is not one
-//! tenant's word about another's backend; a group stands for whoever is to pay for slow answers.
+//! tenant's word about another's backend; a group stands for whoever is to pay for slow answers; a place is one that its
+//! group may reach by other ways too, since a reason tells its reader what there is.
 //! What it does not do: know services, tables or Kubernetes, choose backends, remember verdicts over a restart, TLS.
 //!
 //! | module | |

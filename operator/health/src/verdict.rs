@@ -19,7 +19,12 @@ pub struct Verdict<K> {
     pub reason: Box<str>,
 }
 
+/// As long may a reason be, in bytes.
+const MAX_REASON: usize = 256;
+
 /// Why a probe was not good.
+///
+/// Its reason may hold words of the target, and ends in statuses and logs: it is one line of bounded length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     kind: Outcome,
@@ -28,19 +33,30 @@ pub struct Failure {
 
 impl Failure {
     /// No answer came: refused, unreachable, cut off, too late.
-    pub fn silent(reason: impl Into<Box<str>>) -> Self {
-        Self { kind: Outcome::Silent, reason: reason.into() }
+    pub fn silent(reason: impl Into<String>) -> Self {
+        Self::new(Outcome::Silent, reason.into())
     }
 
     /// An answer came, not the wanted one.
-    pub fn wrong(reason: impl Into<Box<str>>) -> Self {
-        Self { kind: Outcome::Wrong, reason: reason.into() }
+    pub fn wrong(reason: impl Into<String>) -> Self {
+        Self::new(Outcome::Wrong, reason.into())
     }
 
     /// The probe could not be made, for a reason of this node. It is no result: the verdict stays as it is, so that a
     /// node that has run out of sockets does not find all backends dead.
-    pub fn not_made(reason: impl Into<Box<str>>) -> Self {
-        Self { kind: Outcome::NotMade, reason: reason.into() }
+    pub fn not_made(reason: impl Into<String>) -> Self {
+        Self::new(Outcome::NotMade, reason.into())
+    }
+
+    fn new(kind: Outcome, mut reason: String) -> Self {
+        if reason.len() > MAX_REASON {
+            reason.truncate(reason.floor_char_boundary(MAX_REASON));
+            reason.push('…');
+        }
+        if reason.contains(char::is_control) {
+            reason = reason.replace(char::is_control, " ");
+        }
+        Self { kind, reason: reason.into() }
     }
 
     /// What it means for the target.
@@ -61,3 +77,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length_whatever_a_target_says() {
+        let reason = |said: &str| Failure::wrong(said).into_reason();
+        assert_eq!(&*reason("answers 500"), "answers 500");
+        assert_eq!(&*reason("two\nlines\u{1b}[31m"), "two lines [31m");
+        assert_eq!(reason(&"x".repeat(10_000)).len(), MAX_REASON + '…'.len_utf8());
+        // A cut in the middle of a letter would panic.
+        assert!(reason(&"ä".repeat(10_000).replacen('ä', "x", 1)).ends_with("ä…"));
+    }
+}

@@ -33,10 +33,12 @@ enum Says {
     Nothing,
 }
 
+/// Path, authority and body of each request.
+type Asked = Arc<Mutex<Vec<(String, String, Vec<u8>)>>>;
+
 struct Server {
     address: SocketAddr,
-    /// Path, authority and body of each request.
-    asked: Arc<Mutex<Vec<(String, String, Vec<u8>)>>>,
+    asked: Asked,
     /// Connections that are open.
     open: Arc<()>,
     task: JoinHandle<()>,
@@ -52,7 +54,7 @@ impl Server {
     async fn new(says: Says) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let (asked, open) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(()));
+        let (asked, open) = (Asked::default(), Arc::new(()));
         let (log, counted) = (Arc::clone(&asked), Arc::clone(&open));
         let task = tokio::spawn(async move {
             loop {
@@ -79,7 +81,7 @@ impl Server {
 async fn answer(
     says: Says,
     request: Request<Incoming>,
-    log: Arc<Mutex<Vec<(String, String, Vec<u8>)>>>,
+    log: Asked,
 ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     assert_eq!(request.headers()["content-type"], "application/grpc");
     let path = request.uri().path().to_owned();
@@ -137,7 +139,7 @@ async fn everything_else_that_it_says_is_not() {
             Says::Fails(12, "no"),
             "does not implement grpc.health.v1.Health; add that service to the server, or check it by tcp",
         ),
-        (Says::Fails(14, "shutting%20down"), "answers Unavailable: shutting down"),
+        (Says::Fails(14, "shutting%0Adown"), "answers Unavailable: shutting down"),
     ];
     for (says, reason) in table {
         let health = Server::new(says).await;

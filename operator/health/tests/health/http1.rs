@@ -1,12 +1,15 @@
 //! The HTTP probe.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use epic_health::{NetworkProber, Outcome, Place, Probe, Prober};
+use epic_health::{Check, Checker, NetworkProber, Outcome, Place, Probe, Prober, Settings, Target};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::support::{Scripted, Then, ask};
+use super::support::{DEADLINE, Scripted, Then, ask};
 
 fn get(path: &str, host: Option<&str>, statuses: &[u16]) -> Probe {
     Probe::Http { path: path.into(), host: host.map(Into::into), statuses: statuses.to_vec() }
@@ -123,4 +126,21 @@ async fn what_cannot_be_asked_is_not_held_against_the_target() {
         ask(server.address, get("/", Some("two\nlines"), &[])).await.expect_err("no such header");
     assert_eq!(outcome, Outcome::NotMade);
     assert!(reason.ends_with("correct the check"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_target_removed_while_it_is_asked_sees_its_connection_end() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (checker, driver, _verdicts) = Checker::new(Settings::default());
+    let driver = tokio::spawn(driver.run(NetworkProber));
+    let check = Check { timeout: Duration::from_secs(600), ..Check::new(plain()) };
+    checker.upsert(1, Target::new((), address, Arc::new(check)));
+    let (mut stream, _) = timeout(DEADLINE, listener.accept()).await.expect("asked").expect("accepted");
+    let mut head = [0; 16];
+    timeout(DEADLINE, stream.read_exact(&mut head)).await.expect("asked").expect("a request");
+    checker.remove(1);
+    let end = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("it ends");
+    assert_eq!(end.expect_err("in the middle").kind(), std::io::ErrorKind::ConnectionReset);
+    driver.abort();
 }
