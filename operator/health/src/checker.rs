@@ -93,6 +93,12 @@ where
         self.edit(|schedule, _| schedule.remove(key));
     }
 
+    /// Asks this target now and not when its interval is over, because something else has changed: its tunnel is up
+    /// again, say. Thresholds are as ever.
+    pub fn ask_now(&self, key: K) {
+        self.edit(|schedule, now| schedule.hurry(key, now));
+    }
+
     /// What is known of a target; `None` without such a target.
     pub fn health(&self, key: K) -> Option<Health> {
         self.0.inner.lock().schedule.health(key)
@@ -103,7 +109,6 @@ where
         self.0.inner.lock().schedule.stats(Instant::now())
     }
 
-    /// Several edits at once, for one wake of the driver.
     fn edit(&self, change: impl FnOnce(&mut Schedule<K, G>, Instant)) {
         change(&mut self.0.inner.lock().schedule, Instant::now());
         self.0.changed.notify_one();

@@ -20,6 +20,9 @@
 //! Assumptions: a key stands for one place in one service, so that the verdict about a shared address is not one
 //! tenant's word about another's backend; a group stands for whoever is to pay for slow answers; a place is one that its
 //! group may reach by other ways too, since a reason tells its reader what there is.
+//! Caveats: after a restart nothing is known until the first results, which come within a timeout unless a group has more
+//! silent targets than its budget; [`Stats::unknown`] says how many are missing. A target that cannot be asked for a
+//! reason of this node stays unknown, and [`Stats::trouble`] says why.
 //! What it does not do: know services, tables or Kubernetes, choose backends, remember verdicts over a restart, TLS.
 //!
 //! | module | |

@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
 
 use super::answer::{Answers, Subject, answer};
 
@@ -56,8 +55,6 @@ impl<A: Answers> Connections<A> {
             .max_buf_size(MAX_HEAD)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        // A client that does not read its answer has as long again.
-        let limit = self.header_timeout * 2;
         let mut open = self.open.lock();
         while open.tasks.try_join_next().is_some() {}
         if open.order.len() >= self.most {
@@ -70,7 +67,7 @@ impl<A: Answers> Connections<A> {
         }
         let task = open.tasks.spawn(async move {
             // Whether a client went away before it was answered is nobody's concern.
-            let _ = timeout(limit, connection).await;
+            let _ = connection.await;
         });
         open.order.push_back(task);
     }

@@ -40,7 +40,7 @@ pub struct Settings {
     pub vip_port: Option<u16>,
     /// Connections at once, to all ports together.
     pub connections: usize,
-    /// For a request to come in; the answer has as long again.
+    /// For a request to come in. The answer fits into the kernel's buffer, so nobody can make it wait.
     pub header_timeout: Duration,
     /// From one attempt to have a port to the next.
     pub retry: Duration,

@@ -210,6 +210,17 @@ where
         self.free.push(id);
     }
 
+    /// The target is due now, if no probe of it is under way.
+    pub(crate) fn hurry(&mut self, key: K, now: Instant) {
+        let now = self.tick(now);
+        let Some(id) = self.by_key.get(&key).copied() else { return };
+        let slot = self.slots[id as usize].as_ref();
+        if slot.is_some_and(|slot| matches!(slot.phase, Phase::Sleeping(due) if due > now)) {
+            self.unplace(id);
+            self.sleep(id, now);
+        }
+    }
+
     /// The probes that begin now. Those that are due and do not begin wait for one to end.
     pub(crate) fn begin(&mut self, now: Instant, starts: &mut Vec<Start>) {
         let now = self.tick(now);

@@ -156,6 +156,23 @@ fn other_timings_keep_what_is_known_and_hold_from_now_on() {
 }
 
 #[test]
+fn a_target_can_be_asked_before_its_time_but_not_twice_at_once() {
+    let (mut schedule, now) = schedule(Limits::default());
+    schedule.upsert(1, target(0, 80), now);
+    let first = begin(&mut schedule, now).remove(0);
+    schedule.hurry(1, now);
+    assert!(begin(&mut schedule, now).is_empty());
+    schedule.end(first.ticket, silent(), now);
+    assert!(begin(&mut schedule, now).is_empty());
+    schedule.hurry(1, now);
+    let second = begin(&mut schedule, now).remove(0);
+    schedule.end(second.ticket, Some(Ok(())), now);
+    assert_eq!(said(&mut schedule), [(1, true)]);
+    schedule.hurry(2, now);
+    assert!(begin(&mut schedule, now).is_empty(), "there is no such target");
+}
+
+#[test]
 fn a_removed_target_is_never_heard_of_again() {
     let (mut schedule, now) = schedule(Limits::default());
     schedule.set([(1, target(0, 80)), (2, target(0, 80)), (3, target(0, 80))], now);
@@ -271,6 +288,7 @@ enum Step {
     Upsert { key: u32, group: u8, port: u16, interval: u8 },
     Set(Vec<(u32, u8)>),
     Remove(u32),
+    Hurry(u32),
     Begin,
     End { which: usize, good: bool },
     Take,
@@ -283,6 +301,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(key, group, port, interval)| Step::Upsert { key, group, port, interval }),
         1 => vec((0_u32..8, 0_u8..3), 0..8).prop_map(Step::Set),
         2 => (0_u32..8).prop_map(Step::Remove),
+        1 => (0_u32..8).prop_map(Step::Hurry),
         4 => Just(Step::Begin),
         6 => (any::<usize>(), any::<bool>()).prop_map(|(which, good)| Step::End { which, good }),
         1 => Just(Step::Take),
@@ -336,6 +355,7 @@ proptest! {
                     schedule.remove(key);
                     model.remove(&key);
                 }
+                Step::Hurry(key) => schedule.hurry(key, now),
                 Step::Begin => {
                     let started = begin(&mut schedule, now);
                     for start in started {

@@ -252,7 +252,8 @@ async fn a_service_does_not_take_the_port_of_the_vips() {
 
 #[tokio::test]
 async fn connections_held_open_do_not_keep_a_health_check_out() {
-    let served = Served::with(9, |settings| Settings { connections: 8, ..settings });
+    let patient = Duration::from_secs(3_600);
+    let served = Served::with(9, |settings| Settings { connections: 8, header_timeout: patient, ..settings });
     served.service(30_001, 1, true);
     served.ports.set([30_001]);
     let mut held = Vec::new();
@@ -272,11 +273,14 @@ async fn connections_held_open_do_not_keep_a_health_check_out() {
 async fn a_request_that_does_not_come_ends_its_connection() {
     let short = |settings| Settings { header_timeout: Duration::from_millis(100), ..settings };
     let served = Served::with(10, short);
-    let mut stream = connect(served.at(VIPS)).await;
-    stream.write_all(b"GET /vip/192.0.2.1 HTTP/1.1\r\n").await.expect("sent");
-    let mut text = String::new();
-    let end = timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("the connection ended");
-    assert!(end.is_err() || !text.contains(" 200 "), "{text}");
+    let body_missing = "GET /vip/192.0.2.1 HTTP/1.1\r\nhost: node\r\ncontent-length: 1000000\r\n\r\n";
+    for part in ["", "GET /vip/192.0.2.1 HTTP/1.1\r\n", body_missing] {
+        let mut stream = connect(served.at(VIPS)).await;
+        stream.write_all(part.as_bytes()).await.expect("sent");
+        let mut text = String::new();
+        let end = timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("the connection ended");
+        assert!(end.is_err() || !text.contains(" 200 "), "{text}");
+    }
 }
 
 #[tokio::test]
