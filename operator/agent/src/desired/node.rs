@@ -155,11 +155,11 @@ pub fn desired(
         };
         let mut service = identity.row(object);
         service.keys = Some(keys.into());
-        let mut proxies = proxies(object, &identity, place, &addresses, (&pods, &places), &mut found);
+        let (mut proxies, here) =
+            proxies(object, &identity, place, &addresses, (&pods, &places), &mut found.left_out);
         taken.proxies(&mut proxies, &mut found.left_out);
-        found.local.retain(|uid, local| {
-            local.service != identity.name || proxies.iter().any(|proxy| proxy.pod_uid == *uid)
-        });
+        let is_its_own = |uid: &Arc<str>| proxies.iter().any(|proxy| proxy.pod_uid == *uid);
+        found.local.extend(here.into_iter().filter(|(uid, _)| is_its_own(uid)));
         for proxy in &mut proxies {
             proxy.state = match serving.get(&*proxy.node) {
                 // It has lost its maps.
@@ -400,9 +400,9 @@ fn proxies(
     place: &Place,
     addresses: &BTreeMap<&str, IpAddr>,
     (pods, places): (&BTreeMap<&str, &Pod>, &BTreeMap<&str, &Veth>),
-    found: &mut Desired,
-) -> Vec<Proxy> {
-    let mut rows = Vec::new();
+    left_out: &mut Vec<String>,
+) -> (Vec<Proxy>, BTreeMap<Arc<str>, Local>) {
+    let (mut rows, mut here) = (Vec::new(), BTreeMap::new());
     for entry in object.status.iter().flat_map(|status| &status.proxies) {
         let Some(id) = entry.proxy_id.and_then(|id| ProxyId::new(id).ok()) else { continue };
         let Some(proxy_address) = entry.proxy_address.as_deref().and_then(address) else { continue };
@@ -425,7 +425,7 @@ fn proxies(
         if node != &*place.name {
             let known = addresses.get(node).copied();
             let Some(far) = known.or_else(|| address(entry.epic_address.as_deref()?)) else {
-                found.left_out.push(format!("proxy {id}: the address of {node} is not known yet"));
+                left_out.push(format!("proxy {id}: the address of {node} is not known yet"));
                 continue;
             };
             rows.push(Proxy { node_address: far, ..row });
@@ -433,11 +433,11 @@ fn proxies(
         }
         let Some(pod) = pods.get(entry.pod_uid.as_str()) else { continue };
         if pod.metadata.namespace.as_deref() != Some(identity.name.namespace()) {
-            found.left_out.push(format!("proxy {id}: its pod lies in another namespace"));
+            left_out.push(format!("proxy {id}: its pod lies in another namespace"));
             continue;
         }
         let Some(veth) = places.get(entry.pod_uid.as_str()) else {
-            found.left_out.push(format!("proxy {id}: the veth of pod {} is not found yet", entry.pod));
+            left_out.push(format!("proxy {id}: the veth of pod {} is not found yet", entry.pod));
             continue;
         };
         row.local = Some((*veth).clone());
@@ -448,10 +448,10 @@ fn proxies(
             veth: (*veth).clone(),
             clients: BTreeMap::new(),
         };
-        found.local.insert(Arc::clone(&row.pod_uid), local);
+        here.insert(Arc::clone(&row.pod_uid), local);
         rows.push(row);
     }
-    rows
+    (rows, here)
 }
 
 /// A proxy as a backend of its VIP. One that is pending is none. One whose node is out of service takes flows only if no

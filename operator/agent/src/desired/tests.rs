@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use epic_crds::{Account, AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer};
 use epic_lb::render::{ClientSide, NodeSide};
-use epic_lb::{EpicLayout, FakeMaps, Here, Link, Pass, Selection, ServiceId, ServiceRef, Tables, Veth, Writer};
+use epic_lb::{
+    EpicLayout, FakeMaps, Here, Link, Pass, Selection, ServiceId, ServiceRef, Tables, Veth, Writer,
+};
 use epic_reconciler::{Budget, Reconciler, Render, Settings};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
@@ -591,6 +593,7 @@ fn an_address_moves_from_one_load_balancer_to_another_in_one_transaction() {
     if let Some(status) = &mut left.status {
         status.public_address = None;
     }
+    Arc::make_mut(&mut moved.claims[0]).spec.owner.uid = UID.replace('1', "2");
     moved.load_balancers = vec![Arc::new(heir), Arc::new(left)];
     let (_, refused) = decide(&moved).rows.write(&writer, None);
     assert_eq!(refused, []);

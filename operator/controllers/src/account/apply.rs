@@ -467,7 +467,8 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_too_large_becomes_a_condition_in_the_servers_words_and_what_passes_has_attempted_again() {
+    fn an_object_that_is_too_large_becomes_a_condition_in_the_servers_words_and_what_passes_has_attempted_again()
+     {
         for (code, reason, message) in [
             (500, "InternalError", "etcdserver: request is too large"),
             (413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728"),
