@@ -6,6 +6,11 @@
 //! node keeps its addresses, for its BPF programs still answer, and one that has not come back from a reboot has none. When
 //! no node is eligible, nothing is known rather than everything lost, and the owners stay (design §8, issue: API server
 //! gone). All of it is read from objects, so all nodes decide alike.
+//!
+//! Nodes that run a proxy come before those that run none: a silent agent is one witness, the xDS streams of the node's
+//! proxies are the other ([`crate::in_service`]), and a node without proxies could fail unseen. It is the proxies of
+//! any LoadBalancer that count, as they do for that verdict. Counted by LoadBalancer, every roll-out would move its
+//! address; counted by node, an address moves when the first proxy of a node serves or the last one is gone.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,6 +32,8 @@ pub struct Candidate {
     pub rebooted: bool,
     /// Whether the operator has taken it out of service (condition `InService` is False).
     pub out_of_service: bool,
+    /// Whether a proxy of any LoadBalancer serves on it: takes flows, or drains those that it has.
+    pub runs_proxy: bool,
 }
 
 impl Candidate {
@@ -38,14 +45,19 @@ impl Candidate {
 /// The nodes that own addresses now.
 ///
 /// `previous` is what this function answered before (empty at start). A node out of service is one only while no other
-/// is Ready. When none is, the previous nodes that still exist stay; when there are none of those either, all candidates
+/// is Ready, and one that runs no proxy while no other in service runs one. When none is Ready, the previous nodes that still exist stay; when there are none of those either, all candidates
 /// are taken. A node that was rebooted and has not reported since is never one: nothing on it could answer.
 pub fn eligible(candidates: &[Candidate], previous: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
     let nodes = |filter: &dyn Fn(&Candidate) -> bool| -> BTreeSet<NodeName> {
         let found = candidates.iter().filter(|candidate| !candidate.rebooted && filter(candidate));
         found.map(|candidate| candidate.node.clone()).collect()
     };
-    let in_service = nodes(&|candidate| candidate.is_ready() && !candidate.out_of_service);
+    let is_in_service = |candidate: &Candidate| candidate.is_ready() && !candidate.out_of_service;
+    let with_proxies = nodes(&|candidate| is_in_service(candidate) && candidate.runs_proxy);
+    if !with_proxies.is_empty() {
+        return with_proxies;
+    }
+    let in_service = nodes(&is_in_service);
     if !in_service.is_empty() {
         return in_service;
     }
@@ -104,6 +116,8 @@ fn score(address: IpAddr, node: &NodeName) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn nodes(count: usize) -> Vec<NodeName> {
@@ -117,6 +131,7 @@ mod tests {
             agent_ready: true,
             rebooted: false,
             out_of_service: false,
+            runs_proxy: true,
         }
     }
 
@@ -192,5 +207,75 @@ mod tests {
         let previous = ["a".into(), "b".into(), "gone".into()].into();
         assert_eq!(eligible(&lost, &previous), ["a".into(), "b".into()].into());
         assert_eq!(eligible(&lost, &BTreeSet::new()).len(), 3, "at start all are taken");
+    }
+
+    #[test]
+    fn a_node_without_a_proxy_owns_nothing_while_another_one_in_service_runs_one() {
+        let idle = |node: &str| Candidate { runs_proxy: false, ..candidate(node) };
+        let none = BTreeSet::new();
+        assert_eq!(eligible(&[idle("a"), candidate("b")], &none), ["b".into()].into());
+        let previous: BTreeSet<NodeName> = ["a".into()].into();
+        assert_eq!(
+            eligible(&[idle("a"), candidate("b")], &previous),
+            ["b".into()].into(),
+            "agents that know different pasts agree"
+        );
+        let out = Candidate { out_of_service: true, ..candidate("b") };
+        assert_eq!(eligible(&[idle("a"), out], &none), ["a".into()].into(), "a proxy alone makes no owner");
+        assert_eq!(eligible(&[idle("a"), idle("b")], &none).len(), 2, "nobody runs one yet");
+    }
+
+    fn any_candidate(node: usize) -> impl Strategy<Value = Candidate> {
+        any::<[bool; 5]>().prop_map(move |[node_ready, agent_ready, rebooted, out_of_service, runs_proxy]| {
+            let node = NodeName::new(format!("node{node}"));
+            Candidate { node, node_ready, agent_ready, rebooted, out_of_service, runs_proxy }
+        })
+    }
+
+    fn clusters() -> impl Strategy<Value = Vec<Candidate>> {
+        (0..7_usize).prop_flat_map(|count| (0..count).map(any_candidate).collect::<Vec<_>>())
+    }
+
+    fn owners(eligible: &BTreeSet<NodeName>) -> Vec<Option<NodeName>> {
+        (0..64).map(|number| owner(address(number), eligible).cloned()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn without_proxies_and_with_one_on_each_node_the_owners_are_the_same(cluster in clusters()) {
+            let all = |runs_proxy: bool| -> Vec<Candidate> {
+                cluster.iter().map(|candidate| Candidate { runs_proxy, ..candidate.clone() }).collect()
+            };
+            let previous = cluster.iter().step_by(2).map(|candidate| candidate.node.clone()).collect();
+            prop_assert_eq!(eligible(&all(false), &previous), eligible(&all(true), &previous));
+        }
+
+        #[test]
+        fn proxies_decide_among_nodes_in_service_and_put_no_other_in_their_place(cluster in clusters()) {
+            let idle: Vec<Candidate> =
+                cluster.iter().map(|candidate| Candidate { runs_proxy: false, ..candidate.clone() }).collect();
+            let (all, found) = (eligible(&idle, &BTreeSet::new()), eligible(&cluster, &BTreeSet::new()));
+            prop_assert!(found.is_subset(&all) && found.is_empty() == all.is_empty(), "{found:?} of {all:?}");
+        }
+
+        /// Once somewhere a proxy serves, one that comes takes only what its node owns then, and one that goes gives
+        /// away only what its node owned.
+        #[test]
+        fn a_proxy_that_comes_or_goes_moves_addresses_of_its_own_node_alone(
+            cluster in clusters(), at in any::<prop::sample::Index>(),
+        ) {
+            let cluster = [cluster, vec![candidate("serving"), candidate("other")]].concat();
+            let at = at.index(cluster.len());
+            let with = |runs_proxy: bool| {
+                let mut cluster = cluster.clone();
+                cluster[at].runs_proxy = runs_proxy;
+                cluster
+            };
+            let node = &cluster[at].node;
+            let [before, after] = [false, true].map(|runs| owners(&eligible(&with(runs), &BTreeSet::new())));
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before == after || after.as_ref() == Some(node), "{before:?} → {after:?}");
+            }
+        }
     }
 }

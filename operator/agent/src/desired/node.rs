@@ -302,6 +302,7 @@ fn pod_address(pod: &Pod) -> Option<IpAddr> {
 fn candidates(objects: &Objects) -> Vec<Candidate> {
     let nodes: BTreeMap<&str, &Node> =
         objects.nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, &**node))).collect();
+    let serving = nodes_of_proxies(objects);
     let candidate = |object: &Arc<EPICNode>| {
         let name = object.metadata.name.as_deref()?;
         let node = *nodes.get(name)?;
@@ -311,9 +312,21 @@ fn candidates(objects: &Objects) -> Vec<Candidate> {
             agent_ready: object.is_condition_true(epic_crds::condition::READY),
             rebooted: is_rebooted(node, object),
             out_of_service: object.out_of_service().is_some(),
+            runs_proxy: serving.contains(name),
         })
     };
     objects.epic_nodes.iter().filter_map(candidate).collect()
+}
+
+/// Nodes on which a proxy of any LoadBalancer serves. One that drains counts, or the address would leave the flow table
+/// that its flows stand in. One that is pending does not: on a node that fails unseen it stays so.
+fn nodes_of_proxies(objects: &Objects) -> BTreeSet<&str> {
+    let statuses = objects.load_balancers.iter().filter_map(|object| object.status.as_ref());
+    statuses
+        .flat_map(|status| &status.proxies)
+        .filter(|proxy| proxy.state != CrdState::Pending)
+        .filter_map(|proxy| proxy.node.as_deref())
+        .collect()
 }
 
 /// Whether the node runs in another boot than the one its EPICNode speaks of. Where one of the two is not known it does not.

@@ -494,6 +494,46 @@ fn one_node_owns_an_address_and_only_if_its_pool_is_announced() {
     }
 }
 
+/// A LoadBalancer of another tenant, without an address, whose one proxy is on this node.
+fn neighbour(node: &str, state: &str) -> Arc<LoadBalancer> {
+    read(&format!(
+        "
+apiVersion: epic.acnodal.io/v1
+kind: LoadBalancer
+metadata: {{name: web, namespace: epic-blue, uid: c7b4d2e0-0c43-4a35-a9a4-3a1f6f1b5a11, resourceVersion: '7', generation: 1}}
+spec: {{service-group: shared, public-ports: [{{port: 80, protocol: TCP}}]}}
+status:
+  group-id: 1
+  service-id: 3
+  key-generation: 1
+  proxies: [{{pod: c, pod-uid: uc, node: {node}, proxy-id: 3, proxy-address: 100.64.0.3, state: {state}}}]
+"
+    ))
+}
+
+#[test]
+fn nodes_that_a_proxy_of_any_load_balancer_serves_on_own_addresses_before_others() {
+    let on_both = owned(&objects());
+    let owner = usize::from(on_both[1]);
+    let (name, other) = (format!("n{}", owner + 1), format!("n{}", 2 - owner));
+    let mut objects = objects();
+    let mut moved = (*load_balancer()).clone();
+    moved.status.as_mut().unwrap().proxies.retain(|proxy| proxy.node.as_ref() == Some(&other));
+    objects.load_balancers = vec![Arc::new(moved)];
+    let elsewhere = on_both.map(|owned| !owned);
+    assert_eq!(owned(&objects), elsewhere, "only {other} runs a proxy");
+
+    for (state, expected) in [("Pending", elsewhere), ("Ready", on_both), ("Draining", on_both)] {
+        objects.load_balancers.truncate(1);
+        objects.load_balancers.push(neighbour(&name, state));
+        assert_eq!(owned(&objects), expected, "another tenant's proxy on {name} is {state}");
+    }
+    for object in &mut objects.load_balancers {
+        Arc::make_mut(object).status.as_mut().unwrap().proxies.clear();
+    }
+    assert_eq!(owned(&objects), on_both, "no node runs one");
+}
+
 #[test]
 fn an_address_is_announced_by_whatever_pool_holds_it_and_announces() {
     let named = |name: &str, addresses: &str, advertise: &str| {
