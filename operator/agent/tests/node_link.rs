@@ -22,6 +22,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Within this time of an interface going down its node is out: half a second of it is for the report, the rest for this.
+const NOTICED: Duration = Duration::from_millis(4_500);
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -48,9 +50,14 @@ async fn found(netlink: &Netlink, interfaces: &str) -> Interfaces {
 
 /// Waits for an event of the kernel after which the interfaces are as wanted. Nothing is polled.
 async fn until(netlink: &Netlink, watch: &mut Watch, is_right: impl Fn(Option<String>) -> bool) {
-    while !is_right(found(netlink, "").await.down()) {
-        watch.changed().await.unwrap();
-    }
+    let begun = Instant::now();
+    let right = async {
+        while !is_right(found(netlink, "").await.down()) {
+            watch.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(NOTICED, right).await.expect("the interface's state is noticed in time");
+    println!("noticed after {:?}", begun.elapsed());
 }
 
 async fn ip(netns: &Netns, arguments: &'static str) {
