@@ -299,7 +299,7 @@ fn pod_address(pod: &Pod) -> Option<IpAddr> {
 }
 
 /// What a claim of Readiness rests on for every Node that has an EPICNode.
-fn candidates(objects: &Objects) -> Vec<Candidate> {
+pub fn candidates(objects: &Objects) -> Vec<Candidate> {
     let nodes: BTreeMap<&str, &Node> =
         objects.nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, &**node))).collect();
     let serving = nodes_of_proxies(objects);

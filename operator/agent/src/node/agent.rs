@@ -27,7 +27,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::{Accumulator, Client, Key, Snapshot, Version};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Recorder;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -162,8 +162,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         (Ears::default(), watch::channel(None), mpsc::channel(QUEUE));
     let listening = tokio::spawn(ears.clone().run(ear_changes, speak, shutdown.clone()));
     let answered = Answered::adopt(&maps)?;
-    let reporter = Reporter { controller: "epic-agent".into(), instance: Some(settings.node.clone()) };
-    let events = Recorder::new(client.kube().clone(), reporter);
+    let events = super::told::recorder(client.kube(), &settings.node);
     let collector = ReconcilerCollector::default();
     collector.watch(handle.clone());
     registry.register(|registry| {

@@ -22,6 +22,7 @@ pub mod report;
 mod situations;
 #[cfg(test)]
 mod tests;
+pub mod told;
 mod veths;
 pub mod watched;
 

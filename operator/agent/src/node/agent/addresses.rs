@@ -6,19 +6,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use epic_abi::maps::VIP_OWNED;
-use epic_crds::{EPICNode, EPICNodeReason};
+use epic_crds::EPICNode;
 use epic_datapath::Maps;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::Key;
-use kube::Resource as _;
-use kube::runtime::events::{Event, EventType};
 
 use super::Agent;
 use crate::desired::node::Objects;
-use crate::node::arp::{self, Arp, Mac, Sender};
+use crate::node::arp::{Arp, Mac, Sender};
 use crate::node::guard::{From as Whose, Neighbours, News};
 use crate::node::interfaces::Interfaces;
+use crate::node::told;
 
 /// Addresses that EPIC has answered for since they were claimed: nobody has to be asked for them.
 #[derive(Clone, Debug, Default)]
@@ -146,24 +145,16 @@ impl Agent {
     }
 
     fn tell(&self, news: &News) {
-        let (type_, reason, note) = event(news);
-        match type_ {
-            EventType::Warning => tracing::warn!(address = %news.address, "{note}"),
-            EventType::Normal => tracing::info!(address = %news.address, "{note}"),
+        match news.conflict {
+            Some(_) => tracing::warn!(address = %news.address, "{}", told::note(news)),
+            None => tracing::info!(address = %news.address, "{}", told::note(news)),
         }
         let key = Key::namespaced(epic_crds::well_known::EPIC_NAMESPACE, self.settings.node.as_str());
         let own = self.passed.as_ref().and_then(|passed| passed.snapshot.get::<EPICNode>(&key));
-        let Some(about) = own.map(|own| own.object_ref(&())) else { return };
-        let event = Event {
-            type_,
-            reason: reason.as_str().to_owned(),
-            note: Some(note),
-            action: "Answering".to_owned(),
-            secondary: None,
-        };
-        let events = self.events.clone();
+        let Some(own) = own.cloned() else { return };
+        let (events, news) = (self.events.clone(), news.clone());
         tokio::spawn(async move {
-            if let Err(error) = events.publish(&event, &about).await {
+            if let Err(error) = told::publish(&events, &own, &news).await {
                 tracing::debug!(%error, "event not published");
             }
         });
@@ -176,23 +167,6 @@ impl Agent {
             Err(error) => tracing::warn!(%error, "the gateways of this node are not known"),
         }
     }
-}
-
-fn event(news: &News) -> (EventType, EPICNodeReason, String) {
-    let address = news.address;
-    let Some(conflict) = &news.conflict else {
-        let note = format!("nobody else answers for {address} any more; this node does");
-        return (EventType::Normal, EPICNodeReason::AddressConflictEnded, note);
-    };
-    let who = match conflict.mac {
-        Some(mac) => format!("{} answers for {address}, which is no EPIC node", arp::text(mac)),
-        None => format!("{address} is the gateway of a default route of EPIC nodes"),
-    };
-    let what = match news.answers {
-        true => "this node goes on answering; take the address away from there",
-        false => "this node does not answer for it; take the address out of its pool, or away from there",
-    };
-    (EventType::Warning, EPICNodeReason::AddressConflict, format!("{who}; {what}"))
 }
 
 #[cfg(test)]
