@@ -14,6 +14,7 @@ mod history;
 mod limits;
 mod operator;
 mod orders;
+mod platform;
 mod quota;
 mod refusals;
 mod rest;
