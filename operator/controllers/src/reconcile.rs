@@ -10,9 +10,8 @@ use epic_crds::{ConditionStatus, HasConditions, KeepsUnknown};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kates::{Object, Subject};
+use kates::{Object, Queue, Subject};
 use kube::ResourceExt;
-use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -94,17 +93,14 @@ impl Failures {
 }
 
 /// Runs a controller until `shutdown`, while this replica leads.
-pub async fn run<K, R, F>(
-    controller: Controller<Subject<K>>,
-    context: Shared,
-    shutdown: CancellationToken,
-    reconcile: R,
-) where
+pub async fn run<K, R, F>(controller: Queue<K>, context: Shared, shutdown: CancellationToken, reconcile: R)
+where
     K: Object<DynamicType = ()>,
     R: Fn(Arc<Subject<K>>, Shared) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Action, Error>> + Send + 'static,
 {
     let kind: &'static str = kind_name::<K>();
+    context.counters.queues.watch(kind, controller.waiting());
     let failures = Arc::new(Failures::default());
     let cleared = Arc::clone(&failures);
     let counted = move |subject: Arc<Subject<K>>, context: Shared| {
@@ -138,7 +134,7 @@ pub async fn run<K, R, F>(
 /// Runs a controller that reconciles only while this replica leads. What happened meanwhile is seen when it begins to,
 /// the first time or again: every object is triggered then. So one that comes up in between waits for nothing.
 async fn while_leading<K, C, R, F, P>(
-    controller: Controller<Subject<K>>,
+    controller: Queue<K>,
     mut leadership: Leadership,
     context: Arc<C>,
     shutdown: CancellationToken,
@@ -167,9 +163,11 @@ async fn while_leading<K, C, R, F, P>(
         }
     };
     controller
-        .with_config(Config::default().concurrency(8))
+        .with(|controller| {
+            let controller = controller.with_config(Config::default().concurrency(8));
+            controller.graceful_shutdown_on(shutdown.cancelled_owned())
+        })
         .reconcile_all_on(begins)
-        .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(guarded, policy, context)
         .for_each(|_| futures::future::ready(()))
         .await;
@@ -247,7 +245,7 @@ mod tests {
         let (lease, seen) = (watch::Sender::new(true), mpsc::unbounded_channel());
         let (reconciled, mut reconciles) = seen;
         let running = tokio::spawn(while_leading(
-            Controller::for_stream(changes, reader),
+            Queue::new(changes, reader),
             Leadership::told_by(&lease),
             Arc::new(()),
             CancellationToken::new(),

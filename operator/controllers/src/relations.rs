@@ -22,8 +22,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kates::{Change, Key, Object, Snapshot, Subject};
-use kube::runtime::Controller;
+use kates::{Change, Key, Object, Queue, Snapshot, Subject};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::broadcast;
 
@@ -163,7 +162,7 @@ fn surroundings<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
 }
 
 /// EPIC's controller.
-pub fn epic(context: &Shared) -> Controller<Subject<EPIC>> {
+pub fn epic(context: &Shared) -> Queue<EPIC> {
     let accounts = on::<Account, EPIC, _>(
         context,
         |account| account.status.as_ref().and_then(|status| status.group_id),
@@ -184,7 +183,7 @@ fn pull_secrets<K: Object<DynamicType = ()>>(context: &Shared) -> Triggers<K> {
 }
 
 /// The controller of AddressPools.
-pub fn address_pool(context: &Shared) -> Controller<Subject<AddressPool>> {
+pub fn address_pool(context: &Shared) -> Queue<AddressPool> {
     let claims = on::<AddressClaim, AddressPool, _>(
         context,
         |claim| claim.spec.pool.clone(),
@@ -203,7 +202,7 @@ pub fn address_pool(context: &Shared) -> Controller<Subject<AddressPool>> {
 }
 
 /// The controller of ServiceGroups.
-pub fn service_group(context: &Shared) -> Controller<Subject<ServiceGroup>> {
+pub fn service_group(context: &Shared) -> Queue<ServiceGroup> {
     let pools = on::<AddressPool, ServiceGroup, _>(
         context,
         |pool| {
@@ -248,7 +247,7 @@ fn reached(node: &EPICNode) -> Option<(Option<String>, Vec<NodeBehind>)> {
 
 /// The controller of AddressClaims. One can be let go of when its owner goes, has moved on, or would not get the address
 /// any more, and is gone when all nodes have forgotten that.
-pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
+pub fn claim(context: &Shared) -> Queue<AddressClaim> {
     let owners = on::<LoadBalancer, AddressClaim, _>(
         context,
         |balancer| balancer.metadata.resource_version.clone(),
@@ -295,7 +294,7 @@ pub fn claim(context: &Shared) -> Controller<Subject<AddressClaim>> {
 }
 
 /// The controller of Nodes, which looks at the Leases of agents again and again: one that runs out tells nobody.
-pub fn node(context: &Shared) -> Controller<Subject<Node>> {
+pub fn node(context: &Shared) -> Queue<Node> {
     let ours = on::<EPICNode, Node, _>(
         context,
         |node| node.is_condition_true(READY),

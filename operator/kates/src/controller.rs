@@ -16,13 +16,14 @@ use imbl::OrdMap;
 use kube::Resource;
 use kube::core::ObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::{Controller, watcher};
+use kube::runtime::watcher;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::Key;
 use crate::accumulator::Accumulator;
 use crate::object::Object;
+use crate::queue::Queue;
 use crate::snapshot::{Change, changes};
 use crate::store::{Epoch, Held};
 
@@ -146,12 +147,11 @@ impl Accumulator {
         })
     }
 
-    /// A kube-runtime controller for kind `K`, triggered by its changes and deletions. Related kinds are added
-    /// with `.reconcile_on(accumulator.related(…))`.
-    pub fn controller<K>(&self) -> Controller<Subject<K>>
+    /// A kube-runtime controller for kind `K`, triggered by its changes and deletions, with its queue counted. Related
+    /// kinds are added with `.reconcile_on(accumulator.related(…))`.
+    pub fn controller<K>(&self) -> Queue<K>
     where
-        K: Object,
-        K::DynamicType: Default,
+        K: Object<DynamicType = ()>,
     {
         let (reader, writer) = reflector::store::<Subject<K>>();
         let subjects = Subjects { writer, departed: VecDeque::new(), started: false };
@@ -162,7 +162,7 @@ impl Accumulator {
                 futures::future::ready(Some(stream::iter(known.into_iter().map(Ok))))
             })
             .flatten();
-        Controller::for_stream(triggers, reader)
+        Queue::new(triggers, reader)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the operator counts. Labels come from closed sets; object names are in logs and Events only.
 
+mod queues;
 mod state;
 
 use std::time::Instant;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
+pub use queues::Queues;
 pub(crate) use state::StateCollector;
 
 /// The kind something happened to.
@@ -57,8 +59,10 @@ pub struct Counters {
     pub reconciles: Family<OutcomeLabel, Counter>,
     /// How long reconciles take, by kind.
     pub durations: Family<KindLabel, Histogram, fn() -> Histogram>,
-    /// Reconciles under way by kind. A kind that stands at its limit has more waiting.
+    /// Reconciles under way by kind.
     pub running: Family<KindLabel, Gauge>,
+    /// Those that wait for their turn.
+    pub queues: Queues,
     /// Writes to the API server by kind of the object written.
     pub writes: Family<KindLabel, Counter>,
     /// Rounds of allocation by kind of the parent and outcome.
@@ -81,6 +85,7 @@ impl Default for Counters {
             reconciles: Family::default(),
             durations: Family::new_with_constructor(durations as fn() -> Histogram),
             running: Family::default(),
+            queues: Queues::default(),
             writes: Family::default(),
             allocations: Family::default(),
             events: Family::default(),
@@ -130,6 +135,7 @@ impl Counters {
                 "Reconciles under way, by kind",
                 counters.running.clone(),
             );
+            registry.register_collector(Box::new(counters.queues.clone()));
             registry.register("writes", "Writes to the API server by kind", counters.writes.clone());
             registry.register(
                 "allocation_rounds",

@@ -16,9 +16,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kates::{Change, Key, Object, Snapshot, Subject};
+use kates::{Change, Key, Object, Queue, Snapshot};
 use kube::ResourceExt;
-use kube::runtime::Controller;
 
 use super::room::{is_gone, on_room};
 use super::{
@@ -32,7 +31,7 @@ use crate::proxy::{ReplicaSet, restarted_at, unmade};
 use crate::service_group::{group_of, pools_of};
 
 /// The controller of LoadBalancers.
-pub fn load_balancer(context: &Shared) -> Controller<Subject<LoadBalancer>> {
+pub fn load_balancer(context: &Shared) -> Queue<LoadBalancer> {
     let everyone = |snapshot: &Snapshot| all::<LoadBalancer>(snapshot);
     context
         .watches

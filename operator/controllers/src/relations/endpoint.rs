@@ -8,9 +8,8 @@ use epic_crds::well_known::tenant_namespace;
 use epic_crds::{Account, AddressClaim, EPICNode, Endpoint, EndpointReason, HasConditions, LoadBalancer};
 use epic_model::address;
 use epic_model::tunnel::MAX_CLIENT_NODES;
-use kates::{Change, Key, Snapshot, Subject};
+use kates::{Change, Key, Queue, Snapshot};
 use kube::ResourceExt;
-use kube::runtime::Controller;
 
 use super::room::{is_gone, on_room};
 use super::{addresses, differs, in_namespace, keys_of, on, on_changes, surroundings, told};
@@ -18,7 +17,7 @@ use crate::context::Shared;
 use crate::tunnels::Tunnels;
 
 /// The controller of Endpoints.
-pub fn endpoint(context: &Shared) -> Controller<Subject<Endpoint>> {
+pub fn endpoint(context: &Shared) -> Queue<Endpoint> {
     let index = Arc::clone(&context.endpoints);
     context
         .watches

@@ -6,14 +6,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kates::{Key, Object, Subject};
-use kube::runtime::Controller;
+use kates::{Key, Object, Queue};
 
 use super::{all, occupancy, on, pull_secrets, replicas, settings, told};
 use crate::context::Shared;
 
 /// The controller of Accounts.
-pub fn account(context: &Shared) -> Controller<Subject<Account>> {
+pub fn account(context: &Shared) -> Queue<Account> {
     let epic = on::<EPIC, Account, _>(context, settings, |snapshot, _| all::<Account>(snapshot));
     let namespaces = on::<Namespace, Account, _>(
         context,
@@ -97,7 +96,7 @@ pub fn account(context: &Shared) -> Controller<Subject<Account>> {
 }
 
 /// The controller of tenant namespaces.
-pub fn namespace(context: &Shared) -> Controller<Subject<Namespace>> {
+pub fn namespace(context: &Shared) -> Queue<Namespace> {
     let accounts = on::<Account, Namespace, _>(
         context,
         |account| account.metadata.deletion_timestamp.clone(),

@@ -7,6 +7,7 @@ mod coalescing;
 mod coherence;
 mod controllers;
 mod convergence;
+mod queue;
 mod recovery;
 
 use std::collections::BTreeSet;
