@@ -34,7 +34,7 @@ pub(crate) struct History {
 }
 
 /// A kind that is recorded: group, plural, kind.
-pub(crate) type Recorded = (&'static str, &'static str, &'static str);
+type Recorded = (&'static str, &'static str, &'static str);
 
 const OURS: &[Recorded] = &[
     ("epic.acnodal.io", "epics", "EPIC"),
@@ -66,14 +66,9 @@ const MADE: &[Recorded] = &[
 impl History {
     /// Records EPIC's kinds and every kind that EPIC causes writes to, from now on.
     pub(crate) async fn record(client: &Client) -> Self {
-        Self::of(client, &[OURS, MADE].concat()).await
-    }
-
-    /// Records these kinds.
-    pub(crate) async fn of(client: &Client, kinds: &[Recorded]) -> Self {
         let events = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
-        for (group, plural, kind) in kinds {
+        for (group, plural, kind) in OURS.iter().chain(MADE) {
             let resource = ApiResource {
                 group: (*group).to_owned(),
                 version: "v1".to_owned(),

@@ -3,29 +3,26 @@
 
 use epic_control_plane::{Request, eventually};
 use epic_crds::Endpoint;
-use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::Cluster;
 use super::harness::Harness;
-use super::history::{History, Recorded};
 use super::operator::Operator;
 use super::tenants::{load_balancer, object, unconverged, until_nothing_is_left};
 
 const QUOTA: &str = "/api/v1/namespaces/epic-red/resourcequotas/platform";
 const GROUP: &str = "/apis/epic.acnodal.io/v1/namespaces/epic-red/servicegroups/web";
 const WEBHOOK: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/platform";
-const LIMITS_AND_RIGHTS: &[Recorded] =
-    &[("", "resourcequotas", "ResourceQuota"), ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding")];
+const POLICY: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/uncounted";
+const BINDING: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/uncounted";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_platform_that_counts_late_and_refuses_pods_is_waited_for_and_named() {
     let cluster = Cluster::start().await;
     let _harness = Harness::start(&cluster, 1).await;
-    let history = History::of(&cluster.admin, LIMITS_AND_RIGHTS).await;
     let operator = Operator::start(&cluster).await;
     operator.ready().await;
+    no_quota_is_counted(&cluster).await;
     let alice = json!([{"kind": "User", "name": "alice"}]);
     for object in [
         object("EPIC", "epic", "epic", json!({"untunnelled-networks": ["10.77.0.0/24"]})),
@@ -34,8 +31,8 @@ async fn a_platform_that_counts_late_and_refuses_pods_is_waited_for_and_named() 
     ] {
         Request::create(&object).send(&cluster.admin).await.expect_ok();
     }
+    a_tenant_may_create_only_when_its_quota_is_counted(&cluster).await;
     until_nothing_is_left("the account being ready", || unconverged(&cluster.admin)).await;
-    a_tenant_may_create_only_when_its_quota_is_counted(&history);
     let group = object("ServiceGroup", "epic-red", "web", json!({"envoy-replicas": 1}));
     Request::create(&group).send(&cluster.admin).await.expect_ok();
 
@@ -45,34 +42,63 @@ async fn a_platform_that_counts_late_and_refuses_pods_is_waited_for_and_named() 
     an_edit_takes_nothing_away_while_no_operator_runs(&cluster, operator).await;
 }
 
-/// At no moment before: nothing would bound what it creates.
-fn a_tenant_may_create_only_when_its_quota_is_counted(history: &History) {
-    let (mut counted, mut bound) = (None, None);
-    for event in history.events() {
-        let object = &event.object;
-        if object.namespace().as_deref() != Some("epic-red") {
-            continue;
-        }
-        match (event.kind, object.name_any().as_str()) {
-            ("ResourceQuota", "epic-limits") => {
-                let read = |part: &Value| serde_json::from_value::<ResourceQuota>(part.clone());
-                let quota = read(&serde_json::to_value(&**object).expect("JSON")).expect("a quota");
-                let (wanted, status) =
-                    (quota.spec.and_then(|spec| spec.hard), quota.status.unwrap_or_default());
-                let used: Vec<String> = status.used.iter().flatten().map(|(kind, _)| kind.clone()).collect();
-                let bounds = wanted.iter().flatten().count();
-                if bounds > 0 && status.hard == wanted && used.len() == bounds {
-                    counted.get_or_insert(event.revision);
-                }
-            }
-            ("RoleBinding", "epic-tenant") => {
-                bound.get_or_insert(event.revision);
-            }
-            _ => {}
-        }
+/// As with a kube-controller-manager that is behind: what is counted of EPIC's quotas is refused from now on.
+async fn no_quota_is_counted(cluster: &Cluster) {
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "uncounted"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"],
+                "resources": ["resourcequotas/status"], "resourceNames": ["epic-limits"],
+            }]},
+            "validations": [{"expression": "false", "message": "it is not counted"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "uncounted"}, "spec": {"policyName": "uncounted", "validationActions": ["Deny"]},
+    });
+    let probe = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "epic-limits", "namespace": "default"},
+        "spec": {"hard": {"count/probes.example.com": "1"}},
+    });
+    for object in [policy, binding, probe] {
+        Request::create(&object).send(&cluster.admin).await.expect_ok();
     }
-    let (counted, bound) = (counted.expect("the quota was counted"), bound.expect("the tenant was bound"));
-    assert!(counted < bound, "bound at {bound}, and the quota was counted at {counted}");
+    let status = "/api/v1/namespaces/default/resourcequotas/epic-limits/status";
+    eventually("the policy acting", || async {
+        let counted = json!({"status": {"hard": {"count/probes.example.com": "1"}}});
+        let answer = Request::merge(status, &counted).dry_run().send(&cluster.admin).await;
+        answer.message().contains("it is not counted").then_some(())
+    })
+    .await;
+}
+
+/// All of its namespace is there but the right to create: nothing would bound what it creates.
+async fn a_tenant_may_create_only_when_its_quota_is_counted(cluster: &Cluster) {
+    let bound = async |role: &str| {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/epic-red/rolebindings/{role}");
+        Request::get(&path).send(&cluster.admin).await.is_ok()
+    };
+    let account = "/apis/epic.acnodal.io/v1/namespaces/epic/accounts/red";
+    let message = eventually("the account waiting for the count", || async {
+        let found = Request::get(account).send(&cluster.admin).await;
+        let conditions = found.body["status"]["conditions"].as_array()?.clone();
+        let ready = conditions.iter().find(|known| known["type"] == "Ready")?;
+        (ready["reason"] == "Pending" && bound("epic-client").await)
+            .then(|| ready["message"].as_str().unwrap_or_default().to_owned())
+    })
+    .await;
+    assert!(message.contains("has counted what ResourceQuota epic-limits bounds"), "{message}");
+    assert!(!bound("epic-tenant").await, "{message}");
+    for path in [BINDING, POLICY] {
+        Request::delete(path).send(&cluster.admin).await.expect_ok();
+    }
+    eventually("the tenant having its rights", || async { bound("epic-tenant").await.then_some(()) }).await;
+    let quota = "/api/v1/namespaces/epic-red/resourcequotas/epic-limits";
+    let quota = Request::get(quota).send(&cluster.admin).await.expect_ok();
+    assert_eq!(quota["status"]["hard"], quota["spec"]["hard"], "it was bound before its quota was counted");
 }
 
 /// Reason and message of `Ready`, once the message has these words.
@@ -177,4 +203,23 @@ async fn an_edit_takes_nothing_away_while_no_operator_runs(cluster: &Cluster, op
     let operator = Operator::start(cluster).await;
     operator.ready().await;
     until("10.77.0.2").await;
+    // Every kind has a queue, and once all is done they are empty.
+    let kinds = [
+        "EPIC",
+        "Account",
+        "Namespace",
+        "AddressPool",
+        "AddressClaim",
+        "Node",
+        "ServiceGroup",
+        "LoadBalancer",
+        "Endpoint",
+    ];
+    for kind in kinds {
+        eventually(&format!("nothing waiting in the queue of {kind}"), || async {
+            let waiting = operator.figure(&format!("epic_reconciles_waiting{{kind=\"{kind}\"}}")).await;
+            (waiting == Some(0.0)).then_some(())
+        })
+        .await;
+    }
 }
