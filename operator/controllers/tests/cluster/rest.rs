@@ -156,7 +156,8 @@ async fn a_field_that_nobody_knows_is_still_there_after_a_life_and_memory_stays_
     certificates_end_as_late_as_they_should(&operator).await;
     let resident = operator.resident_mib();
     println!("operator_rss_mib_{many}_lbs {resident} MiB");
-    let most = 150 + u64::try_from(many).expect("few") / 2;
+    // Measured in a dev build: 78 MiB with 10, 111 with 100, 181 with 264, 68 of them the pages of the program.
+    let most = 100 + u64::try_from(many).expect("few") * 2 / 5;
     assert!(resident < most, "{resident} MiB for {many} LoadBalancers");
 
     for (kind, schema) in KINDS.iter().zip(&schemas) {
