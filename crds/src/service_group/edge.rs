@@ -40,7 +40,7 @@ pub struct HealthCheck {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub healthy_threshold: Option<i64>,
-    /// Failures in a row until an Endpoint counts as unhealthy. Absent: 3.
+    /// Failures in a row until an Endpoint counts as unhealthy. Absent: 3. One that says NOT_SERVING by gRPC does at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_threshold: Option<i64>,

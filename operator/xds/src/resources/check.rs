@@ -34,6 +34,8 @@ pub(super) fn active(check: &Check, load_balancer: &str) -> HealthCheck {
                     .iter()
                     .map(|status| Int64Range { start: i64::from(*status), end: i64::from(*status) + 1 })
                     .collect(),
+                // Without it Envoy takes an endpoint out at the first wrong answer, whatever the threshold says.
+                retriable_statuses: vec![Int64Range { start: 100, end: 600 }],
                 ..HttpHealthCheck::default()
             }),
             Probe::Grpc { service } => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {

@@ -309,10 +309,17 @@ async fn a_tcp_check_takes_out_an_endpoint_that_accepts_no_connection_and_back_i
 
 /// An endpoint that answers every HTTP/1.1 request with this status.
 async fn http(last: u8, port: u16, status: u16) -> Ep {
+    answering(last, port, vec![status]).await
+}
+
+/// A web server that answers every request with the next of these statuses.
+async fn answering(last: u8, port: u16, statuses: Vec<u16>) -> Ep {
     let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), port)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let mut next = statuses.into_iter().cycle();
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
+            let status = next.next().unwrap();
             tokio::spawn(async move {
                 let mut request = [0; 1024];
                 let read = socket.read(&mut request).await.unwrap_or(0);
@@ -335,6 +342,23 @@ async fn an_http_check_wants_one_of_the_listed_statuses() {
     let scene = scene_of(&edged(reach(Reach { check: check(probe), ..Reach::default() })), &all).await;
     healthy(&scene, 2).await;
     assert!(scene.proxy.stat("cluster.web-tcp-80.health_check.failure").await >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_wrong_answer_of_a_web_server_takes_out_nothing_before_the_threshold() {
+    let all = [answering(11, 0, vec![200, 500]).await];
+    let probe = Probe::Http { path: "/ok".into(), host: None, statuses: vec![200] };
+    let check = check(probe).map(|check| Check { unhealthy_threshold: 2, ..check });
+    let scene = scene_of(&edged(reach(Reach { check, ..Reach::default() })), &all).await;
+    healthy(&scene, 1).await;
+    // Every second answer is wrong, and no two of them follow each other.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while scene.proxy.stat("cluster.web-tcp-80.health_check.failure").await < 3 {
+        assert_eq!(scene.proxy.stat("cluster.web-tcp-80.membership_healthy").await, 1);
+        assert!(tokio::time::Instant::now() < deadline, "three checks do not fail");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(scene.proxy.stat("cluster.web-tcp-80.membership_healthy").await, 1);
 }
 
 /// A server of the gRPC health protocol that says SERVING (1) or NOT_SERVING (2).
