@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use epic_datapath::{Attachment, Program};
-use epic_lb::Address;
+use epic_lb::{Address, Progress, RowId, Tables};
+use epic_reconciler::Status;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -34,7 +35,7 @@ impl Agent {
         self.leaving.follow(&tables, &progress);
         self.answering.grow(&passed.desired.directory, &tables, &progress);
         self.attach(&passed, check);
-        let in_force = self.in_force(&passed, &tables, &progress);
+        let in_force = in_force(&passed.desired.answering, &tables, &progress);
         self.announce(&passed, &in_force);
         if complete {
             if self.refused_attachment.is_none() {
@@ -89,21 +90,6 @@ impl Agent {
         crate::hang(&self.datapath, &wanted)
     }
 
-    /// Addresses to answer for whose LoadBalancer is in the maps with everything it has.
-    fn in_force(
-        &self,
-        passed: &Passed,
-        tables: &epic_lb::Snapshot,
-        progress: &epic_lb::Progress,
-    ) -> BTreeSet<IpAddr> {
-        let answering = passed.desired.answering.iter().copied();
-        let holds = |address: &IpAddr| {
-            let mut rows = tables.frontends.prefix(Address::from(*address));
-            rows.next().is_some_and(|row| progress.covers_scope(row.service.id(), passed.tables))
-        };
-        answering.filter(holds).collect()
-    }
-
     /// Tells the link about addresses that came here, as soon as the maps hold them.
     fn announce(&self, passed: &Passed, in_force: &BTreeSet<IpAddr>) {
         let link = passed.interfaces.public.clone();
@@ -123,7 +109,7 @@ impl Agent {
         });
     }
 
-    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, progress: &epic_lb::Progress) {
+    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, progress: &Progress) {
         let heard = self.answering.heard();
         let now = Instant::now();
         let local = &passed.desired.local;
@@ -178,5 +164,80 @@ impl Agent {
             }
             patching.lock().remove(&key);
         });
+    }
+}
+
+/// Addresses to answer for whose ports the maps hold. What fails behind one of them, an endpoint perhaps, keeps its clients
+/// from nothing else.
+fn in_force(answering: &BTreeSet<IpAddr>, tables: &Tables, progress: &Progress) -> BTreeSet<IpAddr> {
+    let holds = |address: &IpAddr| {
+        let mut ports = tables.frontends.prefix(Address::from(*address)).peekable();
+        let done = |key| tables.status(RowId::Frontend(key), progress) == Some(Status::Done);
+        ports.peek().is_some() && ports.all(|row| done(row.key))
+    };
+    answering.iter().copied().filter(holds).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use epic_lb::render::NodeSide;
+    use epic_lb::{
+        Alias, DataKey, FakeMaps, Frontend, FrontendKey, GroupId, Link, MapId, Place, Protocol, Service,
+        ServiceId, ServiceKeys, ServiceName, Tunnel, TunnelId, Writer,
+    };
+    use epic_reconciler::{Budget, Reconciler};
+
+    use super::*;
+
+    /// A LoadBalancer with a port, a tunnel and an endpoint.
+    fn put(writer: &Writer, id: u16) -> IpAddr {
+        let name = ServiceName::new("epic-red", format!("web-{id}"));
+        let vip = IpAddr::from([192, 0, 2, id as u8]);
+        let keys = ServiceKeys { data: [DataKey([1; 16]); 3], node: None };
+        let row =
+            Service::new(name.clone(), "uid").granted(GroupId::new(1).unwrap(), ServiceId::new(id).unwrap());
+        let mut txn = writer.write();
+        let port = Frontend::proxied(FrontendKey::new(vip, 80, Protocol::Tcp), name.clone(), 0);
+        txn.upsert_service_and_frontends(Service { keys: Some(keys.into()), ..row }, vec![port]).unwrap();
+        let tunnel = TunnelId::new(id).unwrap();
+        txn.upsert_tunnel(Tunnel {
+            id: tunnel,
+            service: name.clone(),
+            client_node: [203, 0, 113, 9].into(),
+            epic_node: "n1".into(),
+            epic_address: [198, 51, 100, 1].into(),
+            epic_port: 6080,
+            link: Link { ifindex: 2, mtu: 1500, local: [198, 51, 100, 1].into() },
+        });
+        txn.upsert_alias(Alias {
+            service: name,
+            address: IpAddr::from([100, 127, 0, id as u8]).into(),
+            tunnel: Some(tunnel),
+            real: Place::new([10, 244, 1, 7].into(), 8080, Protocol::Tcp),
+            endpoint: "e".into(),
+        });
+        txn.commit();
+        vip
+    }
+
+    #[test]
+    fn an_endpoint_that_finds_no_room_keeps_no_address_from_being_announced() {
+        let writer = Writer::new();
+        let vips: BTreeSet<IpAddr> = [put(&writer, 1), put(&writer, 2)].into();
+        let unknown = IpAddr::from([192, 0, 2, 99]);
+        for (full, announced) in [(MapId::Aliases, 2), (MapId::Services, 1)] {
+            let mut maps = FakeMaps::new();
+            maps.set_room(MapId::ALL.iter().position(|map| *map == full).unwrap(), 1);
+            let side = NodeSide::new("n1", 1);
+            let mut reconciler = Reconciler::new(writer.reader(), maps, side, Default::default()).unwrap();
+            reconciler.round(Instant::now(), Budget::UNLIMITED);
+            let progress = reconciler.progress();
+            let tables = writer.snapshot();
+            assert!(!progress.covers(tables.revision()), "something finds no room");
+            let wanted = vips.iter().copied().chain([unknown]).collect();
+            assert_eq!(in_force(&wanted, &tables, &progress).len(), announced, "{full:?}");
+        }
     }
 }
