@@ -20,12 +20,14 @@
 //! again when they are taken.
 
 mod pool;
+mod reason;
 
 use std::sync::Arc;
 
 use epic_store::Stored;
 
 use self::pool::{Pool, Wanted};
+pub use self::reason::{Explained, Reason};
 use crate::rows::{Backend, Frontend, Protocol, RedirectWhen, ServiceRef};
 use crate::tables::Tables;
 
@@ -98,6 +100,22 @@ impl<'a> Selection<'a> {
     /// Whether so few backends are healthy that verdicts are ignored.
     pub fn in_panic(&self) -> bool {
         self.instead.as_ref().unwrap_or(&self.own).in_panic()
+    }
+
+    /// Every row of the service, and of the service that it is redirected to, with the reason why it takes no new flows.
+    /// For people: it looks at each row several times.
+    pub fn explain(&self) -> Vec<Explained<'a>> {
+        let mut all = self.own.explain();
+        let Some(instead) = &self.instead else { return all };
+        let instead = instead.explain();
+        if let Some(to) = instead.first().map(|explained| explained.backend.service.clone()) {
+            for explained in all.iter_mut().filter(|explained| explained.role == Some(Role::Serving)) {
+                explained.role = Some(Role::ExistingOnly);
+                explained.why = Some(Reason::Redirected(to.clone()));
+            }
+        }
+        all.extend(instead);
+        all
     }
 
     /// The service that takes the new flows instead of the frontend's own.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use epic_store::Stored;
 
-use super::{Here, Role, Selected, speaks};
+use super::{Explained, Here, Reason, Role, Selected, speaks};
 use crate::rows::{
     Backend, ClusterAffinity, Distribution, Forwarding, Frontend, NatPolicy, NewFlows, Protocol, Scope,
-    ServiceRef, TargetPort, Traffic, TrafficPolicy,
+    ServiceRef, TargetPort, Traffic, TrafficPolicy, VerdictKey,
 };
 use crate::tables::Tables;
 
@@ -153,6 +153,53 @@ impl<'a> Pool<'a> {
             wants == state && self.distance(backend) == distance && (self.panic || self.is_healthy(backend))
         });
         if serves { Role::Serving } else { Role::ExistingOnly }
+    }
+
+    pub(super) fn explain(&self) -> Vec<Explained<'a>> {
+        let rows = self.tables.backends_of(self.service);
+        rows.map(|backend| match self.why_out_of_reach(backend) {
+            Some(why) => Explained { backend, role: None, why: Some(why) },
+            None => {
+                let role = self.role(backend);
+                let why = (role != Role::Serving).then(|| self.why_not_serving(backend));
+                Explained { backend, role: Some(role), why }
+            }
+        })
+        .collect()
+    }
+
+    fn why_out_of_reach(&self, backend: &Backend) -> Option<Reason> {
+        let same = self.tables.backends.prefix((self.service, backend.place));
+        // The first of equal ones, as `candidates` has it.
+        let counts = same.min_by_key(|row| (row.state.new_flows(), row.source))?;
+        if counts.source != backend.source {
+            Some(Reason::OtherSource(counts.source))
+        } else if !speaks(backend, self.wanted.protocol) {
+            Some(Reason::Protocol(backend.place.protocol))
+        } else if !self.wanted.port(backend) {
+            Some(Reason::Port)
+        } else {
+            (!self.wanted.family(backend, self.traffic.nat)).then_some(Reason::Family)
+        }
+    }
+
+    /// Of one that the frontend reaches and that takes no new flows.
+    fn why_not_serving(&self, backend: &Backend) -> Reason {
+        let takes = backend.state.new_flows();
+        match self.wants(backend) {
+            None if takes == NewFlows::No => Reason::State(backend.state),
+            None if backend.weight == 0 => Reason::Weight,
+            None => Reason::NotHere,
+            Some(NewFlows::IfPanic) if !self.panic => Reason::State(backend.state),
+            Some(_) if !self.panic && !self.is_healthy(backend) => {
+                let key = VerdictKey { service: self.service, place: backend.place };
+                Reason::Unhealthy(self.tables.verdicts.get(key).and_then(|verdict| verdict.reason.clone()))
+            }
+            Some(NewFlows::IfNoOther) if self.chosen.is_some_and(|(chosen, _)| chosen == NewFlows::Yes) => {
+                Reason::OthersStay
+            }
+            Some(_) => Reason::Farther,
+        }
     }
 
     /// Backends that the frontend may reach at all, one a place.

@@ -1,0 +1,8 @@
+//! Every command, on tables and maps in memory.
+
+#[cfg(test)]
+mod parsing;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod transcripts;
