@@ -2,13 +2,16 @@
 //!
 //! Rows: `service NAME GROUP/SERVICE [generation=N] [no-keys] [since=N] [external=Local] [distribution=zone|node]
 //! [clusters=local|remote|NAMES] [panic=N]`, `frontend NAME VIP:PORT slot=N [owner] [name=N] [target=PORT|NAME]`,
-//! `backend NAME IP:PORT [weight=N] [state=S] [names=N,…] [node=N] [zone=Z] [cluster=C]`, `health NAME IP:PORT yes|no`,
+//! `backend NAME IP:PORT [weight=N] [state=S] [names=N,…] [node=N] [zone=Z] [cluster=C]`, `health NAME IP:PORT[/ANY] yes|no`,
 //! `redirect NAME NAME nothing-serves|serves-here [port=N]`,
-//! `proxy NAME ID node=NODE [state=STATE] [no-veth]` (also the backend of that proxy), `tunnel NAME ID client=IP`,
+//! `proxy NAME ID node=NODE [state=STATE] [weight=N] [no-veth]` (also the backend of that proxy), `tunnel NAME ID client=IP`,
 //! `alias NAME ID tunnel=ID real=IP:PORT`, `pass NAME|all IP:PORT`, `node IP NAME`, `delete KIND KEY…`.
-//! Between `begin` and `commit` they are one transaction; `abort` drops it.
-//! Maps: `round`, `settle`, `confirm`, `fail P`, `room MAP N`, `stray KEY` (a vip nobody wants), `restart`, `refresh`.
-//! Output: `tables`, `maps`, `failing`, `health`, `writes`, `select VIP:PORT`. `register NAME`, `complete NAME`. `#` begins a comment.
+//! Between `begin` and `commit` they are one transaction; `abort` drops it. A row of its own may come from another source:
+//! `source=NAME`.
+//! Maps: `round`, `settle`, `confirm`, `fail P`, `crash N` (after so many writes), `room MAP N`, `stray VIP` (which nobody
+//! wants, found by a restart), `lose VIP`, `tamper VIP` (somebody else changes the maps), `restart`, `refresh`.
+//! Output: `tables`, `maps`, `failing`, `health`, `writes`, `select VIP:PORT`. `register NAME`, `complete NAME`,
+//! `die NAME` (before it has listed). `#` begins a comment.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -128,6 +131,19 @@ impl Shell {
                 let faults = Faults { probability: probability.parse().unwrap(), writes_left: None };
                 self.reconciler().maps_mut().set_faults(faults);
             }
+            ["crash", writes] => {
+                let faults = Faults { probability: 0.0, writes_left: Some(writes.parse().unwrap()) };
+                self.reconciler().maps_mut().set_faults(faults);
+            }
+            ["lose", vip] => {
+                let op = Op { key: MapKey::Vip(ip(vip).into()), value: None };
+                self.reconciler().maps_mut().inner_mut().0.write(op).unwrap();
+            }
+            ["tamper", vip] => {
+                let value = Some(MapValue::Vip(epic_abi::maps::Vip { flags: epic_abi::maps::VIP_OWNED }));
+                let op = Op { key: MapKey::Vip(ip(vip).into()), value };
+                self.reconciler().maps_mut().inner_mut().0.write(op).unwrap();
+            }
             ["room", map, entries] => {
                 let map = MapId::ALL.into_iter().position(|m| m.name() == map).expect("a map of this name");
                 self.change_maps(|maps| maps.set_room(map, entries.parse().unwrap()));
@@ -144,6 +160,7 @@ impl Shell {
             ["register", name] => {
                 self.initializers.insert(name.to_owned(), self.writer.register_initializer(name));
             }
+            ["die", name] => drop(self.initializers.remove(name).expect("registered")),
             ["complete", name] => {
                 let initializer = self.initializers.remove(name).expect("registered");
                 let mut txn = self.writer.write();
@@ -151,7 +168,11 @@ impl Shell {
                 txn.commit();
             }
             _ => {
-                let mut txn = self.writer.write();
+                let source = option(&words, "source").map_or(Source::Resource, |name| {
+                    Source::ALL.into_iter().find(|source| source.to_string() == name).expect("a source")
+                });
+                let writer = self.writer.for_source(source);
+                let mut txn = writer.write();
                 row(&mut txn, line, out);
                 txn.commit();
             }
@@ -266,8 +287,12 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
             txn.upsert_backends(&name(of), [row]);
         }
         ["health", of, at, healthy] => {
+            let (at, protocol) = match at.strip_suffix("/ANY") {
+                Some(at) => (at, Protocol::Any),
+                None => (at, Protocol::Tcp),
+            };
             let (address, port) = place(at);
-            let place = Place::new(address, port, Protocol::Tcp);
+            let place = Place::new(address, port, protocol);
             txn.set_backend_health(&name(of), place, healthy == "yes", None);
         }
         ["redirect", of, to, when, ..] => {
@@ -292,6 +317,7 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
                 row.local = None;
             }
             let mut backend = proxy_backend(of, id.parse().unwrap());
+            backend.weight = number("weight", 1) as u16;
             backend.state = match state {
                 ProxyState::Ready => BackendState::Active,
                 ProxyState::Draining => BackendState::Draining,
@@ -321,8 +347,8 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
         ["node", address, node] => {
             txn.upsert_node(EpicNode::new(ip(address), node));
         }
-        ["delete", "service", of] => assert!(txn.delete_service_and_frontends(&name(of))),
-        ["delete", "frontend", of, at] => {
+        ["delete", "service", of, ..] => assert!(txn.delete_service_and_frontends(&name(of))),
+        ["delete", "frontend", of, at, ..] => {
             let (vip, port) = place(at);
             assert!(txn.delete_frontend(&name(of), FrontendKey::new(vip, port, Protocol::Tcp)));
         }
@@ -338,10 +364,11 @@ fn row(txn: &mut WriteTxn<'_>, line: &str, out: &mut String) {
             let address = alias_address(id.parse().unwrap());
             txn.delete_alias(AliasKey { service: name(of).id(), address: address.into() });
         }
-        ["delete", "backend", of, at] => {
+        ["delete", "backend", of, at, ..] => {
             let (address, port) = place(at);
             assert!(txn.release_backend(&name(of), Place::new(address, port, Protocol::Tcp)));
         }
+        ["delete", "pass", of] => txn.set_passes(Some(&name(of)), []),
         ["delete", "redirect", of] => txn.set_redirect(&name(of), None),
         ["delete", "node", address] => assert!(txn.delete_node(ip(address))),
         _ => panic!("no such command: {line}"),
