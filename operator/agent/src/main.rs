@@ -1,5 +1,6 @@
 //! `epic-agent`: the agent of EPIC nodes and of client nodes, and the commands beside it.
 
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,10 @@ enum What {
     Status(Shown),
     /// Lists the tunnels that end on this host.
     Tunnels(Shown),
+    /// Looks into the tables, the maps and the reconciler of the agent on this host.
+    ///
+    /// Without a command it reads commands from standard input, with a prompt on a terminal. `help` lists them.
+    Shell(ShellArgs),
     /// The BPF maps of this host.
     #[command(subcommand)]
     Maps(MapsCommand),
@@ -55,6 +60,16 @@ enum MapsCommand {
         #[arg(long)]
         counters: bool,
     },
+}
+
+#[derive(Debug, Args)]
+struct ShellArgs {
+    /// Unix socket of the agent. Absent: that of a node's agent, else that of a client's.
+    #[arg(long)]
+    socket: Option<PathBuf>,
+    /// What to do, for example `db show frontends -o json`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +118,7 @@ struct HostArgs {
     /// Address for /healthz, /readyz and /metrics [default: 127.0.0.1:9980 of a node, 127.0.0.1:9981 of a client]
     #[arg(long, env = "EPIC_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Unix socket for `epic-agent status` and `epic-agent tunnels` [default: /run/epic/node.sock of a node,
+    /// Unix socket for `epic-agent status`, `tunnels` and `shell` [default: /run/epic/node.sock of a node,
     /// /run/epic/client.sock of a client]
     #[arg(long, env = "EPIC_SOCKET")]
     socket: Option<PathBuf>,
@@ -157,6 +172,7 @@ fn main() -> ExitCode {
         What::Maps(MapsCommand::Dump { shown, flows, counters }) => {
             shown.print(Command::MapsDump(epic_datapath::dump::Extent { flows, counters }))
         }
+        What::Shell(args) => shell(&args),
         What::Node(args) => serve(run_node(args)),
         What::Client(args) => serve(run_client(args)),
     };
@@ -166,6 +182,26 @@ fn main() -> ExitCode {
             eprintln!("epic-agent: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn shell(args: &ShellArgs) -> Result<(), String> {
+    let sockets = args
+        .socket
+        .as_ref()
+        .map_or_else(|| vec![NODE.socket.into(), CLIENT.socket.into()], |socket| vec![socket.clone()]);
+    let (input, mut out) = (std::io::stdin(), std::io::stdout());
+    if !args.command.is_empty() {
+        let asked = inspect::ask(&args.command.join(" "), &sockets, &mut out);
+        return asked.map_err(|error| error.to_string());
+    }
+    let prompt = input.is_terminal().then_some("epic> ");
+    match inspect::read_lines(input.lock(), prompt, &sockets, &mut out) {
+        Ok(0) => Ok(()),
+        Ok(failed) => {
+            Err(format!("{failed} commands were not answered; the lines that begin with error say why"))
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -19,7 +19,7 @@ mod watching;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use command::{Command, Rows, help};
+pub use command::{Asked, Command, Filter, Rows, help};
 use epic_lb::{Here, MapKey, MapValue, Progress, Snapshot};
 use epic_reconciler::MapError;
 pub use request::{Form, ParseError, Request};
@@ -41,6 +41,24 @@ pub trait Subject {
     /// What time it is.
     fn now(&self) -> Instant {
         Instant::now()
+    }
+}
+
+impl<S: Subject + ?Sized> Subject for Arc<S> {
+    fn tables(&self) -> Arc<Snapshot> {
+        (**self).tables()
+    }
+    fn progress(&self) -> Progress {
+        (**self).progress()
+    }
+    fn entries(&self) -> Result<Vec<(MapKey, MapValue)>, MapError> {
+        (**self).entries()
+    }
+    fn side(&self) -> &Side {
+        (**self).side()
+    }
+    fn now(&self) -> Instant {
+        (**self).now()
     }
 }
 

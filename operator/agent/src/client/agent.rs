@@ -180,7 +180,14 @@ pub(super) async fn run(
         handle.clone(),
         readiness.clone(),
     );
-    let commands = tokio::spawn(inspect::serve(settings.host.socket.clone(), view, shutdown.clone()));
+    let subject = inspect::Live {
+        side: epic_shell::Side::Client,
+        reader: writer.reader(),
+        handle: handle.clone(),
+        maps: Arc::clone(&maps),
+    };
+    let served = inspect::Served { view, subject: Arc::new(subject), reader: writer.reader() };
+    let commands = tokio::spawn(inspect::serve(settings.host.socket.clone(), served, shutdown.clone()));
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {
         settings,

@@ -96,6 +96,8 @@ fn at(command: Command, form: Form, place: &Place) -> Result<String, Error> {
 fn ask(socket: &Path) -> Option<Vec<u8>> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    // Nothing is asked: then the document comes at once.
+    stream.shutdown(std::net::Shutdown::Write).ok()?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).ok()?;
     (!text.is_empty()).then_some(text)

@@ -1,0 +1,44 @@
+//! What the shell looks into: the tables, the reconciler and the BPF maps of this agent.
+
+use std::sync::Arc;
+
+use epic_datapath::{BpfMaps, Maps};
+use epic_lb::{EpicLayout, Handle, MapKey, MapValue, Progress, Reader, Snapshot};
+use epic_reconciler::{Layout as _, MapError, Maps as _};
+use epic_shell::{Side, Subject};
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Live {
+    /// Whose maps these are.
+    pub side: Side,
+    /// The tables.
+    pub reader: Reader,
+    /// The reconciler.
+    pub handle: Handle,
+    /// The maps.
+    pub maps: Arc<Maps>,
+}
+
+impl Subject for Live {
+    fn tables(&self) -> Arc<Snapshot> {
+        self.reader.snapshot()
+    }
+
+    fn progress(&self) -> Progress {
+        self.handle.progress()
+    }
+
+    fn entries(&self) -> Result<Vec<(MapKey, MapValue)>, MapError> {
+        let maps = BpfMaps::new(Arc::clone(&self.maps));
+        let mut found = Vec::new();
+        for map in 0..EpicLayout::MAPS.len() {
+            maps.read(map, &mut |key, value| found.push((key, value)))?;
+        }
+        Ok(found)
+    }
+
+    fn side(&self) -> &Side {
+        &self.side
+    }
+}
