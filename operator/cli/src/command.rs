@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{self, Connection};
 use crate::restart::{self, RestartCommand};
-use crate::{account, authority, explain, overview, preflight, release};
+use crate::{account, authority, explain, node, overview, preflight, release};
 
 /// Command line for administrators of EPIC.
 #[derive(Clone, Debug, Parser)]
@@ -40,6 +40,9 @@ enum Command {
     /// The authority that proxies and xDS servers know each other by.
     #[command(subcommand)]
     Authority(AuthorityCommand),
+    /// EPIC nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Has proxies made anew, one after the other; a new one serves before an old one drains.
     #[command(subcommand)]
     Restart(RestartCommand),
@@ -125,6 +128,14 @@ enum AddressCommand {
 }
 
 #[derive(Clone, Debug, Subcommand)]
+enum NodeCommand {
+    /// Prints the kubectl command that looks into the tables and maps of a node's agent.
+    ///
+    /// Run it, or let the shell do so: eval "$(epicctl node shell NODE health)". Without a command it opens a prompt.
+    Shell(node::ShellArguments),
+}
+
+#[derive(Clone, Debug, Subcommand)]
 enum AuthorityCommand {
     /// Replaces the authority by another one, without a stream or a connection that fails.
     ///
@@ -182,6 +193,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
     {
         return judged(wanted, &preflight::node::judge(&preflight::node::gather(wanted.port)));
     }
+    if let Command::Node(NodeCommand::Shell(wanted)) = &arguments.command {
+        return print(&node::shell(wanted, &arguments.connection));
+    }
     let config = arguments.connection.config().await?;
     let client = api::client(config.clone())?;
     match arguments.command {
@@ -209,6 +223,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Error> {
             let facts = preflight::gather(&client, wanted.load_balancers, wanted.replicas).await?;
             judged(&wanted, &preflight::judge(&facts))
         }
+        // Answered above, without an API server.
+        Command::Node(_) => Ok(()),
         Command::Account(AccountCommand::Kubeconfig(kubeconfig)) => {
             let made = account::kubeconfig(&client, &config, &kubeconfig).await?;
             match &kubeconfig.file {
