@@ -16,6 +16,9 @@ use crate::{Error, Form, Side, Subject, pretty};
 
 type Entries = Vec<(MapKey, MapValue)>;
 
+/// Entries by key.
+type Held = BTreeMap<MapKey, MapValue>;
+
 pub(crate) fn dump(entries: Entries, filter: Option<&Filter>, form: Form) -> String {
     let entries = match filter {
         Some(Filter::Vip(address, port)) => of_vip(entries, *address, *port),
@@ -123,7 +126,7 @@ pub(crate) fn check(subject: &impl Subject, form: Form) -> Result<String, Error>
 const ATTEMPTS: usize = 5;
 
 /// Tables, progress and entries of one moment, if the reconciler leaves one.
-fn coherent(subject: &impl Subject) -> Result<(Arc<Snapshot>, Progress, BTreeMap<MapKey, MapValue>), Error> {
+fn coherent(subject: &impl Subject) -> Result<(Arc<Snapshot>, Progress, Held), Error> {
     let mut attempt = 1;
     loop {
         let (tables, progress) = (subject.tables(), subject.progress());
@@ -137,7 +140,7 @@ fn coherent(subject: &impl Subject) -> Result<(Arc<Snapshot>, Progress, BTreeMap
     }
 }
 
-fn dangling(held: &BTreeMap<MapKey, MapValue>) -> Vec<Finding> {
+fn dangling(held: &Held) -> Vec<Finding> {
     let mut found = Vec::new();
     for (from, value) in held {
         EpicLayout::targets(from, value, &mut |to, expected| {
@@ -183,12 +186,7 @@ where
     wanted
 }
 
-fn differences(
-    held: &BTreeMap<MapKey, MapValue>,
-    wanted: &Wanted,
-    tables: &Snapshot,
-    progress: &Progress,
-) -> Vec<Finding> {
+fn differences(held: &Held, wanted: &Wanted, tables: &Snapshot, progress: &Progress) -> Vec<Finding> {
     let behind = |row: RowId| {
         let text = progress.failure(row).map(|failing| failing.text.to_string());
         let unseen = || (!progress.has_attempted(tables.revision())).then(|| "not written yet".to_owned());
