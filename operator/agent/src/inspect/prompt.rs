@@ -42,6 +42,9 @@ pub enum ShellError {
 /// [`ShellError`]; its text says what to do.
 pub fn ask(line: &str, sockets: &[PathBuf], out: &mut impl Write) -> Result<(), ShellError> {
     let request = Request::parse(line).map_err(|error| ShellError::Refused(error.to_string()))?;
+    if request.command == Command::Help {
+        return out.write_all(epic_shell::help().as_bytes()).map_err(ShellError::Print);
+    }
     let ends = !matches!(request.command, Command::Watch(_));
     for _ in 0..ATTEMPTS {
         let mut stream = connect(sockets)?;
