@@ -1,0 +1,385 @@
+//! The format of the state file.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epic_lb::rows::{ClusterAffinity, Distribution, TrafficPolicy};
+use epic_lb::{
+    Backend, BackendState, Frontend, FrontendKey, Locality, Name, Protocol, Redirect, RedirectWhen, Service,
+    ServiceName, Source, TargetPort, Traffic,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A state file.
+///
+/// ```
+/// # use epic_sources::file::Document;
+/// let document = Document::parse(
+///     "
+/// services:
+/// - name: kube-system/api-server
+///   frontends: [{ address: 192.0.2.10, port: 6443 }]
+///   backends:
+///   - { address: 10.0.0.1, port: 6443 }
+///   - { address: 10.0.0.2, port: 6443, weight: 2, zone: a }
+/// ",
+/// )?;
+/// assert_eq!(document.services[0].backends.len(), 2);
+/// # Ok::<(), epic_sources::file::DocumentError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// The services, each once.
+    #[serde(default)]
+    pub services: Vec<Entry>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Entry {
+    /// `namespace/name`.
+    pub name: String,
+    /// Where it is reached.
+    #[serde(default)]
+    pub frontends: Vec<Port>,
+    /// Where its traffic goes.
+    #[serde(default)]
+    pub backends: Vec<Member>,
+    /// `Cluster` or `Local`, for traffic from outside.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub external_traffic_policy: Policy,
+    /// Seconds that a client keeps its backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity_seconds: Option<u32>,
+    /// Clients that are admitted; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<IpNet>,
+    /// Which backends are preferred while they serve.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub distribution: Preference,
+    /// Clusters that are preferred, in turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefer_clusters: Vec<String>,
+    /// Healthy share of the backends in percent, under which verdicts of health are ignored.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub panic_threshold: u8,
+    /// `namespace/name` of the service that takes its traffic while nothing of it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+}
+
+/// A place where a service is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Port {
+    /// VIP.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    #[serde(default)]
+    pub protocol: Transport,
+    /// Which port of the backends: a number or a name; absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Member {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    #[serde(default)]
+    pub protocol: Transport,
+    /// Share of new flows, 0–128.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u16,
+    /// `Active`, `Draining` or `Maintenance`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub state: State,
+    /// Names of its port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_names: Vec<String>,
+    /// Node that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Zone of that node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Its cluster; absent: the own one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn is_one(weight: &u16) -> bool {
+    *weight == 1
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+            Transport::Sctp => Protocol::Sctp,
+        }
+    }
+}
+
+/// A port by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(String),
+}
+
+/// `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// Backends of all nodes.
+    #[default]
+    Cluster,
+    /// Those of the node that the packet reached.
+    Local,
+}
+
+/// Which backends are preferred while they serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Preference {
+    /// None.
+    #[default]
+    Everywhere,
+    /// Those of the same zone.
+    SameZone,
+    /// Those of the same node, then of the same zone.
+    SameNode,
+}
+
+/// What an administrator says of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// It takes new flows.
+    #[default]
+    Active,
+    /// It keeps the flows it has.
+    Draining,
+    /// The same, and it is not probed.
+    Maintenance,
+}
+
+/// Why a document is refused. As a whole: half a state is worse than the one before.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// It is no YAML of this form.
+    #[error("it is not understood: {0}")]
+    Form(#[from] serde_yaml::Error),
+    /// A value cannot be.
+    #[error("service {service}: {why}")]
+    Value {
+        /// The service.
+        service: String,
+        /// What is wrong, and what to write instead.
+        why: String,
+    },
+}
+
+/// The rows of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    /// The service.
+    pub service: Service,
+    /// Its frontends.
+    pub frontends: Vec<Frontend>,
+    /// Its backends.
+    pub backends: Vec<Backend>,
+    /// Where its traffic goes while nothing serves.
+    pub redirect: Option<Redirect>,
+}
+
+impl Document {
+    /// Reads a document and checks what its form does not say.
+    ///
+    /// # Errors
+    /// [`DocumentError`].
+    pub fn parse(text: &str) -> Result<Self, DocumentError> {
+        // An empty file is an empty state: who means that writes it.
+        let document: Option<Self> = serde_yaml::from_str(text)?;
+        let document = document.unwrap_or_default();
+        let mut names = BTreeSet::new();
+        for entry in &document.services {
+            let refuse = |why: String| DocumentError::Value { service: entry.name.clone(), why };
+            entry.check().map_err(refuse)?;
+            if !names.insert(&entry.name) {
+                return Err(refuse("it stands there twice; give each service once".to_owned()));
+            }
+        }
+        Ok(document)
+    }
+
+    /// As text that parses to the same.
+    ///
+    /// # Errors
+    /// Those of YAML, which such a document does not meet.
+    pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {
+        serde_yaml::to_string(self)
+    }
+
+    /// The rows of a checked document.
+    pub fn rows(&self) -> Vec<Rows> {
+        self.services.iter().filter_map(Entry::rows).collect()
+    }
+}
+
+impl Entry {
+    fn check(&self) -> Result<(), String> {
+        if ServiceName::parse(&self.name).is_none() {
+            return Err("a name has the form namespace/name".to_owned());
+        }
+        if let Some(backup) = &self.backup {
+            if ServiceName::parse(backup).is_none() {
+                return Err(format!("backup {backup:?} has not the form namespace/name"));
+            }
+            if *backup == self.name {
+                return Err("it is its own backup; name another service".to_owned());
+            }
+        }
+        if self.panic_threshold > 100 {
+            return Err(format!("panic-threshold {} is more than 100 %", self.panic_threshold));
+        }
+        let mut places = BTreeSet::new();
+        for port in &self.frontends {
+            if port.port == 0 || port.target == Some(Target::Number(0)) {
+                return Err(format!("frontend {} has port 0; ports are 1 – 65535", port.address));
+            }
+            if !places.insert((port.address, port.port, Protocol::from(port.protocol))) {
+                return Err(format!("frontend {} port {} stands there twice", port.address, port.port));
+            }
+        }
+        let mut places = BTreeSet::new();
+        for member in &self.backends {
+            let (address, port) = (member.address, member.port);
+            if port == 0 {
+                return Err(format!("backend {address} has port 0; ports are 1 – 65535"));
+            }
+            if member.weight > 128 {
+                return Err(format!("backend {address} has weight {}; weights are 0 – 128", member.weight));
+            }
+            if address.is_unspecified() || address.is_multicast() {
+                return Err(format!("backend {address} is no address of a host"));
+            }
+            if !places.insert((address, port, Protocol::from(member.protocol))) {
+                return Err(format!("backend {address} port {port} stands there twice"));
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Option<Rows> {
+        let name = ServiceName::parse(&self.name)?;
+        let traffic = self.traffic();
+        let service = Service {
+            source: Source::File,
+            traffic: (traffic != *Traffic::DEFAULT).then(|| traffic.into()),
+            ..Service::new(name.clone(), "")
+        };
+        let frontends = self.frontends.iter().map(|port| {
+            let key = FrontendKey::new(port.address, port.port, port.protocol.into());
+            Frontend {
+                target_port: port.target.as_ref().map(|target| match target {
+                    Target::Number(number) => TargetPort::Number(*number),
+                    Target::Name(name) => TargetPort::Name(Name::new(name)),
+                }),
+                ..Frontend::direct(key, name.clone())
+            }
+        });
+        let backends = self.backends.iter().map(|member| member.row(&name));
+        let redirect = self.backup.as_deref().and_then(ServiceName::parse).map(|to| Redirect {
+            service: name.clone(),
+            source: Source::File,
+            to,
+            when: RedirectWhen::NothingServes,
+            port: None,
+        });
+        Some(Rows { service, frontends: frontends.collect(), backends: backends.collect(), redirect })
+    }
+
+    fn traffic(&self) -> Traffic {
+        let clusters: Arc<[Arc<str>]> =
+            self.prefer_clusters.iter().map(|name| name.as_str().into()).collect();
+        Traffic {
+            external: match self.external_traffic_policy {
+                Policy::Cluster => TrafficPolicy::Cluster,
+                Policy::Local => TrafficPolicy::Local,
+            },
+            session_affinity: self.session_affinity_seconds.map(|s| Duration::from_secs(s.into())),
+            source_ranges: self.source_ranges.clone(),
+            distribution: match self.distribution {
+                Preference::Everywhere => Distribution::Everywhere,
+                Preference::SameZone => Distribution::SameZone,
+                Preference::SameNode => Distribution::SameNode,
+            },
+            clusters: if clusters.is_empty() {
+                ClusterAffinity::Any
+            } else {
+                ClusterAffinity::Named(clusters)
+            },
+            panic_threshold: self.panic_threshold,
+            ..Traffic::default()
+        }
+    }
+}
+
+impl Member {
+    fn row(&self, service: &ServiceName) -> Backend {
+        let names: Vec<Name> = self.port_names.iter().map(|name| Name::new(name)).collect();
+        Backend {
+            source: Source::File,
+            state: match self.state {
+                State::Active if self.weight == 0 => BackendState::Draining,
+                State::Active => BackendState::Active,
+                State::Draining => BackendState::Draining,
+                State::Maintenance => BackendState::Maintenance,
+            },
+            weight: self.weight,
+            port_names: (!names.is_empty()).then(|| names.into()),
+            locality: Locality {
+                node: self.node.as_deref().map(Name::new),
+                zone: self.zone.as_deref().map(Name::new),
+                cluster: self.cluster.as_deref().map(Name::new),
+            },
+            ..Backend::new(service.clone(), self.address, self.port, self.protocol.into())
+        }
+    }
+}

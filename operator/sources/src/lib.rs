@@ -1,0 +1,38 @@
+//! Where load-balancing rows come from, beside EPIC's own objects.
+//!
+//! A source turns what it reads into rows and writes them with a [`epic_lb::Writer`] that is bound to it, one coherent state a
+//! transaction. Whatever it does, it touches nothing that another source said.
+//!
+//! Guarantees: the first transaction completes the initializer, so nothing is pruned before a source has said what there is;
+//! what cannot be read or understood leaves the rows as they were, and the source says so.
+//! What it does not do: decide between sources ([`epic_lb::Source`] has ranks), select backends, or check health.
+//!
+//! | module | |
+//! | --- | --- |
+//! | [`Origin`] | the trait |
+//! | [`file`] | a state file: services that must not depend on an API server |
+//! | [`kubernetes`] | Services and EndpointSlices of a cluster |
+
+pub mod file;
+pub mod kubernetes;
+
+use std::future::Future;
+
+use epic_lb::{Source, Writer};
+use tokio_util::sync::CancellationToken;
+
+/// Something that rows are made of.
+pub trait Origin: Send + 'static {
+    /// As what its rows are written.
+    const SOURCE: Source;
+    /// Name of its initializer.
+    fn name(&self) -> String;
+    /// Writes rows until `stop`. `writer` is bound to [`Origin::SOURCE`].
+    fn run(self, writer: Writer, stop: CancellationToken) -> impl Future<Output = ()> + Send;
+}
+
+/// Starts a source on a task of its own.
+pub fn start<O: Origin>(origin: O, writer: &Writer, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
+    let writer = writer.for_source(O::SOURCE);
+    tokio::spawn(origin.run(writer, stop))
+}

@@ -1,0 +1,98 @@
+//! Objects of Kubernetes in, tables out: a file of objects each, and its golden tables beside it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use epic_lb::{Here, Source, Writer};
+use epic_sources::kubernetes::{Scope, apply, rows};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::Deserialize as _;
+
+use crate::support::tables;
+
+/// Services and slices of a file of YAML documents.
+fn objects(text: &str) -> (Vec<Service>, Vec<EndpointSlice>) {
+    let (mut services, mut slices) = (Vec::new(), Vec::new());
+    for document in serde_yaml::Deserializer::from_str(text) {
+        let value = serde_yaml::Value::deserialize(document).unwrap();
+        match value.get("kind").and_then(|kind| kind.as_str()) {
+            Some("Service") => services.push(serde_yaml::from_value(value).unwrap()),
+            Some("EndpointSlice") => slices.push(serde_yaml::from_value(value).unwrap()),
+            other => panic!("a document of kind {other:?}"),
+        }
+    }
+    (services, slices)
+}
+
+/// What a comment `# key: value` of the file says.
+fn told<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)?.strip_prefix(": "))
+}
+
+#[test]
+fn every_file_of_objects_gives_its_tables() {
+    let folder = Path::new(env!("EPIC_CHECKOUT")).join("operator/sources/tests/sources/kubernetes");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 10, "{files:?}");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let scope = Scope {
+            class: told(&text, "class").map(str::to_owned),
+            node_addresses: told(&text, "node-address")
+                .map(|text| text.parse().unwrap())
+                .into_iter()
+                .collect(),
+        };
+        let (services, slices) = objects(&text);
+        let writer = Writer::new().for_source(Source::Kubernetes);
+        let mut txn = writer.write();
+        let wanted = services.iter().map(|service| {
+            let of = |slice: &&EndpointSlice| {
+                let labels = slice.metadata.labels.as_ref().unwrap();
+                Some(&labels["kubernetes.io/service-name"]) == service.metadata.name.as_ref()
+                    && slice.metadata.namespace == service.metadata.namespace
+            };
+            let metadata = &service.metadata;
+            let name = epic_lb::ServiceName::new(
+                metadata.namespace.as_deref().unwrap(),
+                metadata.name.as_deref().unwrap(),
+            );
+            (name, rows(service, slices.iter().filter(of), &scope))
+        });
+        apply(&mut txn, wanted);
+        txn.commit();
+        let here = Here { node: Some("n1"), zone: Some("a"), cluster: None };
+        insta::assert_snapshot!(
+            file.file_stem().unwrap().to_string_lossy().into_owned(),
+            tables(&writer, here)
+        );
+    }
+}
+
+#[test]
+fn a_service_that_is_deleted_or_of_no_concern_any_more_leaves_nothing() {
+    let text = "
+kind: Service
+apiVersion: v1
+metadata: {name: web, namespace: shop, uid: u1}
+spec: {type: ClusterIP, clusterIP: 10.96.0.7, ports: [{port: 80}]}
+";
+    let (services, _) = objects(text);
+    let writer = Writer::new().for_source(Source::Kubernetes);
+    let name = epic_lb::ServiceName::new("shop", "web");
+    let put = |service: &Service| {
+        let mut txn = writer.write();
+        apply(&mut txn, [(name.clone(), rows(service, [], &Scope::default()))]);
+        txn.commit();
+        writer.snapshot().frontends.len()
+    };
+    assert_eq!(put(&services[0]), 1);
+    let mut external = services[0].clone();
+    external.spec.as_mut().unwrap().type_ = Some("ExternalName".to_owned());
+    assert_eq!(put(&external), 0);
+    let left: BTreeMap<_, _> = writer.snapshot().services.iter().map(|row| (row.name.clone(), ())).collect();
+    assert!(left.is_empty());
+}

@@ -1,0 +1,8 @@
+//! Tests of sources: what they read in, tables out.
+
+#[cfg(test)]
+mod file;
+#[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
+mod support;
