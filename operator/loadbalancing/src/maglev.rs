@@ -29,11 +29,16 @@ pub fn table(members: &[Member], size: u32, seed: u64) -> Vec<u32> {
     let mut members: Vec<Member> = members.iter().copied().filter(|m| m.weight > 0 && m.id != FREE).collect();
     members.sort_unstable();
     members.dedup_by_key(|m| m.id);
-    if members.is_empty() || size == 0 {
+    let fillers = members.iter().map(|m| Filler::new(m.id, m.weight, u64::from(m.id), size, seed)).collect();
+    fill(fillers, size)
+}
+
+/// Fills a table; of two members that are equally due the first is served first.
+fn fill(mut fillers: Vec<Filler>, size: u32) -> Vec<u32> {
+    if fillers.is_empty() || size == 0 {
         return Vec::new();
     }
-    let heaviest = members.iter().map(|m| u64::from(m.weight)).max().unwrap_or(1);
-    let mut fillers: Vec<Filler> = members.iter().map(|m| Filler::new(*m, size, seed)).collect();
+    let heaviest = fillers.iter().map(|filler| filler.weight).max().unwrap_or(1);
     let mut cells: Vec<u32> = vec![FREE; size as usize];
     let mut free = size;
     // In turn `n` a member whose weight is a w-th of the heaviest takes part every w-th time.
@@ -87,6 +92,20 @@ impl MaglevTable {
         Self { cells, members: ids.into(), digest }
     }
 
+    /// The table of members whose ids differ from node to node: they are in an order, and each with a number for its own
+    /// order of cells, that are the same on all nodes. Each has a weight and another id, which is not 0.
+    pub fn ordered(members: &[(Member, u64)], size: u32, seed: u64) -> Self {
+        let filler = |(m, order): &(Member, u64)| Filler::new(m.id, m.weight, *order, size, seed);
+        let cells: Box<[u32]> = fill(members.iter().map(filler).collect(), size).into();
+        if members.len() > cells.len() {
+            return Self::new(cells);
+        }
+        let mut ids: Box<[u32]> = members.iter().map(|(m, _)| m.id).collect();
+        ids.sort_unstable();
+        let digest = epic_reconciler::digest_of(&cells);
+        Self { cells, members: ids, digest }
+    }
+
     /// What each cell holds: an id, 0 for none.
     pub fn cells(&self) -> &[u32] {
         &self.cells
@@ -112,13 +131,13 @@ struct Filler {
 }
 
 impl Filler {
-    fn new(member: Member, size: u32, seed: u64) -> Self {
-        let first = mix(seed ^ mix(u64::from(member.id)));
+    fn new(id: u32, weight: u16, order: u64, size: u32, seed: u64) -> Self {
+        let first = mix(seed ^ mix(order));
         let second = mix(first ^ 0x9e37_79b9_7f4a_7c15);
         let cell = (first % u64::from(size)) as u32;
         let skip = if size > 1 { (second % u64::from(size - 1)) as u32 + 1 } else { 0 };
-        let weight = u64::from(member.weight);
-        Self { id: member.id, weight, due: weight.min(1), cell, skip }
+        let weight = u64::from(weight);
+        Self { id, weight, due: weight.min(1), cell, skip }
     }
 
     /// The next cell of this member's order that nobody has; there is one.
@@ -136,7 +155,7 @@ impl Filler {
 }
 
 /// A 64-bit mixer in which every input bit reaches every output bit (the finalizer of splitmix64).
-fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -213,6 +232,17 @@ mod tests {
         }
         assert!(sum / 100.0 < 0.03, "on average {}", sum / 100.0);
         assert!(worst < 0.10, "at worst {worst}");
+    }
+
+    #[test]
+    fn what_the_cells_hold_does_not_decide_who_has_them() {
+        let here: Vec<(Member, u64)> = equal(1..=20).into_iter().map(|m| (m, mix(m.id.into()))).collect();
+        let there: Vec<(Member, u64)> =
+            here.iter().map(|(m, order)| (Member { id: 1000 - m.id, ..*m }, *order)).collect();
+        let here = MaglevTable::ordered(&here, SIZE, SEED);
+        let there = MaglevTable::ordered(&there, SIZE, SEED);
+        assert!(here.cells().iter().zip(there.cells()).all(|(here, there)| *here == 1000 - there));
+        assert_eq!(here, MaglevTable::new(here.cells()));
     }
 
     proptest! {

@@ -138,7 +138,7 @@ fn generations(slots: &[KeySlot; 3]) -> String {
 }
 
 /// FNV-1a over the cells.
-fn digest(cells: &[u32]) -> u32 {
+pub(super) fn digest(cells: &[u32]) -> u32 {
     cells
         .iter()
         .flat_map(|c| c.to_le_bytes())

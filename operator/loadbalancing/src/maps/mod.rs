@@ -5,10 +5,17 @@
 //! locals), is not. An implementation of [`Maps`] must keep `tunnel_stats` entries that are there as they are: they are
 //! created with zeros if absent, and never written otherwise, so counters survive. For `maglev` it fills a new inner array
 //! first and puts it in place with one update.
+//!
+//! [`DirectLayout`] is another layout, of services without a proxy, which no program reads yet.
 
+mod direct;
 mod dump;
 mod entry;
 
+pub use direct::{
+    Cells, DirectBackend, DirectKey, DirectLayout, DirectMaps, DirectReverse, DirectService, DirectTable,
+    DirectValue, Reference, dump_direct, set_of,
+};
 pub use dump::dump;
 pub(crate) use entry::family as entry_family;
 pub use entry::{EpicLayout, MapId, MapKey, MapValue};

@@ -1,7 +1,8 @@
 //! What each row becomes in EPIC's maps. Pure but for a memory of Maglev tables, and deterministic: equal rows give equal
 //! entries on every node and in every run.
 //!
-//! The two sides render the same tables into different maps. A row whose prerequisites are not there yet renders into
+//! The sides of a node and of a client render the same tables into different maps; [`DirectSide`] renders services without a
+//! proxy into a layout of their own. A row whose prerequisites are not there yet renders into
 //! nothing and says why; it is rendered again when they come.
 //!
 //! No row of one service renders into an entry of another: of two services with the same IDs the one that precedes has
@@ -10,7 +11,9 @@
 
 mod client;
 mod dependents;
+mod direct;
 mod node;
+mod numbers;
 
 use std::sync::Arc;
 
@@ -20,6 +23,7 @@ use epic_reconciler::Unready;
 use epic_store::Stored;
 
 pub use client::ClientSide;
+pub use direct::DirectSide;
 pub use node::NodeSide;
 
 use crate::maps::{MapKey, MapValue};

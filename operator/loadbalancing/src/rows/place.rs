@@ -13,6 +13,11 @@ impl Address {
     /// Not greater than any other: where a range begins.
     pub const LEAST: Self = Self([0; 16]);
 
+    /// As an IPv6 address, IPv4 v4-mapped.
+    pub fn octets(self) -> [u8; 16] {
+        self.0
+    }
+
     /// As the standard library has it.
     pub fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.0).to_canonical()

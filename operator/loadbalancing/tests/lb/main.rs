@@ -1,7 +1,11 @@
 //! Tests of tables, Writer, reconciler and maps together.
 
 #[cfg(test)]
+mod churn;
+#[cfg(test)]
 mod client;
+#[cfg(test)]
+mod direct;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
