@@ -8,13 +8,13 @@
 //! service may. Frontends that go through a proxy have none here.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use epic_reconciler::{Render, Unready};
 use epic_store::Row;
 
 use super::numbers::Numbers;
+use super::recent::Recent;
 use crate::maglev::{MaglevTable, Member, mix};
 use crate::maps::{
     Cells, DirectBackend, DirectKey, DirectLayout, DirectReverse, DirectService, DirectTable, DirectValue,
@@ -32,9 +32,6 @@ const SIZES: [u32; 10] = [251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 
 /// So many cells a member has the busiest one little more than its share.
 const CELLS_PER_MEMBER: usize = 100;
 
-/// Tables made last that are remembered: the ports of a service have the same one.
-const REMEMBERED: usize = 4;
-
 type Members = Vec<(Member, u64)>;
 
 type Entries = Vec<(DirectKey, DirectValue)>;
@@ -49,7 +46,7 @@ pub struct DirectSide {
     cells: Option<u32>,
     /// Given while rendering, taken back when rows are seen to be gone.
     numbers: RefCell<Both>,
-    recent: VecDeque<(Members, Arc<MaglevTable>)>,
+    recent: Recent<(Member, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +74,7 @@ impl DirectSide {
                 frontends: Numbers::new(Self::ROOM),
                 starved: false,
             }),
-            recent: VecDeque::new(),
+            recent: Recent::default(),
         }
     }
 
@@ -176,14 +173,9 @@ impl DirectSide {
     }
 
     fn maglev(&mut self, members: Members) -> Arc<MaglevTable> {
-        if let Some((_, table)) = self.recent.iter().find(|(of, _)| *of == members) {
-            return Arc::clone(table);
-        }
         let cells = self.cells.unwrap_or_else(|| size(members.len()));
-        let table = Arc::new(MaglevTable::ordered(&members, cells, self.seed));
-        self.recent.truncate(REMEMBERED - 1);
-        self.recent.push_front((members, Arc::clone(&table)));
-        table
+        let seed = self.seed;
+        self.recent.table(members, |members| MaglevTable::ordered(members, cells, seed))
     }
 }
 

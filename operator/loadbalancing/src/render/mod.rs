@@ -14,6 +14,7 @@ mod dependents;
 mod direct;
 mod node;
 mod numbers;
+mod recent;
 
 use std::sync::Arc;
 

@@ -1,12 +1,12 @@
 //! Maps of an EPIC node: from a VIP to a proxy, from a proxy to an endpoint, and back.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use epic_abi::maps::{self, MAGLEV_SLOTS, PROXY_DRAINING, VIP_OWNED};
 use epic_abi::{Ip, Lb};
 use epic_reconciler::Unready;
 
+use super::recent::Recent;
 use super::{Entries, keys_entry, keys_of, node_entry, render, service_of, tunnel_entries, tunnel_of};
 use crate::maglev::{MaglevTable, Member};
 use crate::maps::{MapKey, MapValue, entry_family};
@@ -14,26 +14,18 @@ use crate::rows::{Alias, BehindTunnel, ByTunnel, Frontend, Pass, Proxy, ProxySta
 use crate::selection::{Here, Selection};
 use crate::tables::{RowId, Snapshot, Tables};
 
-/// The last table of a LoadBalancer, with the members it was made of.
-type Remembered = (Vec<Member>, Arc<MaglevTable>);
-
-/// Tables of services that were deleted, which are remembered until there are more of them.
-const FORGOTTEN: usize = 16;
-
 /// Renders for an EPIC node.
 #[derive(Clone, Debug)]
 pub struct NodeSide {
     node: Arc<str>,
     seed: u32,
-    /// Tables of LoadBalancers, of some that were deleted too. What they are made of decides whether they are used again, so
-    /// one of a LoadBalancer whose number was given to another is no harm.
-    tables: HashMap<ServiceRef, Remembered>,
+    tables: Recent<Member>,
 }
 
 impl NodeSide {
     /// For the node of this name; `seed` is the one of `Config::maglev_seed`, the same on all nodes.
     pub fn new(node: impl Into<Arc<str>>, seed: u32) -> Self {
-        Self { node: node.into(), seed, tables: HashMap::new() }
+        Self { node: node.into(), seed, tables: Recent::default() }
     }
 
     fn frontend(&mut self, tables: &Tables, frontend: &Frontend, out: &mut Entries) -> Result<(), Unready> {
@@ -79,21 +71,10 @@ impl NodeSide {
             .collect();
         members.sort_unstable();
         if members.is_empty() {
-            self.tables.remove(&service);
             return None;
         }
-        if let Some((of, table)) = self.tables.get(&service)
-            && *of == members
-        {
-            return Some(Arc::clone(table));
-        }
-        // Rows that were removed are not rendered: what is remembered of their services goes now and then.
-        if self.tables.len() > 2 * tables.services.len() + FORGOTTEN {
-            self.tables.retain(|service, _| tables.service(*service).is_some());
-        }
-        let table = Arc::new(MaglevTable::of(&members, MAGLEV_SLOTS, u64::from(self.seed)));
-        self.tables.insert(service, (members, Arc::clone(&table)));
-        Some(table)
+        let seed = u64::from(self.seed);
+        Some(self.tables.table(members, |members| MaglevTable::of(members, MAGLEV_SLOTS, seed)))
     }
 
     /// The LoadBalancer of a proxy and where it is: its veth here, or `None` for another node.
@@ -184,59 +165,4 @@ fn pass(tables: &Tables, pass: &Pass, out: &mut Entries) -> Result<(), Unready> 
     };
     out.push((MapKey::Pass(key), MapValue::Pass(maps::Pass { flags: 0 })));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use epic_reconciler::{Budget, Reconciler, Settings};
-
-    use super::*;
-    use crate::rows::{Backend, DataKey, FrontendKey, Protocol, Service, ServiceKeys, ServiceName};
-    use crate::{FakeMaps, GroupId, ProxyId, ServiceId, Writer};
-
-    #[test]
-    fn tables_of_load_balancers_that_were_deleted_are_forgotten() {
-        let writer = Writer::new();
-        let side = NodeSide::new("here", 7);
-        let mut reconciler =
-            Reconciler::new(writer.reader(), FakeMaps::new(), side, Settings::default()).unwrap();
-        let proxy = ProxyId::new(1).unwrap();
-        let keys = [DataKey([1; 16]); 3];
-        for n in 1..=100 {
-            let name = ServiceName::new("acme", format!("web-{n}"));
-            let service = Service::new(name.clone(), "uid")
-                .granted(GroupId::new(1).unwrap(), ServiceId::new(n).unwrap());
-            let vip = FrontendKey::new([192, 0, 2, 7].into(), 80, Protocol::Tcp);
-            let mut txn = writer.write();
-            txn.upsert_service_and_frontends(
-                Service { keys: Some(ServiceKeys { data: keys, node: Some(keys) }.into()), ..service },
-                vec![Frontend::proxied(vip, name.clone(), 0)],
-            )
-            .unwrap();
-            txn.upsert_proxy(Proxy {
-                id: proxy,
-                service: name.clone(),
-                address: [100, 64, 0, 1].into(),
-                pod: "proxy".into(),
-                pod_uid: "uid".into(),
-                node: "there".into(),
-                node_address: [198, 51, 100, 2].into(),
-                state: ProxyState::Ready,
-                local: None,
-            });
-            txn.set_backends(&name, [Backend::proxy(name.clone(), [100, 64, 0, 1].into(), proxy)]);
-            txn.commit();
-            reconciler.round(Instant::now(), Budget::UNLIMITED);
-            let kept = reconciler.renderer().tables.len();
-            assert!((1..=FORGOTTEN + 4).contains(&kept), "{kept} tables");
-
-            let mut txn = writer.write();
-            txn.delete_service_and_frontends(&name);
-            txn.delete_paths(&name);
-            txn.commit();
-            reconciler.round(Instant::now(), Budget::UNLIMITED);
-        }
-    }
 }

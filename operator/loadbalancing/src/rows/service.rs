@@ -4,7 +4,7 @@
 //! ([`Tables::service`](crate::Tables::service)); the others wait beside it, and nobody overwrites another's row.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use epic_abi::gue::Key as DataKey;
 use epic_model::edge::Edge;
@@ -179,6 +179,9 @@ pub struct Service {
     pub traffic: Option<Arc<Traffic>>,
 }
 
+/// Most services say nothing of it.
+static DEFAULT_EDGE: LazyLock<Arc<Edge>> = LazyLock::new(Arc::default);
+
 impl Service {
     /// A service with everything at its default, of [`Source::Resource`].
     pub fn new(name: ServiceName, uid: impl Into<Arc<str>>) -> Self {
@@ -190,7 +193,7 @@ impl Service {
             generation: 1,
             ids: None,
             lb_policy: LbPolicy::default(),
-            edge: Arc::default(),
+            edge: Arc::clone(&DEFAULT_EDGE),
             key_generation: 1,
             keys: None,
             traffic: None,
