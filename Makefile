@@ -5,7 +5,7 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/epic
 export CARGO_TARGET_DIR ?= $(cache)/cargo-target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full bench lab-up lab-down generate lint bpf images setup tools build
+.PHONY: help demo test test-full bench bench-lb lab-up lab-down generate lint bpf images setup tools build
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test-full: ## the same with its sweeps in full length (about half an hour more)
 
 bench: ## end-to-end figures, also in target/bench/e2e.json
 	@hack/bench
+
+bench-lb: ## figures of the load-balancing control plane, also in target/bench/lb.json
+	@cargo bench --locked -p epic-lb --bench lb
 
 lab-up: ## a Kubernetes cluster and tenants' sites in network namespaces (NODES=2)
 	@hack/lab up --nodes $(or $(NODES),2)

@@ -1,0 +1,84 @@
+//! The load-balancing control plane as a whole: tables, Writer, selection, reconciler and maps in memory.
+//!
+//! ```text
+//! cargo bench -p epic-lb --bench lb [-- --bars] [-- --quick]
+//! ```
+//!
+//! Prints rows, each with its bar if it has one, and writes them to `target/bench/lb.json` (or to `EPIC_BENCH_RESULT`).
+//! `--bars` fails when one is missed, `--quick` does everything once and small, to see that it works.
+//!
+//! The work is that which others are measured by: services with one frontend and one backend, from a source in the same
+//! process, in batches; heap is counted with maps, without what the source keeps, and without what an allocator adds. CPU
+//! time is that of all threads, the kernel's part included. EPIC's own shape (proxy, tunnel, alias) stands beside it.
+
+#![expect(unsafe_code, reason = "an allocator that counts")]
+
+#[path = "../../tests/lb/churn.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod churn;
+mod fill;
+mod meter;
+mod replace;
+mod shapes;
+
+use std::process::ExitCode;
+
+use churn::Churn;
+use meter::{Bar, Rows};
+use shapes::{Direct, Node};
+
+fn dangling(rows: &mut Rows, changes: u64) {
+    let (mut done, mut dangling, mut writes) = (0, 0, 0);
+    for seed in 0..10 {
+        let mut churn = Churn::new(seed, if seed % 2 == 0 { 0.0 } else { 0.2 });
+        while churn.changes < changes / 10 {
+            churn.step();
+        }
+        done += churn.changes;
+        let maps = churn.settle();
+        if let Some(first) = &maps.first {
+            println!("seed {seed}: {first}");
+        }
+        dangling += maps.dangling;
+        writes += maps.writes;
+    }
+    rows.bar(format!("dangling_states_per_{changes}_changes"), dangling as f64, "states", Bar::AtMost(0.0));
+    println!("{done} random changes, {writes} map writes, each followed by a look at all entries");
+}
+
+async fn measure(quick: bool) -> Rows {
+    let mut rows = Rows::default();
+    let most = if quick { 2_000 } else { 50_000 };
+    for n in [1, 100, 1_000, 10_000] {
+        fill::fill::<Direct>(&mut rows, "", n.min(most), if quick { 1 } else { 5 }, false).await;
+    }
+    fill::fill::<Direct>(&mut rows, "", most, if quick { 1 } else { 7 }, true).await;
+    fill::heap_of_maps(&mut rows, most).await;
+    for n in [100, 1_000, 10_000] {
+        fill::fill::<Node>(&mut rows, "node_", n.min(most), if quick { 1 } else { 3 }, false).await;
+    }
+    fill::single(&mut rows, 0).await;
+    fill::single(&mut rows, most).await;
+    replace::replacements(&mut rows);
+    replace::pending(&mut rows, most);
+    replace::store(&mut rows, most);
+    dangling(&mut rows, if quick { 1_000 } else { 100_000 });
+    rows
+}
+
+fn main() -> ExitCode {
+    let is_asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let rows = runtime.expect("a runtime").block_on(measure(is_asked("--quick")));
+    match rows.write() {
+        Err(error) => {
+            eprintln!("cannot write the result: {error}");
+            ExitCode::FAILURE
+        }
+        Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,
+        Ok(missed) => {
+            println!("not met: {}", missed.join("; "));
+            if is_asked("--bars") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+    }
+}
