@@ -99,18 +99,24 @@ pub(crate) async fn heap_of_maps(rows: &mut Rows, n: u32) {
 }
 
 /// Work and heap per service for this many services.
-pub(crate) async fn fill<S: Shape>(rows: &mut Rows, shape: &str, n: u32, turns: usize, bars: bool) {
-    let names = names(n);
+pub(crate) async fn fill<S: Shape>(
+    rows: &mut Rows,
+    shape: &str,
+    names: &[(u32, String)],
+    turns: usize,
+    bars: bool,
+) {
+    let n = names.len();
     let mut all = Vec::with_capacity(turns);
     for _ in 0..turns {
-        all.push(turn::<S>(&names).await);
+        all.push(turn::<S>(names).await);
     }
     let median = |of: &dyn Fn(&Turn) -> f64| {
         let mut values: Vec<f64> = all.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let count = f64::from(n);
+    let count = n as f64;
     let insert = count / median(&|turn| turn.insert.as_secs_f64());
     let delete = count / median(&|turn| turn.delete.as_secs_f64());
     let cpu = median(&|turn| turn.cpu.as_secs_f64() * 1e6 / count);

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use churn::Churn;
 use meter::{Bar, Rows};
-use shapes::{Direct, Node};
+use shapes::{Direct, Node, names, shuffled};
 
 fn dangling(rows: &mut Rows, changes: u64) {
     let (mut done, mut dangling, mut writes) = (0, 0, 0);
@@ -49,13 +49,15 @@ fn dangling(rows: &mut Rows, changes: u64) {
 async fn measure(quick: bool) -> Rows {
     let mut rows = Rows::default();
     let most = if quick { 2_000 } else { 50_000 };
+    let turns = |n| if quick { 1 } else { n };
     for n in [1, 100, 1_000, 10_000] {
-        fill::fill::<Direct>(&mut rows, "", n.min(most), if quick { 1 } else { 5 }, false).await;
+        fill::fill::<Direct>(&mut rows, "", &names(n.min(most)), turns(5), false).await;
     }
-    fill::fill::<Direct>(&mut rows, "", most, if quick { 1 } else { 7 }, true).await;
+    fill::fill::<Direct>(&mut rows, "", &names(most), turns(7), true).await;
+    fill::fill::<Direct>(&mut rows, "shuffled_", &shuffled(most), turns(3), false).await;
     fill::heap_of_maps(&mut rows, most).await;
     for n in [100, 1_000, 10_000] {
-        fill::fill::<Node>(&mut rows, "node_", n.min(most), if quick { 1 } else { 3 }, false).await;
+        fill::fill::<Node>(&mut rows, "node_", &names(n.min(most)), turns(2), false).await;
     }
     fill::single(&mut rows, 0).await;
     fill::single(&mut rows, most).await;

@@ -114,7 +114,7 @@ pub(crate) fn replacements(rows: &mut Rows) {
 /// How long one change takes to the maps while so many services are pending.
 pub(crate) fn pending(rows: &mut Rows, n: u32) {
     let names = names(n);
-    let (mut times, mut run): (Vec<Duration>, Vec<Duration>) = Default::default();
+    let [mut times, mut run, mut looks] = [const { Vec::<Duration>::new() }; 3];
     for turn in 0..4 {
         let writer = Writer::new();
         let mut engine = engine(&writer, DirectSide::new("here", 7));
@@ -134,6 +134,10 @@ pub(crate) fn pending(rows: &mut Rows, n: u32) {
             names.iter().for_each(|(_, name)| Direct::remove(&mut txn, name));
             txn.commit();
         }
+        // What so many changes at once cost before the first of them can be written.
+        let begun = Instant::now();
+        engine.round(Instant::now(), Budget::default());
+        looks.push(begun.elapsed());
         let key = DirectKey::Service(Direct::frontend(1_000_000));
         let holds = |engine: &Engine, value: u64| {
             matches!(engine.maps().get(&key), Some(DirectValue::Service(service))
@@ -160,6 +164,7 @@ pub(crate) fn pending(rows: &mut Rows, n: u32) {
     rows.row(format!("change_while_{n}_pending_p50_ms"), p50, "ms");
     rows.bar(format!("change_while_{n}_pending_p99_ms"), p99, "ms", Bar::Below(20.0));
     rows.row(format!("change_while_{n}_pending_p99_cpu_ms"), percentile(&mut run, 0.99), "ms");
+    rows.row(format!("first_round_after_{n}_changed_at_once_ms"), percentile(&mut looks, 0.5), "ms");
     rows.row(format!("change_while_{n}_pending_worst_ms"), percentile(&mut times, 1.0), "ms");
 }
 

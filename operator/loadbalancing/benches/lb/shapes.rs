@@ -11,9 +11,14 @@ use epic_lb::{
 };
 use epic_reconciler::{Layout, Render};
 
-/// Names of services as a source has them, in an order without pattern that is the same every time.
+/// Numbers and names of services as a source has them, in order.
 pub(crate) fn names(n: u32) -> Vec<(u32, String)> {
-    let mut names: Vec<(u32, String)> = (1..=n).map(|i| (i, format!("tenant-{}/web-{i}", i % 100))).collect();
+    (1..=n).map(|i| (i, format!("tenant-{}/web-{i}", i % 100))).collect()
+}
+
+/// The same in an order without pattern, the same every time.
+pub(crate) fn shuffled(n: u32) -> Vec<(u32, String)> {
+    let mut names = names(n);
     names.sort_by_key(|(i, _)| u64::from(*i).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29));
     names
 }
