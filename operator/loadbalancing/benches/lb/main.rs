@@ -23,14 +23,15 @@ mod shapes;
 
 use std::process::ExitCode;
 
-use churn::Churn;
+use churn::{Churn, ENOUGH, SCARCE};
 use meter::{Bar, Rows};
 use shapes::{Direct, Node, names, shuffled};
 
 fn dangling(rows: &mut Rows, changes: u64) {
     let (mut done, mut dangling, mut writes) = (0, 0, 0);
     for seed in 0..10 {
-        let mut churn = Churn::new(seed, if seed % 2 == 0 { 0.0 } else { 0.2 });
+        let room = if seed < 5 { ENOUGH } else { SCARCE };
+        let mut churn = Churn::new(seed, if seed % 2 == 0 { 0.0 } else { 0.2 }, room);
         while churn.changes < changes / 10 {
             churn.step();
         }

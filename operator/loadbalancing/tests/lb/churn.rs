@@ -19,8 +19,10 @@ use epic_reconciler::{Budget, Faults, FaultyMaps, MapError, Maps, Op, Reconciler
 const SERVICES: u64 = 8;
 const PLACES: u64 = 5;
 const VIPS: u64 = 6;
-/// Just enough for all that there can be at once.
-const ROOM: u32 = (SERVICES * PLACES) as u32;
+/// Just enough numbers for all that there can be at once.
+pub(crate) const ENOUGH: u32 = (SERVICES * PLACES) as u32;
+/// Too few: whatever is released is given to another at once.
+pub(crate) const SCARCE: u32 = 8;
 
 /// Fake maps that count how often a write left an entry which names one that is not there, or is another's.
 #[derive(Debug, Default)]
@@ -108,18 +110,20 @@ pub(crate) struct Churn {
     writer: Writer,
     engine: Option<Engine>,
     faults: Faults,
+    room: u32,
     random: u64,
     now: Instant,
     pub(crate) changes: u64,
 }
 
 impl Churn {
-    pub(crate) fn new(seed: u64, failing: f64) -> Self {
+    pub(crate) fn new(seed: u64, failing: f64, room: u32) -> Self {
         let faults = Faults { probability: failing, writes_left: None };
         let mut this = Self {
             writer: Writer::new(),
             engine: None,
             faults,
+            room,
             random: seed,
             now: Instant::now(),
             changes: 0,
@@ -130,7 +134,7 @@ impl Churn {
 
     fn start(&mut self, maps: Checked) {
         let maps = FaultyMaps::new(maps, self.faults, self.random);
-        let side = DirectSide::new("here", 7).with_room(ROOM);
+        let side = DirectSide::new("here", 7).with_room(self.room);
         let engine = Reconciler::new(self.writer.reader(), maps, side, Settings::default());
         self.engine = Some(engine.expect("maps in memory can be read"));
     }
@@ -245,15 +249,17 @@ impl Churn {
             }
             self.now += Duration::from_secs(61);
         }
+        let is_enough = self.room >= ENOUGH;
         let engine = self.engine();
-        assert!(engine.is_idle(), "{}", engine.progress().health);
+        assert!(engine.is_idle() || !is_enough, "{}", engine.progress().health);
         engine.maps().inner()
     }
 
     /// The same tables in a process that begins with empty maps.
     pub(crate) fn afresh(&self) -> Self {
         let writer = self.writer.clone();
-        let mut fresh = Self { writer, engine: None, faults: Faults::default(), ..Self::new(1, 0.0) };
+        let mut fresh =
+            Self { writer, engine: None, faults: Faults::default(), ..Self::new(1, 0.0, self.room) };
         fresh.start(Checked::default());
         fresh
     }

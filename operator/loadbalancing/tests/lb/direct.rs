@@ -10,7 +10,7 @@ use epic_lb::{
 };
 use epic_reconciler::{Budget, Maps, Reconciler, Settings};
 
-use crate::churn::Churn;
+use crate::churn::{Churn, ENOUGH, SCARCE};
 use crate::support::{ip, name};
 
 type Engine = Reconciler<DirectLayout, DirectMaps, DirectSide>;
@@ -217,7 +217,7 @@ fn whoever_finds_no_number_says_so_and_gets_one_when_another_leaves() {
 
 #[test]
 fn nodes_with_other_numbers_choose_alike() {
-    let mut here = Churn::new(3, 0.0);
+    let mut here = Churn::new(3, 0.0, ENOUGH);
     for _ in 0..300 {
         here.step();
     }
@@ -228,7 +228,7 @@ fn nodes_with_other_numbers_choose_alike() {
 #[test]
 fn five_thousand_random_changes_leave_nothing_dangling() {
     for (seed, failing) in [(1, 0.0), (2, 0.2)] {
-        let mut churn = Churn::new(seed, failing);
+        let mut churn = Churn::new(seed, failing, ENOUGH);
         while churn.changes < 2_500 {
             churn.step();
         }
@@ -247,4 +247,16 @@ fn five_thousand_random_changes_leave_nothing_dangling() {
         churn.clear();
         assert!(churn.settle().maps.is_empty());
     }
+}
+
+#[test]
+fn where_numbers_are_scarce_none_leads_to_who_had_it_before() {
+    let mut churn = Churn::new(4, 0.0, SCARCE);
+    while churn.changes < 2_500 {
+        churn.step();
+    }
+    let maps = churn.settle();
+    assert_eq!((maps.dangling, &maps.first), (0, &None));
+    churn.clear();
+    assert!(churn.settle().maps.is_empty());
 }
