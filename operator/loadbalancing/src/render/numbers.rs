@@ -51,8 +51,10 @@ impl<P: Copy + Eq + Hash> Numbers<P> {
                 self.adopted.insert((set, place), reference);
             }
         }
-        // None that is held: whoever points to one of these must not meet a new holder.
-        self.generation = (1..=255).find(|g| !generations[usize::from(*g)]).unwrap_or(1);
+        // None that is held comes soon: whoever points to one of these must not meet a new holder.
+        let free = |first: usize| (0..255).take_while(|i| !generations[(first - 1 + i) % 255 + 1]).count();
+        let first = (1..=255).rev().max_by_key(|first| free(*first)).unwrap_or(1);
+        self.generation = first as u8;
     }
 
     /// Whether there is anything that nobody has asked for yet.
@@ -187,6 +189,6 @@ mod tests {
         assert_eq!(numbers.of(&web, 'a'), Some(Reference::new(2, 1)));
         assert_eq!(numbers.of(&web, 'b'), None, "the other is still the one of somebody");
         numbers.forget_adopted();
-        assert_eq!(numbers.of(&web, 'b'), Some(Reference::new(1, 2)));
+        assert_eq!(numbers.of(&web, 'b'), Some(Reference::new(1, 4)));
     }
 }
