@@ -51,8 +51,11 @@ impl Agent {
             subject: Arc::new(Tables(writer.clone(), Side::Client)),
             reader: writer.reader(),
         };
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.spawn(inspect::serve(socket.clone(), served, shutdown.clone()));
         let agent = Self { writer, socket, shutdown, _runtime: runtime };
         let deadline = std::time::Instant::now() + DEADLINE;
@@ -71,14 +74,14 @@ impl Agent {
 
     fn open(&self, line: &str) -> BufReader<UnixStream> {
         let mut stream = connect(&self.socket);
-        stream.write_all(line.as_bytes()).unwrap();
+        stream.write_all(line.as_bytes()).expect("a line is sent");
         BufReader::new(stream)
     }
 
     fn ask(&self, line: &str) -> Result<String, ShellError> {
         let mut out = Vec::new();
         inspect::ask(line, std::slice::from_ref(&self.socket), &mut out)?;
-        Ok(String::from_utf8(out).unwrap())
+        Ok(String::from_utf8(out).expect("an answer is text"))
     }
 }
 
@@ -90,14 +93,14 @@ impl Drop for Agent {
 }
 
 fn connect(socket: &Path) -> UnixStream {
-    let stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let stream = UnixStream::connect(socket).expect("the socket listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
     stream
 }
 
 fn line(stream: &mut BufReader<UnixStream>) -> String {
     let mut line = String::new();
-    stream.read_line(&mut line).unwrap();
+    stream.read_line(&mut line).expect("a line comes");
     line
 }
 

@@ -7,7 +7,6 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 #[path = "../tests/reconciler/toy.rs"]
-#[allow(dead_code, reason = "tests use more of it")]
 mod toy;
 
 use std::alloc::{GlobalAlloc, Layout as Memory, System};

@@ -20,7 +20,7 @@
 //! use epic_xds::{Bootstrap, Credentials, Findings, Identity, Limits, Metrics, Reports, Server, Tls, Views, pki, sync};
 //!
 //! # async fn run(
-//! #     tables: Arc<epic_lb::Tables>,
+//! #     tables: epic_lb::Reader,
 //! #     registry: &mut prometheus_client::registry::Registry,
 //! #     shutdown: tokio_util::sync::CancellationToken,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {

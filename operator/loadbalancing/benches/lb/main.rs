@@ -14,7 +14,7 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 #[path = "../../tests/lb/churn.rs"]
-#[allow(dead_code, reason = "tests use more of it")]
+#[expect(dead_code, reason = "tests use more of it")]
 mod churn;
 mod fill;
 mod meter;
