@@ -4,45 +4,22 @@
 //! CPU time is the kernel's count for this thread. What an allocator adds to each piece is not counted. The last lines
 //! are of real sockets in real time: nobody accepts at the other end, so the heap is the probes' alone.
 
-#![expect(unsafe_code, reason = "an allocator that counts")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use epic_health::{Check, Checker, Failure, Limits, NetworkProber, Place, Probe, Prober, Settings, Target};
-use nix::time::{ClockId, clock_gettime};
+use epic_meter::live;
 use tokio::net::TcpSocket;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep};
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all work is the system allocator's; the counter allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: epic_meter::Counting = epic_meter::Counting;
 
 /// Nanoseconds that this thread has run.
 fn cpu() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock of the thread");
-    Duration::from(time).as_nanos() as u64
+    epic_meter::of_thread().as_nanos() as u64
 }
 
 /// A key of the size of (service, place).
@@ -75,7 +52,7 @@ fn runtime(paused: bool) -> Runtime {
 fn virtual_time(n: u32, answers_after: Duration) {
     let check = Arc::new(Check::new(Probe::Tcp));
     runtime(true).block_on(async {
-        let before = LIVE.load(Ordering::Relaxed);
+        let before = live();
         let (checker, driver, mut verdicts) =
             Checker::new(Settings { seed: Some(1), ..Settings::default() });
         tokio::spawn(driver.run(Idle(answers_after)));
@@ -90,7 +67,7 @@ fn virtual_time(n: u32, answers_after: Duration) {
             first += verdicts.next().await.expect("a driver").len();
         }
         sleep(Duration::from_secs(30)).await;
-        let heap = (LIVE.load(Ordering::Relaxed) - before) as f64 / f64::from(n);
+        let heap = (live() - before) as f64 / f64::from(n);
 
         let (probes, begun, time) = (checker.stats().probes, cpu(), Instant::now());
         sleep(Duration::from_secs(120)).await;
@@ -131,13 +108,13 @@ fn waiting(what: &str, probe: Probe) {
         let (checker, driver, _verdicts) = Checker::new(Settings { limits, seed: Some(1) });
         tokio::spawn(driver.run(NetworkProber));
         let check = Arc::new(Check { timeout: Duration::from_secs(60), ..Check::new(probe) });
-        let before = LIVE.load(Ordering::Relaxed);
+        let before = live();
         checker.set(
             (0..u64::from(AT_ONCE)).map(|key| ([key, 0, 0], Target::new(0, address, Arc::clone(&check)))),
         );
         sleep(Duration::from_millis(500)).await;
         assert_eq!(checker.stats().under_way, AT_ONCE, "all wait");
-        let heap = (LIVE.load(Ordering::Relaxed) - before) as f64 / f64::from(AT_ONCE);
+        let heap = (live() - before) as f64 / f64::from(AT_ONCE);
         println!("{what}: heap {:.1} kB a probe that waits", heap / 1_024.0);
     });
 }

@@ -4,49 +4,22 @@
 //! compared with these; tables, engine and fake maps are all counted, what an allocator adds to each piece is not. CPU time
 //! is the kernel's count for this thread, commits included. The number of services may be given as argument.
 
-#![expect(unsafe_code, reason = "an allocator that counts")]
-
 #[path = "../tests/reconciler/toy.rs"]
 mod toy;
 
-use std::alloc::{GlobalAlloc, Layout as Memory, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use epic_meter::live;
 use epic_reconciler::{Budget, FakeMaps, Layout, MapError, Maps, Op, Reconciler, Settings};
 use epic_store::{Store, WriteTxn};
 use toy::{Backend, Frontend, Key, Node, Place, Renderer, Service, Tables, Toy, Value, Vip};
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all work is the system allocator's; the counter allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, memory: Memory) -> *mut u8 {
-        LIVE.fetch_add(memory.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(memory) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, memory: Memory) {
-        LIVE.fetch_sub(memory.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(at, memory) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn live() -> usize {
-    LIVE.load(Ordering::Relaxed)
-}
+static ALLOCATOR: epic_meter::Counting = epic_meter::Counting;
 
 /// Nanoseconds that this thread has run.
 fn cpu() -> u64 {
-    let text =
-        std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with scheduler statistics");
-    text.split(' ').next().and_then(|field| field.parse().ok()).expect("a number of nanoseconds")
+    epic_meter::of_thread().as_nanos() as u64
 }
 
 /// Maps that hold nothing, to tell what the fake ones cost.

@@ -158,11 +158,6 @@ pub fn apply(txn: &mut WriteTxn<'_>, document: Document) {
         rows.iter().map(|rows| rows.service.name.clone()).collect();
     txn.retain_services(|name| keep.contains(name));
     for rows in rows {
-        let name = rows.service.name.clone();
-        if let Err(error) = txn.upsert_service_and_frontends(rows.service, rows.frontends) {
-            tracing::error!(service = %name, %error, "not served");
-        }
-        txn.set_backends(&name, rows.backends);
-        txn.set_redirect(&name, rows.redirect);
+        rows.write(txn);
     }
 }

@@ -21,13 +21,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use epic_lb::{Backend, Frontend, Redirect, Service, ServiceName, Source, WriteTxn, Writer};
+use epic_lb::{ServiceName, Source, WriteTxn, Writer};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::{Accumulator, Client, Key, Query, Snapshot, Update};
 use tokio_util::sync::CancellationToken;
 
-use crate::Origin;
+use crate::{Origin, Rows};
 
 /// Label of an EndpointSlice that names its Service (Kubernetes, `discovery.k8s.io/v1`).
 const LABEL_SERVICE: &str = "kubernetes.io/service-name";
@@ -40,19 +40,6 @@ pub struct Scope {
     pub class: Option<String>,
     /// Addresses at which node ports are served; empty: they are not.
     pub node_addresses: Vec<IpAddr>,
-}
-
-/// The rows of a Service.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rows {
-    /// The service.
-    pub service: Service,
-    /// Its frontends.
-    pub frontends: Vec<Frontend>,
-    /// Its backends.
-    pub backends: Vec<Backend>,
-    /// Where its traffic goes instead.
-    pub redirect: Option<Redirect>,
 }
 
 /// The rows of a Service and its slices; `None` if it is of no concern.
@@ -168,14 +155,11 @@ fn members<'s>(
 /// Makes the rows of these Services what is given.
 pub fn apply(txn: &mut WriteTxn<'_>, wanted: impl IntoIterator<Item = (ServiceName, Option<Rows>)>) {
     for (name, rows) in wanted {
-        let Some(rows) = rows else {
-            txn.delete_service_and_frontends(&name);
-            continue;
-        };
-        if let Err(error) = txn.upsert_service_and_frontends(rows.service, rows.frontends) {
-            tracing::error!(service = %name, %error, "not served");
+        match rows {
+            Some(rows) => rows.write(txn),
+            None => {
+                txn.delete_service_and_frontends(&name);
+            }
         }
-        txn.set_backends(&name, rows.backends);
-        txn.set_redirect(&name, rows.redirect);
     }
 }

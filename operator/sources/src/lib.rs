@@ -9,17 +9,20 @@
 //!
 //! | module | |
 //! | --- | --- |
-//! | [`Origin`] | the trait |
+//! | [`Origin`], [`Rows`] | the trait, and what each says of a service |
 //! | [`file`] | a state file: services that must not depend on an API server |
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster |
 
 pub mod file;
 pub mod kubernetes;
+mod rows;
 
 use std::future::Future;
 
 use epic_lb::{Source, Writer};
 use tokio_util::sync::CancellationToken;
+
+pub use rows::Rows;
 
 /// Something that rows are made of.
 pub trait Origin: Send + 'static {

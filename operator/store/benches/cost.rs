@@ -5,42 +5,17 @@
 //! this thread, so that other load on the machine adds only what it takes of the caches; it includes the commit, and a
 //! few nanoseconds of counting.
 
-#![expect(unsafe_code, reason = "an allocator that counts")]
-
 mod rows;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use epic_store::Store;
 use rows::{Backend, ByNode, Tables, row, shuffled};
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all work is the system allocator's; the counter allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: epic_meter::Counting = epic_meter::Counting;
 
 /// Nanoseconds that this thread has run.
 fn cpu() -> u64 {
-    let text =
-        std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux with scheduler statistics");
-    text.split(' ').next().and_then(|field| field.parse().ok()).expect("a number of nanoseconds")
+    epic_meter::of_thread().as_nanos() as u64
 }
 
 fn insert(store: &Store<Tables>, numbers: &[u32], weight: u16) {
@@ -61,10 +36,10 @@ fn delete(store: &Store<Tables>, numbers: &[u32]) {
 
 /// Bytes that are live after rows were written in batches of this size, per row.
 fn heap_per_row(numbers: &[u32], batch: usize) -> f64 {
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = epic_meter::live();
     let store = Store::<Tables>::new();
     numbers.chunks(batch).for_each(|part| insert(&store, part, 1));
-    let live = LIVE.load(Ordering::Relaxed) - before;
+    let live = epic_meter::live() - before;
     assert_eq!(store.snapshot().backends.by(ByNode, 0).count(), numbers.len().min(20));
     live as f64 / numbers.len() as f64
 }

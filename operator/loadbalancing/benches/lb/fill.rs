@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use epic_lb::{ServiceName, Writer};
+use epic_meter::{live, of_process as cpu};
 use epic_reconciler::{FakeMaps, Handle, Reconciler, Running, Settings, run};
 use tokio::sync::watch;
 
-use crate::meter::{Bar, Rows, cpu, live, percentile};
+use crate::meter::{Bar, Rows, percentile};
 use crate::shapes::{Direct, Shape, names};
 
 /// Services in one transaction, as many as a source that batches events has together.

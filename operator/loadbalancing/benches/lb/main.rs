@@ -11,8 +11,6 @@
 //! process, in batches; heap is counted with maps, without what the source keeps, and without what an allocator adds. CPU
 //! time is that of all threads, the kernel's part included. EPIC's own shape (proxy, tunnel, alias) stands beside it.
 
-#![expect(unsafe_code, reason = "an allocator that counts")]
-
 #[path = "../../tests/lb/churn.rs"]
 #[expect(dead_code, reason = "tests use more of it")]
 mod churn;

@@ -1,47 +1,13 @@
 //! What is measured: heap and CPU time, counted, and the rows with their bars.
 
-use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: all work is the system allocator's; the counter allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, memory: Memory) -> *mut u8 {
-        LIVE.fetch_add(memory.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(memory) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, memory: Memory) {
-        LIVE.fetch_sub(memory.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(at, memory) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes that are allocated, without what an allocator adds to each piece.
-pub(crate) fn live() -> usize {
-    LIVE.load(Ordering::Relaxed)
-}
-
-/// How long all threads of this process have run so far, in the kernel too.
-pub(crate) fn cpu() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: it writes to `time` alone.
-    let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    assert_eq!(done, 0, "this clock is on every Linux");
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
-}
+static ALLOCATOR: epic_meter::Counting = epic_meter::Counting;
 
 /// What a row must be.
 #[derive(Clone, Copy, Debug)]

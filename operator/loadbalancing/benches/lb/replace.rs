@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use epic_lb::maps::{DirectKey, DirectMaps, DirectValue};
 use epic_lb::render::DirectSide;
 use epic_lb::{Backend, Place, Protocol, ServiceName, Writer};
+use epic_meter::{live, of_process as cpu};
 use epic_reconciler::{Budget, Reconciler, Settings};
 
-use crate::meter::{Bar, Rows, cpu, live, percentile};
+use crate::meter::{Bar, Rows, percentile};
 use crate::shapes::{Direct, Shape, names};
 
 type Engine = Reconciler<epic_lb::maps::DirectLayout, DirectMaps, DirectSide>;

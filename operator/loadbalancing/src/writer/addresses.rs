@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use epic_store::Stored;
+use epic_store::{Row as _, Stored};
 
 use super::{WriteError, WriteTxn};
 use crate::rows::{Frontend, FrontendKey, ServiceName, ServiceRef, Source, Wish, WishKey};
@@ -50,7 +50,7 @@ impl WriteTxn<'_> {
             let younger = frontend.precedence() > holder.precedence();
             self.put(frontend);
             // Recreated under the same name, it may come after somebody who waits.
-            return if younger { self.elect(key, mine) } else { Claimed::Has };
+            return if younger { self.elect(key) } else { Claimed::Has };
         }
         if frontend.precedence() < holder.precedence() {
             let refused = Wish(holder.row.clone());
@@ -65,14 +65,13 @@ impl WriteTxn<'_> {
     }
 
     /// Gives the address to the first wish, if that precedes the holder.
-    fn elect(&mut self, key: FrontendKey, holder: WishKey) -> Claimed {
+    fn elect(&mut self, key: FrontendKey) -> Claimed {
         let Some(first) = self.first_wish(key) else { return Claimed::Has };
         let Some(held) = self.tables().frontends.get(key) else { return Claimed::Has };
         if first.0.precedence() >= held.precedence() {
             return Claimed::Has;
         }
         let refused = Wish(held.row.clone());
-        debug_assert_eq!(epic_store::Row::key(&refused), holder);
         self.promote(&first);
         self.put(refused);
         Claimed::Waits(first.0.service.clone())
@@ -84,7 +83,7 @@ impl WriteTxn<'_> {
     }
 
     fn promote(&mut self, wish: &Stored<Wish>) {
-        self.store.remove::<Wish>(epic_store::Row::key(&wish.row));
+        self.store.remove::<Wish>(wish.key());
         self.put(wish.0.clone());
     }
 

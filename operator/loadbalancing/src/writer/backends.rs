@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use epic_store::Row as _;
+
 use super::WriteTxn;
 use crate::rows::{Backend, BackendKey, Place, ServiceName, Verdict, VerdictKey};
 
@@ -36,7 +38,7 @@ impl WriteTxn<'_> {
     /// Removes all backends of this source, in all services; returns how many.
     pub fn delete_backends(&mut self) -> usize {
         let rows = self.tables().backends.iter().filter(|row| row.source == self.source);
-        let gone: Vec<BackendKey> = rows.map(|row| epic_store::Row::key(&row.row)).collect();
+        let gone: Vec<BackendKey> = rows.map(|row| row.key()).collect();
         for key in &gone {
             self.remove_backend(*key);
         }
@@ -65,8 +67,7 @@ impl WriteTxn<'_> {
 
     fn release(&mut self, service: &ServiceName, gone: impl Fn(Place) -> bool) -> usize {
         let rows = self.tables().backends_of(service.id()).filter(|row| row.source == self.source);
-        let keys: Vec<BackendKey> =
-            rows.filter(|row| gone(row.place)).map(|row| epic_store::Row::key(&row.row)).collect();
+        let keys: Vec<BackendKey> = rows.filter(|row| gone(row.place)).map(|row| row.key()).collect();
         for key in &keys {
             self.remove_backend(*key);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use epic_store::Stored;
+use epic_store::{Row as _, Stored};
 
 use super::{WriteError, WriteTxn};
 use crate::rows::{Frontend, FrontendKey, Redirect, Service, ServiceKey, ServiceName};
@@ -12,7 +12,7 @@ impl WriteTxn<'_> {
     /// Writes a service as this source has it; returns the row it replaced.
     pub fn upsert_service(&mut self, service: Service) -> Option<Arc<Stored<Service>>> {
         let service = Service { source: self.source, ..service };
-        let key = epic_store::Row::key(&service);
+        let key = service.key();
         let old = self.tables().services.get(key).cloned();
         self.put(service);
         old

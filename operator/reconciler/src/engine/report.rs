@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Reconciler;
-use crate::graph::flag;
+use crate::graph::{Claim, flag};
 use crate::layout::Layout;
 use crate::maps::Maps;
 use crate::progress::{Errors, Failing, Health, NamedError};
@@ -88,23 +88,31 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         if let Some(why) = self.unready.get(&slot) {
             return Some(why.to_string());
         }
-        self.graph.row(slot).entries.iter().find_map(|entry| self.why_not(*entry, slot))
+        // What failed comes before what waits for it.
+        let entries = &self.graph.row(slot).entries;
+        let failed = entries.iter().find_map(|entry| self.error_of(*entry, slot));
+        failed.or_else(|| entries.iter().find_map(|entry| self.why_not(*entry, slot)))
     }
 
+    /// The claim of a row on an entry that is not as it wants it.
+    fn unmet(&self, slot: Slot, row: Slot) -> Option<Claim> {
+        let entry = self.graph.entry(slot);
+        Some(entry.claims[entry.claim_of(row)?]).filter(|claim| !claim.is_met())
+    }
+
+    /// What the maps said about an entry that a row lacks.
+    fn error_of(&self, slot: Slot, row: Slot) -> Option<String> {
+        self.unmet(slot, row)?;
+        let (error, entry) = (self.retries.error(slot)?, self.graph.entry(slot));
+        let removed = if entry.wanted() == 0 { " cannot be removed" } else { "" };
+        Some(format!("{}{removed}: {error}", entry.key))
+    }
+
+    /// What an entry that a row lacks waits for.
     fn why_not(&self, slot: Slot, row: Slot) -> Option<String> {
+        let claim = self.unmet(slot, row)?;
         let entry = self.graph.entry(slot);
         let key = entry.key;
-        let claim = entry.claims[entry.claim_of(row)?];
-        if claim.is_met() {
-            return None;
-        }
-        if let Some(error) = self.retries.error(slot) {
-            return Some(if entry.wanted() == 0 {
-                format!("{key} cannot be removed: {error}")
-            } else {
-                format!("{key}: {error}")
-            });
-        }
         if let Some(owner) = entry.owner()
             && claim.is_live()
             && owner.digest != claim.digest

@@ -13,6 +13,8 @@ use epic_lb::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::Rows;
+
 /// A state file.
 ///
 /// ```
@@ -213,19 +215,6 @@ pub enum DocumentError {
         /// What is wrong, and what to write instead.
         why: String,
     },
-}
-
-/// The rows of a service.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rows {
-    /// The service.
-    pub service: Service,
-    /// Its frontends.
-    pub frontends: Vec<Frontend>,
-    /// Its backends.
-    pub backends: Vec<Backend>,
-    /// Where its traffic goes while nothing serves.
-    pub redirect: Option<Redirect>,
 }
 
 impl Document {
