@@ -117,13 +117,10 @@ impl<K> Entry<K> {
         self.have == self.wanted() && !self.is(flag::EVICTED)
     }
 
-    /// Whether it is held and will stay who it is.
+    /// Whether it is held and will stay who it is. One that is to become another is no target even for who does not mind
+    /// whose it is: it waits for its pointers to leave, and would never see the last of them.
     pub(crate) fn stays(&self, expected: u32) -> bool {
-        let is = |identity: u32| expected == 0 || identity == expected;
-        self.have != 0
-            && is(self.identity)
-            && !self.is(flag::EVICTED)
-            && self.owner().is_some_and(|owner| is(owner.identity))
+        self.have != 0 && !self.must_change() && (expected == 0 || self.identity == expected)
     }
 
     /// Whether it is to go or to become another.

@@ -11,8 +11,8 @@ use epic_reconciler::{Faults, FaultyMaps};
 use proptest::prelude::*;
 
 use crate::support::{
-    CheckedMaps, Node, alias, alias_address, frontend, ip, name, node_reconciler, proxy, proxy_backend,
-    round, service, settle, tunnel,
+    CheckedMaps, Node, alias, alias_address, frontend, ip, name, node_reconciler, numbered, proxy,
+    proxy_backend, round, service, settle, tunnel,
 };
 
 const SERVICES: [&str; 2] = ["acme/web", "other/api"];
@@ -214,7 +214,9 @@ proptest! {
     fn faults_and_crashes_change_nothing_in_the_end(
         steps in prop::collection::vec(step(), 1..40),
         probability in prop_oneof![Just(0.0), 0.1f64..0.5],
+        order in Just(SERVICES).prop_shuffle(),
     ) {
+        let _names = numbered(order);
         let mut world = World::new(FakeMaps::new(), Faults { probability, writes_left: None });
         for s in &steps {
             world.step(s);

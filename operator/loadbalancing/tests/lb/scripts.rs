@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::shell;
+use crate::support::{numbered, shell};
 
 #[test]
 fn every_script_gives_its_transcript() {
@@ -16,7 +16,15 @@ fn every_script_gives_its_transcript() {
     assert!(!scripts.is_empty(), "tests/lb/transcripts holds no script");
     for script in scripts {
         let name = script.file_stem().unwrap().to_string_lossy().into_owned();
-        let transcript = shell::run(&fs::read_to_string(&script).unwrap());
+        let script = fs::read_to_string(&script).unwrap();
+        let transcript = shell::run(&script);
+        let mut words: Vec<&str> = script.split_whitespace().collect();
+        for _ in 0..2 {
+            words.reverse();
+            let _names = numbered(words.iter().copied());
+            let again = shell::run(&script);
+            assert_eq!(again, transcript, "{name}: the transcript depends on the numbers of its names");
+        }
         insta::assert_snapshot!(name, transcript);
     }
 }

@@ -33,6 +33,10 @@ use crate::render::{Render, RowId};
 use crate::settings::{Budget, Settings};
 use crate::slab::Slot;
 
+/// Passes over the lists in one round. Few are ever needed, one for each step of a chain of entries that wait for each other;
+/// what is left after so many comes in the next round, so that stop, questions and new changes never wait for it.
+const PASSES: usize = 64;
+
 pub use removal::Ask;
 
 /// Outcome of a round.
@@ -202,23 +206,28 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         self.render_rows(Queue::Gone, &mut rows);
         self.render_rows(Queue::Bulk, &mut rows);
         self.release_deferred();
-        loop {
+        let mut passes = 0;
+        let unfinished = loop {
             // Again while it helps: a removal makes room for what found its map full, a write frees what it pointed to.
             let so_far = self.writes;
             self.write_lane(true, &mut operations);
             self.write_lane(false, &mut operations);
             self.remove(&mut operations);
             if operations == 0 || (self.writes == so_far && !self.evict()) {
-                break;
+                break false;
             }
-        }
+            passes += 1;
+            if passes == PASSES {
+                break true;
+            }
+        };
         self.report();
         self.transit.clear();
         if self.transit.capacity() > 4 * Budget::default().operations {
             self.transit.shrink_to_fit();
         }
         Round {
-            more: self.has_more(),
+            more: unfinished || self.has_more(),
             retry_at: self.retries.next_due(),
             ask: self.removal.ask().cloned(),
             writes: self.writes - before,

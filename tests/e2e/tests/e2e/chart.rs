@@ -44,8 +44,9 @@ fn running(lab: &Lab) -> Vec<String> {
     let pods =
         ["epic", "epic-sample", "epic-other"].map(|namespace| format!("/api/v1/namespaces/{namespace}/pods"));
     let uids = pods.iter().flat_map(|path| lab.list(path)).filter(|pod| {
-        // Those of the Jobs come and go.
-        pod["metadata"]["ownerReferences"][0]["kind"] != "Job"
+        // Those of the Jobs come and go, and those that an upgrade replaced are still going.
+        let meta = &pod["metadata"];
+        meta["ownerReferences"][0]["kind"] != "Job" && meta["deletionTimestamp"].is_null()
     });
     let mut all: Vec<String> = uids.map(|pod| pod["metadata"]["uid"].to_string()).collect();
     let epic = lab.get("/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic");

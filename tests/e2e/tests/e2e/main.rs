@@ -18,6 +18,7 @@ mod monitoring;
 mod tenants;
 mod wire;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -56,6 +57,12 @@ scenarios! {
     deletion::deleted_objects_leave_nothing_behind,
 }
 
+/// What a panic said; the summary repeats it, since the lab's state lies between the two.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
@@ -67,23 +74,21 @@ fn main() -> ExitCode {
     }
     println!("\nrunning {} tests", wanted.len());
     let begun = Instant::now();
-    let mut failed = Vec::new();
+    let mut failed: Vec<String> = Vec::new();
     if !wanted.is_empty() {
         let lab = catch_unwind(Lab::up);
         for (name, scenario) in &wanted {
             let start = Instant::now();
-            let passed = lab.as_ref().is_ok_and(|lab| {
-                let passed = catch_unwind(AssertUnwindSafe(|| scenario(lab))).is_ok();
-                if !passed {
+            let ended = match &lab {
+                Ok(lab) => catch_unwind(AssertUnwindSafe(|| scenario(lab))).map_err(|panic| {
                     eprintln!("---- {name}: the lab at this moment\n{}", lab.why());
-                }
-                passed
-            });
-            let verdict = if passed { "ok" } else { "FAILED" };
+                    message(&*panic)
+                }),
+                Err(panic) => Err(format!("there is no lab: {}", message(&**panic))),
+            };
+            let verdict = if ended.is_ok() { "ok" } else { "FAILED" };
             println!("test {name} ... {verdict} ({:.1} s)", start.elapsed().as_secs_f64());
-            if !passed {
-                failed.push(*name);
-            }
+            failed.extend(ended.err().map(|why| format!("{name}: {why}")));
         }
         if let (Ok(lab), None) = (&lab, std::env::var_os("KEEP")) {
             lab.down();

@@ -160,13 +160,14 @@ pub(crate) fn round<M: Maps<EpicLayout>, R: epic_reconciler::Render<EpicLayout>>
     now: Instant,
 ) -> epic_reconciler::Round<MapKey> {
     let mut writes = 0;
-    loop {
+    for _ in 0..1000 {
         let round = reconciler.round(now, Budget::UNLIMITED);
         writes += round.writes;
         if !round.more {
             return epic_reconciler::Round { writes, ..round };
         }
     }
+    panic!("there is always more to do, though nothing changes: {:?}", reconciler.progress().health)
 }
 
 /// Rounds, each a minute after the last, until nothing is left to do; every question is answered with yes.
@@ -181,4 +182,15 @@ pub(crate) fn settle<M: Maps<EpicLayout>>(reconciler: &mut Node<M>, mut now: Ins
         now += Duration::from_secs(61);
     }
     panic!("not settled: {}", reconciler.progress().health);
+}
+
+/// Names that get their numbers in this order, for as long as they are held. In a process that runs long, a name may have
+/// any number.
+pub(crate) fn numbered<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<Name> {
+    let mut room: Vec<Name> = (0..1000).map(|n| Name::new(&format!("room {n}"))).collect();
+    room.sort_by_key(Name::id);
+    room.reverse();
+    // Of the numbers that are free, the one that became free last is given first.
+    drop(room);
+    texts.into_iter().map(Name::new).collect()
 }

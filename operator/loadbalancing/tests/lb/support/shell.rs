@@ -191,9 +191,11 @@ impl Shell {
 
     fn failing(&mut self, out: &mut String) {
         let progress = self.reconciler().progress();
-        for (row, failing) in progress.failing.iter().chain(&progress.failing_of_node) {
-            writeln!(out, "{row}: {}", failing.text).unwrap();
-        }
+        let failing = progress.failing.iter().chain(&progress.failing_of_node);
+        let mut lines: Vec<String> =
+            failing.map(|(row, failing)| format!("{row}: {}\n", failing.text)).collect();
+        lines.sort_by(|a, b| epic_store::natural(a, b));
+        out.extend(lines);
     }
 
     fn select(&self, frontend: &str, out: &mut String) {
