@@ -203,10 +203,19 @@ impl Links {
     pub(crate) fn status(&self, attachment: Attachment) -> Result<Option<LinkStatus>, Error> {
         let Some(link) = self.pins.open(&self.pins.link(&attachment.pin_name()))? else { return Ok(None) };
         let info = self.info(attachment, &link)?;
-        let alive = info.ifindex == attachment.ifindex;
-        let place =
-            if alive { self.order(attachment)?.iter().position(|id| *id == info.program_id) } else { None };
-        Ok(Some(LinkStatus { attachment, alive, place }))
+        let gone = LinkStatus { attachment, alive: false, place: None };
+        if info.ifindex != attachment.ifindex {
+            return Ok(Some(gone));
+        }
+        match self.order(attachment) {
+            Ok(order) => {
+                let place = order.iter().position(|id| *id == info.program_id);
+                Ok(Some(LinkStatus { attachment, alive: true, place }))
+            }
+            // It went since the link was read.
+            Err(error) if error.is_absent() => Ok(Some(gone)),
+            Err(error) => Err(error),
+        }
     }
 
     fn make(&self, attachment: Attachment, program: &OwnedFd) -> Result<(), Error> {

@@ -152,25 +152,30 @@ impl Datapath {
 
     /// Attaches all of `wanted` and detaches everything else that is ours. For start and full passes.
     ///
-    /// An interface that is gone meanwhile is left out of the answer.
+    /// What the kernel refuses at one interface stands in the answer and keeps nothing from all others. An interface that
+    /// is gone meanwhile is left out.
     ///
     /// # Errors
-    /// The kernel refused; what was done until then stays.
-    pub fn keep_only(&self, wanted: &BTreeSet<Attachment>) -> Result<BTreeMap<Attachment, Attached>, Error> {
-        let mut done = BTreeMap::new();
+    /// The pins cannot be listed; what was attached until then stays.
+    pub fn keep_only(&self, wanted: &BTreeSet<Attachment>) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
         for attachment in wanted {
             match self.attach(*attachment) {
                 Ok(attached) => {
-                    done.insert(*attachment, attached);
+                    kept.done.insert(*attachment, attached);
                 }
                 Err(error) if error.is_absent() => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    kept.refused.insert(*attachment, error);
+                }
             }
         }
         for stray in self.links.pinned()?.difference(wanted) {
-            self.links.detach(*stray)?;
+            if let Err(error) = self.links.detach(*stray) {
+                kept.refused.insert(*stray, error);
+            }
         }
-        Ok(done)
+        Ok(kept)
     }
 
     /// What is attached, with its place at the hook.
@@ -188,6 +193,15 @@ impl Datapath {
     pub fn remove(self) -> Result<(), Error> {
         self.pins.remove_all()
     }
+}
+
+/// What [`Datapath::keep_only`] came to.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// What hangs now, and what it took.
+    pub done: BTreeMap<Attachment, Attached>,
+    /// What could not be attached, or not be detached, and why.
+    pub refused: BTreeMap<Attachment, Error>,
 }
 
 /// Removes what an agent has left in `dir`, of whatever layout, without loading anything. Nothing there is fine.

@@ -22,7 +22,7 @@ mod sys;
 mod table;
 
 pub use attach::{Attached, Attachment, LinkStatus, Program};
-pub use datapath::{Adopted, Datapath, Options, links, remove};
+pub use datapath::{Adopted, Datapath, Kept, Options, links, remove};
 pub use error::Error;
 pub use lb_maps::BpfMaps;
 pub use maglev::Maglev;

@@ -60,14 +60,17 @@ pub async fn check_conflicts(netlink: &Netlink, ranges: &[IpNet]) -> Result<(), 
 }
 
 /// Makes the device, sets its MTU and its routes, and brings it up. What is right already is left alone; routes of
-/// an earlier configuration are removed. A route of IPv6 that the kernel refuses is left out, and tried again the next
+/// an earlier configuration are removed. `look` says to look for conflicts, which is always done before the device is made. A route of IPv6 that the kernel refuses is left out, and tried again the next
 /// time.
 ///
 /// # Errors
 /// [`Error::Conflict`] before anything is touched; otherwise the kernel's refusal.
-pub async fn ensure(netlink: &Netlink, mtu: u32, ranges: &[IpNet]) -> Result<Device, Error> {
-    check_conflicts(netlink, ranges).await?;
-    let link = match find(netlink).await? {
+pub async fn ensure(netlink: &Netlink, mtu: u32, ranges: &[IpNet], look: bool) -> Result<Device, Error> {
+    let found = find(netlink).await?;
+    if look || found.is_none() {
+        check_conflicts(netlink, ranges).await?;
+    }
+    let link = match found {
         Some(link) => link,
         None => {
             create(netlink).await?;

@@ -22,7 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use epic_datapath::{Attached, Attachment, Datapath};
+use epic_datapath::{Attached, Attachment, Datapath, Kept};
 use epic_ops::{Metrics, Readiness, ServeError};
 use tokio_util::sync::CancellationToken;
 
@@ -75,15 +75,11 @@ fn not_ready(readiness: &Readiness, what: &str, why: &str) {
     readiness.gate(what).close(why);
 }
 
-/// Attaches these programs and detaches all others that are ours. Returns what hangs: an interface that is gone
-/// meanwhile is left out.
-fn hang(
-    datapath: &Datapath,
-    wanted: &BTreeSet<Attachment>,
-) -> Result<BTreeSet<Attachment>, epic_datapath::Error> {
-    let done = datapath.keep_only(wanted)?;
-    for (attachment, how) in done.iter().filter(|(_, how)| **how != Attached::Kept) {
+/// Attaches these programs and detaches all others that are ours. An interface that is gone meanwhile is left out.
+fn hang(datapath: &Datapath, wanted: &BTreeSet<Attachment>) -> Result<Kept, epic_datapath::Error> {
+    let kept = datapath.keep_only(wanted)?;
+    for (attachment, how) in kept.done.iter().filter(|(_, how)| **how != Attached::Kept) {
         tracing::info!(%attachment, ?how, "attached");
     }
-    Ok(done.into_keys().collect())
+    Ok(kept)
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use epic_agent::netlink::Netlink;
-use epic_agent::netlink::watch::Watch;
+use epic_agent::netlink::watch::{Interest, Watch};
 use epic_agent::{device, nft};
 use epic_testnet::{Netns, veth};
 use ipnet::IpNet;
@@ -33,8 +33,8 @@ fn the_device_owns_the_route_to_the_proxies_and_has_no_arp() {
     let seen = host.clone();
     host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
-        let made = device::ensure(&netlink, 1448, &ranges()).await.unwrap();
-        let again = device::ensure(&netlink, 1448, &ranges()).await.unwrap();
+        let made = device::ensure(&netlink, 1448, &ranges(), true).await.unwrap();
+        let again = device::ensure(&netlink, 1448, &ranges(), true).await.unwrap();
         assert_eq!(made, again, "a second run changes nothing");
 
         let path = netlink.path_to("100.64.0.1".parse().unwrap()).await.unwrap();
@@ -52,13 +52,13 @@ fn a_second_run_tells_nobody_who_follows_routes() {
     host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
         let both: Vec<IpNet> = vec!["100.64.0.0/11".parse().unwrap(), "fd00:1:2:3::/64".parse().unwrap()];
-        device::ensure(&netlink, 1448, &both).await.unwrap();
-        let mut watch = Watch::open().unwrap();
-        device::ensure(&netlink, 1448, &both).await.unwrap();
+        device::ensure(&netlink, 1448, &both, true).await.unwrap();
+        let mut watch = Watch::open(Interest::Routes).unwrap();
+        device::ensure(&netlink, 1448, &both, true).await.unwrap();
         // Whatever the second run did comes before this; messages of one socket keep their order.
         seen.ip("link add marker type bridge");
         let changed = watch.changed().await.unwrap();
-        assert!(changed.links && !changed.routes, "{changed:?}");
+        assert!(changed.links && !changed.addresses && !changed.routes, "{changed:?}");
     });
 }
 
@@ -74,7 +74,7 @@ fn a_host_that_cannot_route_ipv6_is_served_by_ipv4() {
         let (seen, both) = (host.clone(), both.clone());
         host.run_async(DEADLINE, || async move {
             let netlink = Netlink::connect().unwrap();
-            let made = device::ensure(&netlink, mtu, &both).await.unwrap();
+            let made = device::ensure(&netlink, mtu, &both, true).await.unwrap();
             let path = netlink.path_to("100.64.0.1".parse().unwrap()).await.unwrap();
             assert_eq!((path.ifindex, path.gateway), (made.ifindex, None));
             assert!(!seen.ip("-6 route show table all").contains("fd00:1:2:3::"));
@@ -88,8 +88,8 @@ fn a_new_mtu_and_new_ranges_replace_the_old_ones() {
     let seen = host.clone();
     host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
-        device::ensure(&netlink, 1448, &ranges()).await.unwrap();
-        device::ensure(&netlink, 1348, &["100.96.0.0/12".parse().unwrap()]).await.unwrap();
+        device::ensure(&netlink, 1448, &ranges(), true).await.unwrap();
+        device::ensure(&netlink, 1348, &["100.96.0.0/12".parse().unwrap()], true).await.unwrap();
         assert_eq!(
             seen.ip("route show dev epic0").trim().trim_end_matches(" linkdown"),
             "100.96.0.0/12 proto static scope link"
@@ -104,7 +104,7 @@ fn nothing_is_left_after_removal() {
     let seen = host.clone();
     host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
-        device::ensure(&netlink, 1448, &ranges()).await.unwrap();
+        device::ensure(&netlink, 1448, &ranges(), true).await.unwrap();
         nft::ensure(device::NAME, &ranges()).await.unwrap();
         nft::remove().await.unwrap();
         device::remove(&netlink).await.unwrap();
@@ -123,7 +123,7 @@ fn a_host_that_lives_in_the_proxy_range_is_refused_before_anything_is_touched() 
     host.ip("addr add 100.65.3.1/16 dev nic0");
     host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
-        let refused = device::ensure(&netlink, 1448, &ranges()).await.unwrap_err().to_string();
+        let refused = device::ensure(&netlink, 1448, &ranges(), true).await.unwrap_err().to_string();
         assert!(refused.contains("100.65.0.0/16") && refused.contains("proxy-addresses"), "{refused}");
         assert!(!seen.ip("link show").contains("epic0"));
     });
@@ -155,7 +155,7 @@ fn the_interface_towards_epic_is_followed_when_routes_change() {
         assert_eq!(before.source, Some("192.168.77.20".parse().unwrap()));
         assert_eq!(netlink.link_by_index(before.ifindex).await.unwrap().name, "nic0");
 
-        let mut watch = Watch::open().unwrap();
+        let mut watch = Watch::open(Interest::Routes).unwrap();
         host.ip("route replace default via 192.168.78.1");
         while !watch.changed().await.unwrap().routes {}
         let after = netlink.path_to(epic).await.unwrap();

@@ -4,15 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_agent::desired::node::Claim;
 use epic_agent::netlink::Netlink;
-use epic_agent::netlink::watch::Watch;
+use epic_agent::netlink::watch::{Interest, Watch};
 use epic_agent::node::announce;
 use epic_agent::node::arp::{Arp, Ears, Sender};
 use epic_agent::node::guard::Guard;
-use epic_agent::node::interfaces::{self, Interfaces};
+use epic_agent::node::inputs::Inputs;
+use epic_agent::node::interfaces::Interfaces;
 use epic_crds::EPIC;
 use epic_testnet::{Netns, veth};
 use k8s_openapi::api::core::v1::Node;
@@ -45,7 +47,7 @@ async fn found(netlink: &Netlink, interfaces: &str) -> Interfaces {
     let addresses = "{addresses: [{type: InternalIP, address: 192.0.2.4}]}";
     let node: Node =
         serde_yaml::from_str(&format!("{{metadata: {{name: n1}}, status: {addresses}}}")).unwrap();
-    interfaces::find(netlink, &epic, &node).await.unwrap()
+    Inputs::default().interfaces(netlink, &Arc::new(epic), &node, Instant::now()).await.unwrap()
 }
 
 /// Waits for an event of the kernel after which the interfaces are as wanted. Nothing is polled.
@@ -70,7 +72,7 @@ fn an_interface_that_loses_its_carrier_or_is_set_down_is_noticed_by_an_event_and
     let (node, lan) = two();
     let inside = node.clone();
     node.run_async(DEADLINE, || async move {
-        let (netlink, mut watch) = (Netlink::connect().unwrap(), Watch::open().unwrap());
+        let (netlink, mut watch) = (Netlink::connect().unwrap(), Watch::open(Interest::Interfaces).unwrap());
         until(&netlink, &mut watch, |down| down.is_none()).await;
         ip(&lan, "link set eth0 down").await;
         let says =
@@ -82,6 +84,21 @@ fn an_interface_that_loses_its_carrier_or_is_set_down_is_noticed_by_an_event_and
         until(&netlink, &mut watch, says("is down")).await;
         ip(&inside, "link set eth0 up").await;
         until(&netlink, &mut watch, |down| down.is_none()).await;
+    });
+}
+
+#[test]
+fn routes_wake_no_agent_of_a_node() {
+    let (node, _lan) = two();
+    let inside = node.clone();
+    node.run_async(DEADLINE, || async move {
+        let mut watch = Watch::open(Interest::Interfaces).unwrap();
+        ip(&inside, "route add 198.51.100.0/24 via 192.0.2.254").await;
+        ip(&inside, "link add marker type bridge").await;
+        let changed = watch.changed().await.unwrap();
+        assert!(changed.links, "messages of one socket keep their order: {changed:?}");
+        ip(&inside, "addr add 192.0.2.5/24 dev eth0").await;
+        while !watch.changed().await.unwrap().addresses {}
     });
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use epic_agent::netlink::Netlink;
-use epic_agent::netlink::watch::Watch;
+use epic_agent::netlink::watch::{Interest, Watch};
 use epic_testnet::{Netns, veth};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ fn a_pod_that_comes_and_goes_is_noticed_without_polling() {
 
     host.run_async(DEADLINE, || async move {
         let netlink = Netlink::connect().unwrap();
-        let mut watch = Watch::open().unwrap();
+        let mut watch = Watch::open(Interest::Routes).unwrap();
         let address = wanted(&["10.244.1.7"]);
 
         let made = inside.clone();

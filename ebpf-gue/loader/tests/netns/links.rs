@@ -1,6 +1,7 @@
 //! Links: where programs hang, in which order, and how they come and go.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use epic_abi::maps::Side;
 use epic_datapath::{Attached, Attachment, Datapath, Options, Program};
@@ -69,11 +70,58 @@ fn a_full_pass_attaches_what_is_missing_and_detaches_what_is_not_wanted() {
     let gone = Attachment { program: Program::FromProxy, ifindex: 4_711 };
     host.run(|| {
         datapath.attach(stray).unwrap();
-        let done = datapath.keep_only(&BTreeSet::from([nic, gone])).unwrap();
-        assert_eq!(done, [(nic, Attached::Made)].into(), "an interface that is gone is no error");
+        let kept = datapath.keep_only(&BTreeSet::from([nic, gone])).unwrap();
+        assert_eq!(kept.done, [(nic, Attached::Made)].into());
+        assert!(kept.refused.is_empty(), "an interface that is gone is no error: {:?}", kept.refused);
         let left: Vec<_> = datapath.links().unwrap().iter().map(|link| link.attachment).collect();
         assert_eq!(left, [nic]);
     });
+}
+
+#[test]
+fn what_is_refused_at_one_interface_keeps_nothing_from_the_others() {
+    let (host, _other, bpffs) = host();
+    let datapath = open(&bpffs);
+    let nic = ifindex(&host, "nic0");
+    let good = Attachment { program: Program::FromProxy, ifindex: nic };
+    // This side has no such program.
+    let bad = Attachment { program: Program::ClientEgress, ifindex: nic };
+    let stray = Attachment { program: Program::Ingress, ifindex: ifindex(&host, "lo") };
+    host.run(|| {
+        datapath.attach(stray).unwrap();
+        let kept = datapath.keep_only(&BTreeSet::from([bad, good])).unwrap();
+        assert_eq!(kept.done, [(good, Attached::Made)].into());
+        assert_eq!(kept.refused.keys().collect::<Vec<_>>(), [&bad]);
+        let left: Vec<_> = datapath.links().unwrap().iter().map(|link| link.attachment).collect();
+        assert_eq!(left, [good], "the stray is gone");
+    });
+}
+
+#[test]
+fn interfaces_that_go_while_links_are_read_are_no_error() {
+    let (host, _other, bpffs) = host();
+    let datapath = open(&bpffs);
+    let (reads, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            host.run(|| {
+                while !done.load(Ordering::Relaxed) {
+                    reads.fetch_add(1, Ordering::Relaxed);
+                    let links = datapath.links().unwrap();
+                    assert!(links.iter().all(|link| link.alive == link.place.is_some()), "{links:?}");
+                }
+            });
+        });
+        for _ in 0..150 {
+            host.ip("link add short0 type veth peer name short1");
+            let here = Attachment { program: Program::FromProxy, ifindex: ifindex(&host, "short0") };
+            host.run(|| datapath.attach(here)).unwrap();
+            host.ip("link del short0");
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+    assert!(reads.into_inner() > 150, "they were read meanwhile");
 }
 
 #[test]

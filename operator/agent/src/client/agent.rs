@@ -31,7 +31,8 @@ use crate::desired::client::{Desired, Facts, Objects, Ways, desired, epic_addres
 use crate::device::{self, Device};
 use crate::hello::caller::Caller;
 use crate::metrics::{MapsCollector, ReconcilerCollector};
-use crate::netlink::{Netlink, watch::Watch};
+use crate::netlink::Netlink;
+use crate::netlink::watch::{Interest, Watch};
 use crate::node::interfaces::by_family;
 use crate::{inspect, nft, unreadable};
 
@@ -249,7 +250,7 @@ async fn first_facts(
 impl Agent {
     async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         let mut updates = self.accumulator.updates();
-        let mut host = Watch::open()?;
+        let mut host = Watch::open(Interest::Routes)?;
         let mut progress = self.handle.watch();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -260,7 +261,7 @@ impl Agent {
                 changed = host.changed() => {
                     moved = changed.as_ref().map_or(true, |changed| changed.links);
                     if changed.is_err() {
-                        host = Watch::open()?;
+                        host = Watch::open(Interest::Routes)?;
                     }
                     tokio::time::sleep(NETLINK_QUIET).await;
                     pass = true;
@@ -346,14 +347,16 @@ impl Agent {
     async fn prepare_host(&mut self, facts: &Facts, full: bool) -> Result<Device, Error> {
         let underlay = self.links().map(|way| way.mtu).min().unwrap_or(USUAL_MTU);
         let mtu = underlay.saturating_sub(facts.overhead);
-        let device = device::ensure(&self.netlink, mtu, &facts.proxies).await?;
+        // To look for conflicts is to read every route of the host, which may have very many and changes of them always.
+        let look = full || self.ruled.as_ref() != Some(facts);
+        let device = device::ensure(&self.netlink, mtu, &facts.proxies, look).await?;
         if self.unrouted != device.unrouted {
             for (range, why) in &device.unrouted {
                 tracing::warn!(%range, why, "this host has no IPv6 for EPIC; IPv4 is carried all the same");
             }
             self.unrouted.clone_from(&device.unrouted);
         }
-        if full || self.ruled.as_ref() != Some(facts) {
+        if look {
             nft::ensure(device::NAME, &facts.proxies).await?;
             let drops = nft::forward_drops().await?;
             if !drops.is_empty() {
@@ -436,8 +439,12 @@ impl Agent {
             return true;
         }
         match crate::hang(&self.datapath, &wanted) {
-            Ok(attached) => {
-                self.attached = attached;
+            Ok(kept) => {
+                self.attached = kept.done.into_keys().collect();
+                if let Some((_, error)) = kept.refused.first_key_value() {
+                    self.not_ready("programs", &error.to_string());
+                    return false;
+                }
                 self.readiness.gate("programs").open();
                 true
             }

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
 
-use super::{Error, Netlink, all, one};
+use super::{Error, Netlink, one};
 
 /// An interface as far as the agent cares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,8 +80,31 @@ impl Netlink {
     /// # Errors
     /// The kernel refused the dump.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        let messages = all("list interfaces", self.handle.link().get().execute()).await?;
-        Ok(messages.iter().filter_map(Link::of).collect())
+        Ok(self.link_messages().await?.iter().filter_map(Link::of).collect())
+    }
+
+    /// All interfaces, in the kernel's words.
+    pub(super) async fn link_messages(&self) -> Result<Vec<LinkMessage>, Error> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let link = |message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
+            _ => None,
+        };
+        Ok(self.dump("list interfaces", request).await?.into_iter().filter_map(link).collect())
+    }
+
+    /// The addresses that a request asks for, in the kernel's words.
+    pub(super) async fn address_messages(
+        &self,
+        action: &str,
+        request: AddressMessage,
+    ) -> Result<Vec<AddressMessage>, Error> {
+        let address = |message| match message {
+            RouteNetlinkMessage::NewAddress(address) => Some(address),
+            _ => None,
+        };
+        let answers = self.dump(action, RouteNetlinkMessage::GetAddress(request)).await?;
+        Ok(answers.into_iter().filter_map(address).collect())
     }
 
     /// The interface with this index.
@@ -152,7 +176,7 @@ impl Netlink {
     /// # Errors
     /// The kernel refused the dump.
     pub async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, Error> {
-        let messages = all("list addresses", self.handle.address().get().execute()).await?;
+        let messages = self.address_messages("list addresses", AddressMessage::default()).await?;
         Ok(messages
             .iter()
             .filter_map(|message| Some((message.header.index, own_address(&message.attributes)?)))

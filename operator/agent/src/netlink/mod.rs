@@ -15,8 +15,14 @@ pub mod watch;
 
 use std::io;
 
-use futures::{Stream, TryStreamExt as _};
-use rtnetlink::packet_core::ErrorMessage;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_core::{
+    ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+/// Tries of a dump that changes tear.
+const DUMPS: usize = 5;
 
 /// A request that the kernel refused, or that could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +46,7 @@ impl Error {
         Self { action: action.into(), reason, errno }
     }
 
-    fn answer(action: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn answer(action: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { action: action.into(), reason: reason.into(), errno: None }
     }
 
@@ -77,7 +83,39 @@ impl Netlink {
     }
 }
 
-/// Collects a dump.
+impl Netlink {
+    /// A dump, whole. The kernel marks one during which something changed (`NLM_F_DUMP_INTR`): it may lack what was there
+    /// all the time, so it is asked for again.
+    async fn dump(
+        &self,
+        action: &str,
+        request: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        for _ in 0..DUMPS {
+            let mut message = NetlinkMessage::from(request.clone());
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let answers = self.handle.clone().request(message);
+            let mut answers = answers.map_err(|source| Error::new(action, source))?;
+            let (mut found, mut torn) = (Vec::new(), false);
+            while let Some(answer) = answers.next().await {
+                torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => found.push(message),
+                    NetlinkPayload::Error(error) => {
+                        return Err(Error::new(action, rtnetlink::Error::NetlinkError(error)));
+                    }
+                    _ => {}
+                }
+            }
+            if !torn {
+                return Ok(found);
+            }
+        }
+        Err(Error::answer(action, format!("it changed during each of {DUMPS} tries")))
+    }
+}
+
+/// Collects a dump of which a torn one does no harm.
 async fn all<T>(
     action: &str,
     stream: impl Stream<Item = Result<T, rtnetlink::Error>>,

@@ -155,6 +155,8 @@ impl Netlink {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
+            // The kernel leaves out all others, of which there may be very many.
+            request.attributes.push(RouteAttribute::Oif(ifindex));
             let messages = all("list routes", self.handle.route().get(request).execute()).await?;
             found.extend(
                 messages

@@ -10,11 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::link::{Link, own_address};
-use super::{Error, Netlink, all, one};
+use super::{Error, Netlink, one};
 
 /// The veth pair of a pod, seen from the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Netlink {
         if wanted.is_empty() {
             return Ok(found);
         }
-        let messages = all("list interfaces", self.handle.link().get().execute()).await?;
+        let messages = self.link_messages().await?;
         let mut by_namespace: BTreeMap<i32, Vec<HostEnd>> = BTreeMap::new();
         for end in messages.iter().filter_map(HostEnd::of) {
             by_namespace.entry(end.netnsid).or_default().push(end);
@@ -108,10 +108,10 @@ impl Netlink {
     }
 
     async fn addresses_of_namespace(&self, netnsid: i32) -> Result<Vec<(u32, IpAddr)>, Error> {
-        let mut request = self.handle.address().get();
-        request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(netnsid));
+        let mut request = AddressMessage::default();
+        request.attributes.push(AddressAttribute::TargetNetNsId(netnsid));
         let action = format!("list the addresses of namespace {netnsid}");
-        let messages = all(&action, request.execute()).await?;
+        let messages = self.address_messages(&action, request).await?;
         Ok(messages
             .iter()
             // The kernel repeats the id in its answer. An answer without it speaks of this namespace.

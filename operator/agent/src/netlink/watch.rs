@@ -1,4 +1,4 @@
-//! Says when interfaces or routes of this namespace changed, so that nobody has to poll for it.
+//! Says when interfaces, addresses or routes of this namespace changed, so that nobody has to poll for it.
 //!
 //! A change is a hint to ask again, never the answer: bursts are merged, and when the kernel drops messages because
 //! they were not read in time, everything counts as changed. Addresses inside a pod's namespace are not seen from
@@ -17,34 +17,49 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Nsid,
     MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
 ];
+/// Those before the groups of routes.
+const WITHOUT_ROUTES: usize = 4;
+
+/// What somebody wants to know of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Interfaces and addresses. A host may change its routes without end, so who needs none of them is not woken.
+    Interfaces,
+    /// Routes too.
+    Routes,
+}
 
 /// What changed since the last answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Changed {
     /// An interface came, went or changed, or a namespace lost its id.
     pub links: bool,
-    /// A route or an address of this namespace came or went.
+    /// An address of this namespace came or went.
+    pub addresses: bool,
+    /// A route came or went.
     pub routes: bool,
 }
 
 impl Changed {
-    const EVERYTHING: Self = Self { links: true, routes: true };
+    /// Nothing is known any more.
+    pub const EVERYTHING: Self = Self { links: true, addresses: true, routes: true };
 
     fn note(&mut self, message: &RouteNetlinkMessage) {
         use RouteNetlinkMessage as M;
         match message {
             M::NewLink(_) | M::DelLink(_) | M::NewNsId(_) | M::DelNsId(_) => self.links = true,
-            M::NewRoute(_) | M::DelRoute(_) | M::NewAddress(_) | M::DelAddress(_) => self.routes = true,
+            M::NewAddress(_) | M::DelAddress(_) => self.addresses = true,
+            M::NewRoute(_) | M::DelRoute(_) => self.routes = true,
             _ => {}
         }
     }
 
     fn any(self) -> bool {
-        self.links || self.routes
+        self.links || self.addresses || self.routes
     }
 }
 
@@ -61,8 +76,12 @@ impl Watch {
     ///
     /// # Errors
     /// The socket could not be opened or bound.
-    pub fn open() -> io::Result<Self> {
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+    pub fn open(interest: Interest) -> io::Result<Self> {
+        let groups = match interest {
+            Interest::Interfaces => &GROUPS[..WITHOUT_ROUTES],
+            Interest::Routes => &GROUPS,
+        };
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(groups)?;
         tokio::spawn(connection);
         Ok(Self { messages })
     }

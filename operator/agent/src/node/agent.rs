@@ -33,23 +33,26 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::addresses::Answered;
+use self::settle::Refused;
 use super::announce::Announced;
 use super::answering::Answering;
 use super::arp::{Arp, Ears, QUEUE};
 use super::behind::Leaving;
 use super::gate::Patience;
 use super::guard::{Guard, Neighbours};
+use super::inputs::{Inputs, Unknown};
 use super::interfaces::{self, Interfaces};
 use super::judgement::Judgement;
 use super::lease::Contact;
 use super::report::Report;
 use super::watched::{self, AskAgain, Basis};
-use super::{Error, Settings, is_uninstalled, veths};
+use super::{Error, Settings, is_uninstalled};
 use crate::desired::keys::Keyring;
 use crate::desired::node::{Claim, Desired, Place, desired, local_addresses};
 use crate::inspect;
 use crate::metrics::{MapsCollector, ReconcilerCollector};
-use crate::netlink::{Netlink, watch::Watch};
+use crate::netlink::Netlink;
+use crate::netlink::watch::{Changed, Interest, Watch};
 
 /// Between two rounds of what only time changes: tunnels that fall silent, gates that waited long enough.
 const TICK: Duration = Duration::from_secs(1);
@@ -118,7 +121,8 @@ struct Agent {
     keyring: Option<Keyring>,
     passed: Option<Passed>,
     attached: BTreeSet<Attachment>,
-    refused_attachment: Option<String>,
+    refused: Refused,
+    inputs: Inputs,
     announced: Arc<Mutex<Announced>>,
     guard: Guard,
     answered: Answered,
@@ -207,7 +211,8 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         keyring: None,
         passed: None,
         attached,
-        refused_attachment: None,
+        refused: Refused::default(),
+        inputs: Inputs::default(),
         announced: Arc::default(),
         guard: Guard::default(),
         answered,
@@ -255,7 +260,7 @@ impl Agent {
         shutdown: &CancellationToken,
     ) -> Result<bool, Error> {
         let mut updates = self.accumulator.updates();
-        let mut links = Watch::open()?;
+        let mut links = Watch::open(Interest::Interfaces)?;
         let mut progress = self.handle.watch();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -269,20 +274,29 @@ impl Agent {
                     pass = true;
                 }
                 changed = links.changed() => {
-                    moved = changed.as_ref().map_or(true, |changed| changed.links);
                     if changed.is_err() {
-                        links = Watch::open()?;
+                        links = Watch::open(Interest::Interfaces)?;
                     }
+                    let changed = changed.unwrap_or(Changed::EVERYTHING);
+                    moved = changed.links;
+                    self.inputs.note(changed);
                     tokio::time::sleep(NETLINK_QUIET).await;
                     pass = true;
                 }
                 Some(arp) = heard.recv() => pass = self.hear(&arp),
                 () = until(self.guard.next()) => {}
+                () = until(self.inputs.again()) => {
+                    self.inputs.look_again();
+                    pass = true;
+                }
                 changed = progress.changed() => if changed.is_err() { return Ok(false) },
                 _ = tick.tick() => {}
                 () = shutdown.cancelled() => return Ok(false),
             }
             let full = Instant::now() >= self.full_at;
+            if full {
+                self.inputs.expire();
+            }
             if full || self.gateways.is_none() {
                 self.find_gateways().await;
             }
@@ -313,13 +327,15 @@ impl Agent {
         };
         self.readiness.gate("keys").open();
         let found = match snapshot.get::<Node>(&Key::cluster(self.settings.node.as_str())) {
-            Some(node) => interfaces::find(&self.netlink, &objects.epic, node).await,
+            Some(node) => self.inputs.interfaces(&self.netlink, &objects.epic, node, Instant::now()).await,
             None => return self.not_ready("node", "the Node of this agent does not exist"),
         };
         let found = match found {
             Ok(found) => found,
-            Err(error) => {
-                self.judge(Judgement::without_interfaces(&error));
+            Err(Unknown { error, lasting }) => {
+                if lasting {
+                    self.judge(Judgement::without_interfaces(&error));
+                }
                 return self.not_ready("interfaces", &error.to_string());
             }
         };
@@ -329,7 +345,8 @@ impl Agent {
             return self.not_ready("config", &error.to_string());
         }
         self.readiness.gate("config").open();
-        let veths = match veths::find(&self.netlink, &local_addresses(&objects)).await {
+        let pods = local_addresses(&objects);
+        let veths = match self.inputs.veths(&self.netlink, &pods, Instant::now()).await {
             Ok(veths) => veths,
             Err(error) => return self.not_ready("veths", &error.to_string()),
         };

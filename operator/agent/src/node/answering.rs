@@ -89,18 +89,18 @@ impl Answering {
 
     fn update(&self, wanted: &Directory, is_done: impl Fn(u32) -> bool) {
         let mut responder = self.responder.lock();
-        let mut next = wanted.clone();
-        let known = |id: &u32| {
-            responder.directory().tunnels.contains_key(id)
-                || responder.heard().contains_key(id)
-                || is_done(*id)
-        };
-        next.tunnels.retain(|id, _| known(id));
-        if next == *responder.directory()
-            && !responder.heard().keys().any(|id| !next.tunnels.contains_key(id))
+        let held = responder.directory();
+        let known =
+            |id: &u32| held.tunnels.contains_key(id) || responder.heard().contains_key(id) || is_done(*id);
+        let next = || wanted.tunnels.iter().filter(|(id, _)| known(id));
+        if next().eq(held.tunnels.iter())
+            && wanted.protected == held.protected
+            && responder.heard().keys().all(|id| held.tunnels.contains_key(id))
         {
             return;
         }
+        let tunnels = next().map(|(id, tunnel)| (*id, tunnel.clone())).collect();
+        let next = Directory { tunnels, protected: wanted.protected.clone() };
         for (tunnel, source) in responder.set_directory(next) {
             if let Err(error) = remotes::forget(&self.maps, tunnel, &source) {
                 tracing::warn!(tunnel, %error, "the remote of a tunnel that went stays in the maps");

@@ -10,11 +10,10 @@ use epic_abi::{Ip, IpRange};
 use epic_crds::{EPIC, EPICNodeReason, InterfaceMatch};
 use epic_model::address::parse_network;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
 
-use crate::desired::node::{alias_ranges, internal_addresses, proxy_ranges};
+use crate::desired::node::{alias_ranges, proxy_ranges};
+use crate::netlink::Error as NetlinkError;
 use crate::netlink::link::Link;
-use crate::netlink::{Error as NetlinkError, Netlink};
 
 /// TCP port of a proxy's readiness and stats listener, fixed by its bootstrap.
 const OPS_PORT: u16 = 9901;
@@ -130,15 +129,6 @@ impl Interfaces {
             }
         })
     }
-}
-
-/// Finds them.
-///
-/// # Errors
-/// [`Error`]; nothing is guessed.
-pub async fn find(netlink: &Netlink, epic: &EPIC, node: &Node) -> Result<Interfaces, Error> {
-    let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
-    choose(&links, &addresses, epic, &internal_addresses(node))
 }
 
 /// Chooses them among the interfaces and addresses of this node.

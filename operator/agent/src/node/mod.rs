@@ -12,6 +12,7 @@ pub mod behind;
 pub mod gate;
 pub mod guard;
 mod host;
+pub mod inputs;
 pub mod interfaces;
 pub mod judgement;
 pub mod lease;
@@ -23,7 +24,6 @@ mod situations;
 #[cfg(test)]
 mod tests;
 pub mod told;
-mod veths;
 pub mod watched;
 
 use std::path::{Path, PathBuf};

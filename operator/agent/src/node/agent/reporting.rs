@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use epic_crds::{MapUsage, NodeProgram};
 use epic_datapath::BpfMaps;
@@ -13,13 +13,11 @@ use k8s_openapi::jiff::Timestamp;
 use kates::Version;
 
 use super::{Agent, Passed, SETTLED, TICK};
+use crate::node::inputs::LASTING;
 use crate::node::judgement::Judgement;
 use crate::node::report;
 use crate::node::watched;
 use crate::{hello, inspect};
-
-/// How long something that concerns the whole node has to fail before the node says that it is not ready.
-const LASTING: Duration = Duration::from_secs(5);
 
 impl Agent {
     pub(super) fn report(
@@ -48,8 +46,7 @@ impl Agent {
         let ready = self.readiness_of_node(passed, complete, progress);
         let public = &passed.interfaces.public;
         // Until the maps hold the addresses and the program hangs nothing answers.
-        let answers =
-            (complete && self.refused_attachment.is_none()).then(|| (in_force, public.name.clone()));
+        let answers = (complete && self.refused.of_node.is_none()).then(|| (in_force, public.name.clone()));
         let conflicts = (self.guard.conflicts(), public.name.clone());
         self.reports.send_if_modified(|report| {
             let mut next = report.clone();
@@ -103,14 +100,15 @@ impl Agent {
     }
 
     fn readiness_of_node(&self, passed: &Passed, complete: bool, progress: &Progress) -> Option<Judgement> {
-        let refused = self.refused_attachment.as_deref();
         let now = Instant::now();
+        let refused = self.refused.lasting(now, LASTING);
         // An operation that fails once is tried again at once; what lasts has to be said.
         let node = &progress.health.node;
         let lasting: Vec<String> = match node.has_lasted(now, LASTING) {
             true => node.named.iter().map(|error| error.text.to_string()).collect(),
             false => Vec::new(),
         };
+        let complete = complete && self.refused.of_node.is_none();
         Judgement::of_maps(passed.interfaces.down(), refused, &lasting, complete)
     }
 

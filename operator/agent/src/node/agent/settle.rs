@@ -1,11 +1,11 @@
 //! Everything that waits for the maps: attachments, announcements, readiness gates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use epic_datapath::{Attachment, Program};
+use epic_datapath::{Attachment, Kept, Program};
 use epic_lb::{Address, Progress, RowId, Tables};
 use epic_reconciler::Status;
 use k8s_openapi::api::core::v1::Pod;
@@ -38,7 +38,7 @@ impl Agent {
         let in_force = in_force(&passed.desired.answering, &tables, &progress);
         self.announce(&passed, &in_force);
         if complete {
-            if self.refused_attachment.is_none() {
+            if self.refused.of_node.is_none() {
                 self.starting = None;
             }
         } else if let Some(starting) = &self.starting {
@@ -66,14 +66,13 @@ impl Agent {
             return;
         }
         match self.hang(wanted, &passed.desired.others) {
-            Ok(attached) => {
-                self.attached = attached;
-                self.refused_attachment = None;
+            Ok(kept) => {
+                self.attached = kept.done.into_keys().collect();
+                self.refused.take(kept.refused);
             }
             Err(error) => {
-                tracing::warn!(%error, "programs are not where they should be; trying again");
                 self.attached.clear();
-                self.refused_attachment = Some(error.to_string());
+                self.refused.take_all(error.to_string());
             }
         }
     }
@@ -84,7 +83,7 @@ impl Agent {
         &self,
         mut wanted: BTreeSet<Attachment>,
         others: &BTreeSet<u32>,
-    ) -> Result<BTreeSet<Attachment>, epic_datapath::Error> {
+    ) -> Result<Kept, epic_datapath::Error> {
         let alive = self.datapath.links()?.into_iter().filter(|link| link.alive).map(|link| link.attachment);
         wanted.extend(alive.filter(|at| at.program == Program::FromProxy && !others.contains(&at.ifindex)));
         crate::hang(&self.datapath, &wanted)
@@ -130,7 +129,7 @@ impl Agent {
                     .and_then(|()| {
                         let wanted = Attachment { program: Program::FromProxy, ifindex: local.veth.ifindex };
                         let hangs = self.attached.contains(&wanted);
-                        hangs.then_some(()).ok_or_else(|| "the program is not attached yet".to_owned())
+                        hangs.then_some(()).ok_or_else(|| self.refused.why(wanted))
                     })
                     .and_then(|()| {
                         let unheard = gate::unheard(&local.clients, |id| heard.contains_key(&id));
@@ -164,6 +163,55 @@ impl Agent {
             }
             patching.lock().remove(&key);
         });
+    }
+}
+
+/// Programs that the kernel would not attach, or not detach.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// Since when something of the node's own interfaces fails, and what.
+    pub(super) of_node: Option<(Instant, String)>,
+    /// Everything, for whom it concerns.
+    each: BTreeMap<Attachment, String>,
+}
+
+impl Refused {
+    /// Takes what one try came to. What fails at the veth of one pod concerns that pod alone.
+    fn take(&mut self, refused: BTreeMap<Attachment, epic_datapath::Error>) {
+        let each: BTreeMap<Attachment, String> =
+            refused.into_iter().map(|(attachment, error)| (attachment, error.to_string())).collect();
+        for (attachment, error) in &each {
+            if self.each.get(attachment) != Some(error) {
+                tracing::warn!(%attachment, error, "not as it should be; trying again");
+            }
+        }
+        self.each = each;
+        let of_node = self.each.iter().find(|(attachment, _)| attachment.program == Program::Ingress);
+        self.of_node = of_node.map(|(_, error)| (self.since(), error.clone()));
+    }
+
+    /// Nothing could be attached.
+    fn take_all(&mut self, error: String) {
+        if self.of_node.as_ref().is_none_or(|(_, before)| *before != error) {
+            tracing::warn!(error, "programs are not where they should be; trying again");
+        }
+        self.of_node = Some((self.since(), error));
+    }
+
+    fn since(&self) -> Instant {
+        self.of_node.as_ref().map_or_else(Instant::now, |(since, _)| *since)
+    }
+
+    /// Why a program does not hang.
+    fn why(&self, attachment: Attachment) -> String {
+        let refused = self.each.get(&attachment);
+        refused.map_or_else(|| "the program is not attached yet".to_owned(), Clone::clone)
+    }
+
+    /// What of the node's own interfaces fails for so long.
+    pub(super) fn lasting(&self, now: Instant, lasting: Duration) -> Option<&str> {
+        let (since, error) = self.of_node.as_ref()?;
+        (now >= *since + lasting).then_some(error.as_str())
     }
 }
 
