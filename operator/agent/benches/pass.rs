@@ -9,15 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use epic_abi::keys::CookieSecret;
+use epic_agent::desired::ServiceRows;
 use epic_agent::desired::keys::{Keyring, Master};
-use epic_agent::desired::node::{Desired, Objects, Place, desired};
+use epic_agent::desired::node::{Decision, Desired, Objects, Place};
 use epic_agent::hello::SECOND;
 use epic_agent::hello::caller::{Caller, Wanted};
 use epic_agent::hello::responder::Responder;
-use epic_lb::{Link, Veth, Writer};
+use epic_lb::render::NodeSide;
+use epic_lb::{FakeMaps, Link, ServiceName, Veth, Writer};
+use epic_reconciler::{Budget, Reconciler};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -74,9 +78,9 @@ fn add(objects: &mut Objects, i: u32) {
     })));
 }
 
-fn objects() -> Objects {
+fn objects(balancers: u32) -> Objects {
     let mut objects = Objects::default();
-    (0..BALANCERS).for_each(|i| add(&mut objects, i));
+    (0..balancers).for_each(|i| add(&mut objects, i));
     objects.pools.push(read(json!({
         "metadata": {"name": "edge", "namespace": "epic"},
         "spec": {"addresses": ["192.0.2.0/20"], "advertise": {"l2": {}}},
@@ -95,13 +99,13 @@ fn objects() -> Objects {
     objects
 }
 
-fn veths() -> BTreeMap<IpAddr, Vec<Veth>> {
+fn veths(balancers: u32) -> BTreeMap<IpAddr, Vec<Veth>> {
     let veth = |i| {
         let pod_ip = IpAddr::from(address(0x0AF5_0000, i));
         let name = format!("veth{i}").into();
         (pod_ip, vec![Veth { ifindex: i + 10, ifname: name, pod_mac: [0; 6], host_mac: [0; 6], pod_ip }])
     };
-    (0..BALANCERS).map(veth).collect()
+    (0..balancers).map(veth).collect()
 }
 
 fn keyring() -> Keyring {
@@ -109,11 +113,12 @@ fn keyring() -> Keyring {
 }
 
 fn passes(criterion: &mut Criterion) {
-    let (objects, veths) = (objects(), veths());
+    let (objects, veths) = (objects(BALANCERS), veths(BALANCERS));
     let place = Place { name: "n1".into(), link: Link { ifindex: 2, mtu: 1_500, local: GUE.into() } };
     let none = BTreeSet::new();
-    let decide =
-        |keyring: &mut Keyring| -> Desired { desired(&objects, &place, keyring, &veths, &none, |_, _| true) };
+    let decide = |keyring: &mut Keyring| -> Desired {
+        Decision::new(&objects, &place, keyring, &veths, &none, |_, _| true).into_desired()
+    };
     let mut group = criterion.benchmark_group("pass_1000_load_balancers");
     group.bench_function("decide_keys_derived_anew", |bencher| bencher.iter(|| decide(&mut keyring())));
     let mut kept = keyring();
@@ -129,6 +134,47 @@ fn passes(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// One Endpoint changes: decision, rows, and the maps, which are fake.
+fn endpoint_change(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("agent_endpoint_change");
+    for balancers in [10, 1_000, 10_000] {
+        let (mut objects, veths) = (objects(balancers), veths(balancers));
+        let place = Place { name: "n1".into(), link: Link { ifindex: 2, mtu: 1_500, local: GUE.into() } };
+        let (mut keyring, none) = (keyring(), BTreeSet::new());
+        let mut decision = Decision::new(&objects, &place, &mut keyring, &veths, &none, |_, _| true);
+        let writer = Writer::new();
+        let initializer = writer.register_initializer("bench");
+        let (_, refused) = decision.take_rows().write(&writer, Some(&initializer));
+        assert_eq!(refused, []);
+        let side = NodeSide::new("n1", 1);
+        let mut reconciler = Reconciler::new(writer.reader(), FakeMaps::new(), side, Default::default())
+            .expect("fake maps can be read");
+        while reconciler.round(Instant::now(), Budget::UNLIMITED).more {}
+        let mut at = 0;
+        let mut change = || {
+            at = (at + 7) % objects.endpoints.len();
+            let before = Arc::clone(&objects.endpoints[at]);
+            let mut after = (*before).clone();
+            let IpAddr::V4(old) = after.spec.address.parse().expect("an address") else { unreachable!() };
+            after.spec.address = Ipv4Addr::from(u32::from(old) ^ 0x0002_0000).to_string();
+            let after = Arc::new(after);
+            objects.endpoints[at] = Arc::clone(&after);
+            let key = kates::Key::of(&*after);
+            let of = &objects.load_balancers[at / 2];
+            let (before, after) = (Some(before), Some(after));
+            let (delta, balancer) = ([kates::Change { key, before, after }], Arc::clone(of));
+            let find = |_: &ServiceName| Some(Arc::clone(&balancer));
+            let delta =
+                decision.change(&[], &delta, find, &mut keyring, |_, _| true).expect("nothing is contested");
+            let (revision, _) = ServiceRows::write_all(delta.services, &delta.gone, &writer);
+            let round = reconciler.round(Instant::now(), Budget::UNLIMITED);
+            assert!(round.writes > 0 && reconciler.progress().covers(revision));
+        };
+        group.bench_function(BenchmarkId::from_parameter(balancers), |bencher| bencher.iter(&mut change));
+    }
+    group.finish();
+}
+
 /// The key of tunnel `id`.
 fn hello_key(directory: &epic_agent::hello::responder::Directory, id: u32) -> Wanted {
     let tunnel = &directory.tunnels[&id];
@@ -138,15 +184,16 @@ fn hello_key(directory: &epic_agent::hello::responder::Directory, id: u32) -> Wa
 
 fn hellos(criterion: &mut Criterion) {
     let place = Place { name: "n1".into(), link: Link { ifindex: 2, mtu: 1_500, local: GUE.into() } };
-    let mut objects = objects();
+    let mut objects = objects(BALANCERS);
     objects.accounts = (0..50)
         .map(|i| {
             read(json!({"metadata": {"name": i.to_string()}, "spec": {},
                         "status": {"namespace": format!("epic-{i}")}}))
         })
         .collect();
-    let directory =
-        desired(&objects, &place, &mut keyring(), &veths(), &BTreeSet::new(), |_, _| true).directory;
+    let veths = veths(BALANCERS);
+    let decision = Decision::new(&objects, &place, &mut keyring(), &veths, &BTreeSet::new(), |_, _| true);
+    let directory = decision.into_desired().directory;
     let mut responder = Responder::new(CookieSecret::new([9; 32]));
     responder.set_directory(directory.clone());
     let mut now = 1_000 * SECOND;
@@ -193,5 +240,5 @@ fn hellos(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, passes, hellos);
+criterion_group!(benches, passes, endpoint_change, hellos);
 criterion_main!(benches);

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
-use super::unique::{Taken, by_age};
+use super::unique::{Numbers, Taken, by_age};
 use super::{Identity, Rows, ServiceRows, address, is_refused, keys, port, protocol};
 use crate::hello::caller::Wanted;
 
@@ -149,7 +149,8 @@ pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> D
     }
     for object in by_age(&objects.load_balancers) {
         let Some(identity) = Identity::of(object) else { continue };
-        if let Err(why) = taken.ids(&identity) {
+        let mut numbers = Numbers::default();
+        if let Err(why) = taken.ids(&identity, &mut numbers) {
             found.left_out.push(why);
             continue;
         }
@@ -162,7 +163,7 @@ pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> D
             continue;
         };
         let mut tunnels = tunnels(object, &identity, node, ways, &mut found.left_out);
-        taken.tunnels(&mut tunnels, &mut found.left_out);
+        taken.tunnels(&mut tunnels, &mut numbers, &mut found.left_out);
         for tunnel in &tunnels {
             nodes.insert(tunnel.epic_address);
             let Some(key) = hello.get(&identity.generation).copied() else { continue };
@@ -178,7 +179,7 @@ pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> D
         let mut service = identity.row(object);
         service.keys = Some(service_keys.into());
         let mut proxies = proxies(object, &identity.name, &tunnels);
-        taken.proxies(&mut proxies, &mut found.left_out);
+        taken.proxies(&mut proxies, &mut numbers, &mut found.left_out);
         let aliases = here.remove(&identity.name).unwrap_or_default();
         found.rows.services.push(ServiceRows { tunnels, proxies, aliases, ..ServiceRows::new(service) });
     }

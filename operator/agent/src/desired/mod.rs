@@ -66,6 +66,18 @@ impl ServiceRows {
         txn.set_passes(Some(&name), self.passes);
         written
     }
+
+    /// Makes the tables hold these rows of these LoadBalancers, and none of those that are gone, in one transaction. Returns
+    /// the revision of the tables, and what was refused.
+    pub fn write_all(services: Vec<Self>, gone: &[ServiceName], writer: &Writer) -> (u64, Vec<WriteError>) {
+        let mut txn = writer.write();
+        for name in gone {
+            txn.delete_service_and_frontends(name);
+            txn.delete_paths(name);
+        }
+        let refused = services.into_iter().filter_map(|rows| rows.write(&mut txn).err()).collect();
+        (txn.commit(), refused)
+    }
 }
 
 /// All rows of a host.

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, Facts, FactsError};
 use super::keys::{self, Keyring, Master};
-use super::node::{self, Desired, Objects, Place};
+use super::node::{self, Decision, Desired, Objects, Place};
 use super::{Identity, Rows};
 
 const UID: &str = "1a8522b9-70a4-4a9c-bdd7-ba912a61170a";
@@ -161,7 +161,7 @@ fn keyring() -> Keyring {
 fn decide(objects: &Objects) -> Desired {
     let veths = BTreeMap::from([(ip("10.244.1.5"), vec![veth(4), veth(9)])]);
     let place = place("n1", "198.51.100.1");
-    node::desired(objects, &place, &mut keyring(), &veths, &BTreeSet::new(), |_, _| true)
+    Decision::new(objects, &place, &mut keyring(), &veths, &BTreeSet::new(), |_, _| true).into_desired()
 }
 
 /// What the maps hold after the rows were written, as text.
@@ -185,7 +185,7 @@ fn passes_of(rows: &Rows) -> Vec<&Pass> {
 #[test]
 fn an_epic_node_holds_its_proxy_its_tunnels_and_the_way_to_other_nodes() {
     let desired = decide(&objects());
-    assert_eq!(desired.left_out, Vec::<String>::new());
+    assert_eq!(desired.left_out().count(), 0);
     assert_eq!(
         desired.directory.tunnels.keys().copied().collect::<Vec<u32>>(),
         [11],
@@ -269,7 +269,7 @@ fn a_pod_of_another_namespace_is_no_proxy_whatever_its_uid() {
     foreign.pods = vec![pod("kube-system")];
     let desired = decide(&foreign);
     assert!(desired.local.is_empty());
-    assert_eq!(desired.left_out, ["proxy 1: its pod lies in another namespace"]);
+    assert_eq!(desired.left_out().collect::<Vec<_>>(), ["proxy 1: its pod lies in another namespace"]);
 }
 
 fn account(status: &str) -> Arc<Account> {
@@ -365,7 +365,8 @@ fn owned(objects: &Objects) -> [bool; 2] {
     ["1", "2"].map(|n| {
         let place = place(&format!("n{n}"), &format!("198.51.100.{n}"));
         let none = (BTreeMap::new(), BTreeSet::new());
-        let desired = node::desired(objects, &place, &mut keyring(), &none.0, &none.1, |_, _| true);
+        let desired =
+            Decision::new(objects, &place, &mut keyring(), &none.0, &none.1, |_, _| true).into_desired();
         assert_eq!(desired.owned.is_empty(), desired.answering.is_empty());
         !desired.owned.is_empty()
     })
@@ -473,10 +474,11 @@ fn an_address_that_may_not_be_answered_for_is_owned_and_not_answered_for() {
     objects.epic_nodes[1] = Arc::new(gateway);
     let mut asked = Vec::new();
     let (place, veths, none) = (place("n1", "198.51.100.1"), BTreeMap::new(), BTreeSet::new());
-    let desired = node::desired(&objects, &place, &mut keyring(), &veths, &none, |address, claim| {
+    let decision = Decision::new(&objects, &place, &mut keyring(), &veths, &none, |address, claim| {
         asked.push((address, claim.clone()));
         false
     });
+    let desired = decision.into_desired();
     let claim = node::Claim { uid: UID.into(), gateway: true };
     assert_eq!(asked, [(ip("192.0.2.7"), claim.clone())]);
     assert_eq!((desired.owned, desired.answering), ([(ip("192.0.2.7"), claim)].into(), BTreeSet::new()));
@@ -547,7 +549,10 @@ fn an_address_is_announced_by_whatever_pool_holds_it_and_announces() {
         let (objects, none) = (Objects { pools, ..objects() }, (BTreeMap::new(), BTreeSet::new()));
         let owned = |name: &str, address: &str| {
             let place = place(name, address);
-            !node::desired(&objects, &place, &mut keyring(), &none.0, &none.1, |_, _| true).owned.is_empty()
+            !Decision::new(&objects, &place, &mut keyring(), &none.0, &none.1, |_, _| true)
+                .desired()
+                .owned
+                .is_empty()
         };
         owned("n1", "198.51.100.1") || owned("n2", "198.51.100.2")
     };
@@ -660,7 +665,9 @@ fn of_two_load_balancers_with_the_same_ids_the_older_is_served_whatever_their_na
         desired.rows.services.iter().map(|rows| rows.service.name.to_string()).collect();
     assert_eq!(served, ["epic-red/web"]);
     assert!(
-        desired.left_out[0].starts_with("epic-red/a-copy: its IDs 1/2 are those of the older epic-red/web")
+        desired
+            .left_out()
+            .all(|why| why.starts_with("epic-red/a-copy: its IDs 1/2 are those of the older epic-red/web"))
     );
 }
 
@@ -675,7 +682,7 @@ fn a_tunnel_or_proxy_that_two_load_balancers_show_is_the_older_ones() {
     let [web, copy] = &desired.rows.services[..] else { panic!("{:?}", desired.rows.services) };
     assert_eq!((web.tunnels.len(), web.proxies.len()), (1, 2));
     assert_eq!((copy.tunnels.len(), copy.proxies.len()), (0, 0), "{:?}", desired.left_out);
-    assert!(desired.left_out.iter().any(|why| why.starts_with("tunnel 11 of epic-red/a-copy is one of")));
+    assert!(desired.left_out().any(|why| why.starts_with("tunnel 11 of epic-red/a-copy is one of")));
     assert_eq!(desired.local["ua"].service.to_string(), "epic-red/web");
 }
 

@@ -1,6 +1,7 @@
 //! The agent's loop: what changed becomes rows; when the maps hold them, what depends on that follows.
 //!
-//! A *pass* turns a snapshot and the interfaces into rows. *Settling* is everything that waits for the maps: tunnels
+//! A *pass* turns a snapshot and the interfaces into rows. A *small pass* does so for those LoadBalancers alone that changed,
+//! themselves or by their Endpoints, which is nearly all that ever happens. *Settling* is everything that waits for the maps: tunnels
 //! enter the hello directory, programs are attached, addresses announced, gates opened, the node reports. Settling is
 //! repeatable and runs after every pass, whenever the reconciler got on, and every second. Beside it addresses are probed
 //! and watched ([`addresses`]). Nothing here waits for the API server: writes to it are tasks of their own.
@@ -47,8 +48,9 @@ use super::lease::Contact;
 use super::report::Report;
 use super::watched::{self, AskAgain, Basis};
 use super::{Error, Settings, is_uninstalled};
+use crate::desired::ServiceRows;
 use crate::desired::keys::Keyring;
-use crate::desired::node::{Claim, Desired, Place, desired, local_addresses};
+use crate::desired::node::{Claim, Decision, Delta, Place, local_addresses};
 use crate::inspect;
 use crate::metrics::{MapsCollector, ReconcilerCollector};
 use crate::netlink::Netlink;
@@ -87,9 +89,8 @@ pub(super) enum End {
 
 /// A pass whose rows are written.
 struct Passed {
-    desired: Desired,
+    decision: Decision,
     snapshot: Snapshot,
-    basis: Basis,
     interfaces: Interfaces,
     /// Revision of the tables.
     tables: u64,
@@ -99,6 +100,16 @@ struct Passed {
 
 /// A list of LoadBalancers: uids with versions, and its revision.
 type Listed = (BTreeSet<(String, String)>, Version);
+
+/// Why rows may have to change, the greater reason last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    Nothing,
+    /// Objects changed.
+    Objects,
+    /// Something else did: interfaces, what is heard of addresses, or it is time to look at everything.
+    Everything,
+}
 
 struct Agent {
     settings: Settings,
@@ -120,6 +131,8 @@ struct Agent {
     patching: Arc<Mutex<BTreeSet<Key>>>,
     keyring: Option<Keyring>,
     passed: Option<Passed>,
+    /// Everything has to be decided again, since it could not be.
+    unfinished: bool,
     attached: BTreeSet<Attachment>,
     refused: Refused,
     inputs: Inputs,
@@ -210,6 +223,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         patching: Arc::default(),
         keyring: None,
         passed: None,
+        unfinished: true,
         attached,
         refused: Refused::default(),
         inputs: Inputs::default(),
@@ -252,6 +266,20 @@ async fn until(time: Option<Instant>) {
     }
 }
 
+/// Whether this node may answer for an address that it owns.
+fn may_answer<'a>(
+    guard: &'a mut Guard,
+    answered: &'a Answered,
+    gateways: &'a Option<BTreeSet<IpAddr>>,
+) -> impl FnMut(IpAddr, &Claim) -> bool + use<'a> {
+    let (now, time) = (Instant::now(), Time(Timestamp::now()));
+    move |address, claim| {
+        let gateway = claim.gateway || gateways.iter().flatten().any(|gateway| *gateway == address);
+        let claim = &Claim { gateway, ..claim.clone() };
+        guard.may_answer(address, claim, answered.knows(address, &claim.uid), now, &time)
+    }
+}
+
 impl Agent {
     /// Says whether it ended because EPIC is being uninstalled.
     async fn turn(
@@ -265,13 +293,13 @@ impl Agent {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (mut pass, mut moved) = (false, false);
+            let (mut cause, mut moved) = (Cause::Nothing, false);
             tokio::select! {
                 update = updates.next() => {
                     if watched::epic(&update.snapshot).is_some_and(|epic| is_uninstalled(epic)) {
                         return Ok(true);
                     }
-                    pass = true;
+                    cause = Cause::Objects;
                 }
                 changed = links.changed() => {
                     if changed.is_err() {
@@ -281,13 +309,13 @@ impl Agent {
                     moved = changed.links;
                     self.inputs.note(changed);
                     tokio::time::sleep(NETLINK_QUIET).await;
-                    pass = true;
+                    cause = Cause::Everything;
                 }
-                Some(arp) = heard.recv() => pass = self.hear(&arp),
+                Some(arp) = heard.recv() => if self.hear(&arp) { cause = Cause::Everything },
                 () = until(self.guard.next()) => {}
                 () = until(self.inputs.again()) => {
                     self.inputs.look_again();
-                    pass = true;
+                    cause = Cause::Everything;
                 }
                 changed = progress.changed() => if changed.is_err() { return Ok(false) },
                 _ = tick.tick() => {}
@@ -300,9 +328,15 @@ impl Agent {
             if full || self.gateways.is_none() {
                 self.find_gateways().await;
             }
-            pass |= self.watch_addresses();
-            if pass || full {
-                self.pass().await;
+            if self.watch_addresses() || full {
+                cause = Cause::Everything;
+            }
+            if cause > Cause::Nothing {
+                self.unfinished |= cause == Cause::Everything;
+                if !self.small_pass() {
+                    self.unfinished = true;
+                    self.pass().await;
+                }
                 self.ask_for_addresses();
             }
             // An interface that was made anew may have the index of the one before, and nothing hangs there then.
@@ -354,7 +388,7 @@ impl Agent {
         let link = Link { ifindex: found.underlay.ifindex, mtu: found.underlay.mtu, local: found.address };
         let place = Place { name: self.settings.node.as_str().into(), link };
         let none = BTreeSet::<NodeName>::new();
-        let previous = self.passed.as_ref().map_or(&none, |passed| &passed.desired.eligible);
+        let previous = self.passed.as_ref().map_or(&none, |passed| &passed.decision.desired().eligible);
         let keyring = match &mut self.keyring {
             Some(keyring) => {
                 keyring.set_master(master);
@@ -364,27 +398,20 @@ impl Agent {
         };
         self.answered.note(&objects);
         self.neighbours = addresses::neighbours(&objects, &self.settings.node, &found);
-        let (now, time) = (Instant::now(), Time(Timestamp::now()));
-        let (guard, answered) = (&mut self.guard, &self.answered);
-        let mut desired = desired(&objects, &place, keyring, &veths, previous, |address, claim| {
-            let gateway = claim.gateway || self.gateways.iter().flatten().any(|gateway| *gateway == address);
-            let claim = &Claim { gateway, ..claim.clone() };
-            guard.may_answer(address, claim, answered.knows(address, &claim.uid), now, &time)
-        });
+        let may_answer = may_answer(&mut self.guard, &self.answered, &self.gateways);
+        let mut decision = Decision::new(&objects, &place, keyring, &veths, previous, may_answer);
+        let rows = decision.take_rows();
+        let desired = decision.desired();
         self.guard.retain(&desired.owned);
         *self.ears.addresses.lock() = self.guard.watched();
         let index = found.public.ifindex;
         self.heard_on.send_if_modified(|heard_on| heard_on.replace(index) != Some(index));
-        if self.passed.as_ref().is_none_or(|passed| passed.desired.left_out != desired.left_out) {
-            for why in &desired.left_out {
-                tracing::info!(why, "left out");
-            }
+        if self.passed.as_ref().is_none_or(|p| p.decision.desired().left_out != desired.left_out) {
+            desired.left_out().for_each(|why| tracing::info!(why, "left out"));
         }
         // Tunnels that go leave the directory first, or a hello could bring their remotes back.
         self.answering.shrink(&desired.directory);
-        let basis = Basis::of(&objects);
-        *self.basis.lock() = basis.clone();
-        let rows = std::mem::take(&mut desired.rows);
+        *self.basis.lock() = Basis::of(&objects);
         let (tables, refused) = rows.write(&self.writer, self.initializer.take().as_ref());
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
@@ -392,7 +419,46 @@ impl Agent {
         let at = SocketAddr::new(found.address, config.gue_port);
         self.place.send_if_modified(|place| place.replace(at) != Some(at));
         let balancers = snapshot.revision::<epic_crds::LoadBalancer>().cloned();
-        self.passed = Some(Passed { desired, snapshot, basis, interfaces: found, tables, balancers });
+        self.passed = Some(Passed { decision, snapshot, interfaces: found, tables, balancers });
+        self.unfinished = false;
+    }
+
+    /// Decides again about the LoadBalancers that changed, if nothing else did since the last pass. Says whether that was
+    /// enough; it costs the same however many others there are.
+    fn small_pass(&mut self) -> bool {
+        let (Some(snapshot), Some(keyring)) = (self.accumulator.snapshot(), &mut self.keyring) else {
+            return false;
+        };
+        let Some(passed) = self.passed.as_mut().filter(|_| !self.unfinished) else { return false };
+        if watched::has_changed_otherwise(&snapshot, &passed.snapshot) {
+            return false;
+        }
+        let balancers = snapshot.changes_since::<epic_crds::LoadBalancer>(Some(&passed.snapshot));
+        let endpoints = snapshot.changes_since::<epic_crds::Endpoint>(Some(&passed.snapshot));
+        let find = |name: &epic_lb::ServiceName| {
+            snapshot.get(&Key::namespaced(name.namespace(), name.name())).cloned()
+        };
+        let may_answer = may_answer(&mut self.guard, &self.answered, &self.gateways);
+        let decided = passed.decision.change(&balancers, &endpoints, find, keyring, may_answer);
+        let Some(Delta { services, gone, directory, addresses }) = decided else { return false };
+        let desired = passed.decision.desired();
+        if addresses {
+            self.guard.retain(&desired.owned);
+            *self.ears.addresses.lock() = self.guard.watched();
+        }
+        if directory {
+            // Tunnels that go leave the directory first, or a hello could bring their remotes back.
+            self.answering.shrink(&desired.directory);
+        }
+        self.basis.lock().change(&balancers, &endpoints);
+        let (tables, refused) = ServiceRows::write_all(services, &gone, &self.writer);
+        for error in refused {
+            tracing::warn!(%error, "refused by the tables");
+        }
+        passed.tables = tables;
+        passed.balancers = snapshot.revision::<epic_crds::LoadBalancer>().cloned();
+        passed.snapshot = snapshot;
+        true
     }
 
     /// On a fresh installation there is nothing to do, and helm waits for its pods before anybody can create the EPIC

@@ -10,7 +10,7 @@ use epic_reconciler::ConfirmPrune;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
-use kates::{Accumulator, Client, Key, Query, Snapshot, Version};
+use kates::{Accumulator, Change, Client, Key, Query, Snapshot, Version};
 use parking_lot::Mutex;
 
 use crate::desired::keys::{MASTER_ENTRY, Master};
@@ -83,6 +83,32 @@ pub struct Basis {
     pub endpoints: BTreeSet<String>,
 }
 
+/// Whether anything that a decision is made on changed, but for LoadBalancers and Endpoints. What agents report of tunnels,
+/// maps and programs is nothing of that.
+pub fn has_changed_otherwise(now: &Snapshot, before: &Snapshot) -> bool {
+    fn has<K: kates::Object>(now: &Snapshot, before: &Snapshot) -> bool {
+        !now.changes_since::<K>(Some(before)).is_empty()
+    }
+    let decisive = |node: &EPICNode| {
+        let mut status = node.status.clone();
+        if let Some(status) = &mut status {
+            (status.tunnels, status.load_balancers_revision) = (None, None);
+            (status.map_usage, status.programs) = (Vec::new(), Vec::new());
+            (status.behind, status.behind_truncated) = (Vec::new(), false);
+        }
+        (node.metadata.uid.clone(), status)
+    };
+    has::<EPIC>(now, before)
+        || has::<Account>(now, before)
+        || has::<AddressClaim>(now, before)
+        || has::<AddressPool>(now, before)
+        || has::<Node>(now, before)
+        || has::<Pod>(now, before)
+        || has::<Secret>(now, before)
+        || has::<Service>(now, before)
+        || now.differs::<EPICNode, _>(before, decisive)
+}
+
 fn versions<'a>(objects: impl Iterator<Item = &'a LoadBalancer>) -> BTreeSet<(String, String)> {
     let pair = |object: &LoadBalancer| {
         Some((object.metadata.uid.clone()?, object.metadata.resource_version.clone()?))
@@ -95,6 +121,23 @@ impl Basis {
     pub fn of(objects: &Objects) -> Self {
         let endpoints = objects.endpoints.iter().filter_map(|e| e.metadata.uid.clone()).collect();
         Self { load_balancers: versions(objects.load_balancers.iter().map(|o| &**o)), endpoints }
+    }
+
+    /// Follows what changed.
+    pub fn change(&mut self, load_balancers: &[Change<LoadBalancer>], endpoints: &[Change<Endpoint>]) {
+        for change in load_balancers {
+            for gone in versions(change.before.iter().map(|o| &**o)) {
+                self.load_balancers.remove(&gone);
+            }
+            self.load_balancers.extend(versions(change.after.iter().map(|o| &**o)));
+        }
+        let uid = |endpoint: &Arc<Endpoint>| endpoint.metadata.uid.clone();
+        for change in endpoints {
+            for gone in change.before.iter().filter_map(uid) {
+                self.endpoints.remove(&gone);
+            }
+            self.endpoints.extend(change.after.iter().filter_map(uid));
+        }
     }
 }
 

@@ -35,11 +35,11 @@ impl Agent {
         );
         let reached = if complete { self.reached(passed, &awaited) } else { None };
         let behind = complete.then(|| self.leaving.behind(progress, passed.tables));
-        let ids: BTreeSet<u32> = passed.desired.directory.tunnels.keys().copied().collect();
+        let ids: BTreeSet<u32> = passed.decision.desired().directory.tunnels.keys().copied().collect();
         let before = current.tunnels.as_ref().or(self.before.tunnels.as_ref());
         let settled = self.started.elapsed() >= SETTLED;
         let time = Time(Timestamp::now());
-        let answering = &passed.desired.answering;
+        let answering = &passed.decision.desired().answering;
         let clock = (hello::now(), &time);
         let tunnels = report::tunnels(&ids, &self.answering.heard(), before, settled, answering.len(), clock);
         let usage = if full { self.usage() } else { None };
@@ -82,7 +82,7 @@ impl Agent {
         }
         let mut listed = self.listed.lock();
         match listed.take() {
-            Some((versions, revision)) if versions == passed.basis.load_balancers => Some(revision),
+            Some((versions, revision)) if versions == self.basis.lock().load_balancers => Some(revision),
             _ => {
                 let (client, cell) = (self.client.clone(), Arc::clone(&self.listed));
                 if let Ok(turn) = Arc::clone(&self.listing).try_acquire_owned() {
@@ -114,7 +114,8 @@ impl Agent {
 
     fn programs(&self, passed: &Passed) -> Vec<NodeProgram> {
         let names: BTreeMap<u32, &str> = passed
-            .desired
+            .decision
+            .desired()
             .fences
             .iter()
             .map(|(ifindex, name)| (*ifindex, &**name))

@@ -27,15 +27,16 @@ impl Agent {
             Some((kind, why)) => gate.close(format!("{kind}: {why}")),
             None => gate.open(),
         }
-        let Some(passed) = self.passed.take() else { return };
+        // What was begun to be decided and could not be is nobody's basis.
+        let Some(passed) = self.passed.take_if(|passed| !passed.decision.is_stale()) else { return };
         let tables = self.writer.snapshot();
         let progress = self.handle.progress();
         // What fails of one LoadBalancer holds up nothing of the others.
         let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
         self.leaving.follow(&tables, &progress);
-        self.answering.grow(&passed.desired.directory, &tables, &progress);
+        self.answering.grow(&passed.decision.desired().directory, &tables, &progress);
         self.attach(&passed, check);
-        let in_force = in_force(&passed.desired.answering, &tables, &progress);
+        let in_force = in_force(&passed.decision.desired().answering, &tables, &progress);
         self.announce(&passed, &in_force);
         if complete {
             if self.refused.of_node.is_none() {
@@ -56,16 +57,17 @@ impl Agent {
         let fence = |ifindex| Attachment { program: Program::FromProxy, ifindex };
         let interfaces = &passed.interfaces;
         let mut wanted: BTreeSet<Attachment> =
-            passed.desired.fences.keys().map(|ifindex| fence(*ifindex)).collect();
+            passed.decision.desired().fences.keys().map(|ifindex| fence(*ifindex)).collect();
         wanted.extend([ingress(interfaces.public.ifindex), ingress(interfaces.underlay.ifindex)]);
         let is_right = wanted.is_subset(&self.attached)
             && self.attached.difference(&wanted).all(|surplus| {
-                surplus.program == Program::FromProxy && !passed.desired.others.contains(&surplus.ifindex)
+                surplus.program == Program::FromProxy
+                    && !passed.decision.desired().others.contains(&surplus.ifindex)
             });
         if is_right && !check {
             return;
         }
-        match self.hang(wanted, &passed.desired.others) {
+        match self.hang(wanted, &passed.decision.desired().others) {
             Ok(kept) => {
                 self.attached = kept.done.into_keys().collect();
                 self.refused.take(kept.refused);
@@ -111,7 +113,7 @@ impl Agent {
     fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, progress: &Progress) {
         let heard = self.answering.heard();
         let now = Instant::now();
-        let local = &passed.desired.local;
+        let local = &passed.decision.desired().local;
         self.patience
             .retain(now, |service, id| local.values().any(|l| l.service == *service && l.id.get() == id));
         let current = self.accumulator.snapshot().unwrap_or_else(|| passed.snapshot.clone());
