@@ -14,7 +14,7 @@ use epic_lb::{ServiceName, Source, WriteTxn, Writer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use document::{Document, DocumentError};
+pub use document::{Document, DocumentError, Entry, Member, Port, Transport};
 
 use crate::Origin;
 

@@ -10,12 +10,14 @@
 //! | module | |
 //! | --- | --- |
 //! | [`Origin`], [`Rows`] | the trait, and what each says of a service |
-//! | [`file`] | a state file: services that must not depend on an API server |
+//! | [`mod@file`] | a state file: services that must not depend on an API server |
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster |
+//! | [`socket`] | what processes of this host give through a Unix socket |
 
 pub mod file;
 pub mod kubernetes;
 mod rows;
+pub mod socket;
 
 use std::future::Future;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use epic_lb::rows::{ClusterAffinity, Distribution, TrafficPolicy};
 use epic_lb::{
-    Backend, BackendState, Frontend, FrontendKey, Locality, Name, Protocol, Redirect, RedirectWhen, Service,
-    ServiceName, Source, TargetPort, Traffic,
+    Backend, BackendState, Frontend, FrontendKey, Locality, Name, Place, Protocol, Redirect, RedirectWhen,
+    Service, ServiceName, Source, TargetPort, Traffic,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -226,15 +226,24 @@ impl Document {
         // An empty file is an empty state: who means that writes it.
         let document: Option<Self> = serde_yaml::from_str(text)?;
         let document = document.unwrap_or_default();
+        document.check()?;
+        Ok(document)
+    }
+
+    /// Checks what the form does not say; [`Document::parse`] has done it.
+    ///
+    /// # Errors
+    /// [`DocumentError::Value`], of the first service that cannot be.
+    pub fn check(&self) -> Result<(), DocumentError> {
         let mut names = BTreeSet::new();
-        for entry in &document.services {
+        for entry in &self.services {
             let refuse = |why: String| DocumentError::Value { service: entry.name.clone(), why };
             entry.check().map_err(refuse)?;
             if !names.insert(&entry.name) {
                 return Err(refuse("it stands there twice; give each service once".to_owned()));
             }
         }
-        Ok(document)
+        Ok(())
     }
 
     /// As text that parses to the same.
@@ -295,7 +304,8 @@ impl Entry {
         Ok(())
     }
 
-    fn rows(&self) -> Option<Rows> {
+    /// Its rows, once it was checked. The writer sets their source to its own.
+    pub(crate) fn rows(&self) -> Option<Rows> {
         let name = ServiceName::parse(&self.name)?;
         let traffic = self.traffic();
         let service = Service {
@@ -322,6 +332,16 @@ impl Entry {
             port: None,
         });
         Some(Rows { service, frontends: frontends.collect(), backends: backends.collect(), redirect })
+    }
+
+    /// Where it is reached.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.frontends.iter().map(|port| Place::new(port.address, port.port, port.protocol.into()))
+    }
+
+    /// How many rows it makes.
+    pub(crate) fn rows_len(&self) -> usize {
+        1 + self.frontends.len() + self.backends.len()
     }
 
     fn traffic(&self) -> Traffic {

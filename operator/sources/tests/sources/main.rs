@@ -5,4 +5,6 @@ mod file;
 #[cfg(test)]
 mod kubernetes;
 #[cfg(test)]
+mod socket;
+#[cfg(test)]
 mod support;
