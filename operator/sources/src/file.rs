@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use epic_lb::{ServiceName, Source, WriteTxn, Writer};
+use epic_lb::{Initializer, ServiceName, Source, WriteTxn, Writer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -104,8 +104,8 @@ impl Origin for StateFile {
         format!("file {}", self.path.display())
     }
 
-    async fn run(self, writer: Writer, stop: CancellationToken) {
-        let mut initializer = Some(writer.register_initializer(&self.name()));
+    async fn run(self, writer: Writer, listed: Initializer, stop: CancellationToken) {
+        let mut initializer = Some(listed);
         let mut seen = None;
         loop {
             let mark = mark(&self.path).await;

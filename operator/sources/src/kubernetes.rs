@@ -9,11 +9,13 @@
 //! | `externalTrafficPolicy`, `internalTrafficPolicy` | policies of the two scopes |
 //! | `sessionAffinity`, `loadBalancerSourceRanges`, `healthCheckNodePort`, `trafficDistribution`, topology hints | [`Traffic`](epic_lb::Traffic) |
 //! | `publishNotReadyAddresses`, conditions of endpoints | states of backends |
+//! | annotations `epic.acnodal.io/global`, `epic.acnodal.io/shared`, `epic.acnodal.io/cluster-affinity` | one service in several clusters, see [`cluster`] |
 //! | annotations `epic.acnodal.io/backup`, `epic.acnodal.io/local-redirect` | a redirect to a Service of the same namespace |
 //! | `loadBalancerClass` | which Services of type LoadBalancer are of concern, see [`Scope`] |
 //!
 //! Headless Services have no frontends of their own, Services of type ExternalName none at all.
 
+pub mod cluster;
 mod endpoints;
 mod service;
 
@@ -21,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use epic_lb::{ServiceName, Source, WriteTxn, Writer};
+use epic_lb::{Initializer, ServiceName, Source, WriteTxn, Writer};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::{Accumulator, Client, Key, Query, Snapshot, Update};
@@ -95,15 +97,16 @@ impl Origin for Kubernetes {
         "kubernetes".to_owned()
     }
 
-    async fn run(self, writer: Writer, stop: CancellationToken) {
-        let mut initializer = Some(writer.register_initializer(&self.name()));
+    async fn run(self, writer: Writer, listed: Initializer, stop: CancellationToken) {
+        let mut initializer = Some(listed);
         let mut updates = self.accumulator.updates();
         loop {
             let update = tokio::select! {
                 update = updates.next() => update,
                 () = stop.cancelled() => return,
             };
-            let wanted = wanted(&update, &self.scope);
+            let wanted =
+                touched(&update, |object, slices| rows(object, slices.iter().map(|s| &***s), &self.scope));
             let mut txn = writer.write();
             if update.before.is_none() {
                 let keep: BTreeSet<&ServiceName> = wanted.iter().map(|(name, _)| name).collect();
@@ -118,8 +121,11 @@ impl Origin for Kubernetes {
     }
 }
 
-/// Services that changed, or whose slices did, with their rows now.
-fn wanted(update: &Update, scope: &Scope) -> Vec<(ServiceName, Option<Rows>)> {
+/// Services that changed, or whose slices did, with what is made of them now.
+fn touched<T>(
+    update: &Update,
+    make: impl Fn(&core::Service, &[&Arc<EndpointSlice>]) -> Option<T>,
+) -> Vec<(ServiceName, Option<T>)> {
     let slices = update.changes::<EndpointSlice>();
     let of_slices = slices.iter().flat_map(|change| change.before.iter().chain(&change.after));
     let mut touched: BTreeSet<Key> = of_slices.filter_map(|slice| service_of(slice)).collect();
@@ -130,9 +136,9 @@ fn wanted(update: &Update, scope: &Scope) -> Vec<(ServiceName, Option<Rows>)> {
         .iter()
         .map(|key| {
             let object = update.snapshot.get::<core::Service>(key);
-            let slices = members.get(key).into_iter().flatten().map(|slice| &***slice);
-            let rows = object.and_then(|object| rows(object, slices, scope));
-            (ServiceName::new(key.namespace().unwrap_or_default(), key.name()), rows)
+            let slices = members.get(key).map_or(&[][..], Vec::as_slice);
+            let made = object.and_then(|object| make(object, slices));
+            (ServiceName::new(key.namespace().unwrap_or_default(), key.name()), made)
         })
         .collect()
 }

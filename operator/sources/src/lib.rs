@@ -12,6 +12,7 @@
 //! | [`Origin`], [`Rows`] | the trait, and what each says of a service |
 //! | [`mod@file`] | a state file: services that must not depend on an API server |
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster |
+//! | [`kubernetes::cluster`] | what another cluster shares of its Services |
 //! | [`socket`] | what processes of this host give through a Unix socket |
 
 pub mod file;
@@ -21,7 +22,7 @@ pub mod socket;
 
 use std::future::Future;
 
-use epic_lb::{Source, Writer};
+use epic_lb::{Initializer, Source, Writer};
 use tokio_util::sync::CancellationToken;
 
 pub use rows::Rows;
@@ -32,12 +33,20 @@ pub trait Origin: Send + 'static {
     const SOURCE: Source;
     /// Name of its initializer.
     fn name(&self) -> String;
-    /// Writes rows until `stop`. `writer` is bound to [`Origin::SOURCE`].
-    fn run(self, writer: Writer, stop: CancellationToken) -> impl Future<Output = ()> + Send;
+    /// Writes rows until `stop`. `writer` is bound to [`Origin::SOURCE`]; `listed` is to be completed in the first transaction
+    /// that holds all there is.
+    fn run(
+        self,
+        writer: Writer,
+        listed: Initializer,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send;
 }
 
-/// Starts a source on a task of its own.
+/// Starts a source on a task of its own. When this returns its initializer is pending: whoever starts all sources before the
+/// reconciler can rely on it that nothing is pruned for want of one of them.
 pub fn start<O: Origin>(origin: O, writer: &Writer, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
     let writer = writer.for_source(O::SOURCE);
-    tokio::spawn(origin.run(writer, stop))
+    let listed = writer.register_initializer(&origin.name());
+    tokio::spawn(origin.run(writer, listed, stop))
 }

@@ -246,13 +246,14 @@ impl<'a> Pool<'a> {
 
     fn distance(&self, backend: &Backend) -> Distance {
         let locality = &backend.locality;
+        // Of the own cluster's backends some sources name it, most do not.
+        let of = locality.cluster.as_deref().or(self.here.cluster);
         let cluster = match &self.traffic.clusters {
             ClusterAffinity::Any => 0,
-            ClusterAffinity::Local => u16::from(locality.cluster.as_deref() != self.here.cluster),
-            ClusterAffinity::Remote => u16::from(locality.cluster.as_deref() == self.here.cluster),
+            ClusterAffinity::Local => u16::from(of != self.here.cluster),
+            ClusterAffinity::Remote => u16::from(of == self.here.cluster),
             ClusterAffinity::Named(names) => {
-                let own = self.here.cluster;
-                let at = names.iter().position(|name| locality.cluster.as_deref().or(own) == Some(&**name));
+                let at = names.iter().position(|name| of == Some(&**name));
                 u16::try_from(at.unwrap_or(names.len())).unwrap_or(u16::MAX)
             }
         };

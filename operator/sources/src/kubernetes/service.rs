@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use epic_lb::rows::{Distribution, TrafficPolicy};
+use epic_lb::rows::{ClusterAffinity, Distribution, TrafficPolicy};
 use epic_lb::{
     Frontend, FrontendKey, FrontendKind, Name, Protocol, Redirect, RedirectWhen, Scope as Reach, Service,
     ServiceName, Since, Source, Traffic,
@@ -11,7 +11,7 @@ use epic_lb::{
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 
-use super::Scope;
+use super::{Scope, cluster};
 
 /// Names the Service of the same namespace that takes the traffic while nothing of this one serves.
 const ANNOTATION_BACKUP: &str = "epic.acnodal.io/backup";
@@ -75,16 +75,26 @@ fn traffic(object: &core::Service, spec: &ServiceSpec, hinted: bool) -> Traffic 
             _ if hinted => Distribution::SameZone,
             _ => Distribution::Everywhere,
         },
+        clusters: match annotation(object, cluster::ANNOTATION_AFFINITY) {
+            Some("local") => ClusterAffinity::Local,
+            Some("remote") => ClusterAffinity::Remote,
+            _ => ClusterAffinity::Any,
+        },
+        properties: cluster::properties(object),
         ..Traffic::default()
     }
 }
 
+/// What an annotation of a Service says.
+pub(super) fn annotation<'o>(object: &'o core::Service, key: &str) -> Option<&'o str> {
+    object.metadata.annotations.as_ref()?.get(key).map(|text| text.trim())
+}
+
 /// Where traffic goes instead, as the annotations say.
 pub(super) fn redirect(object: &core::Service, name: &ServiceName) -> Option<Redirect> {
-    let annotation = |key: &str| object.metadata.annotations.as_ref()?.get(key).map(|text| text.trim());
-    let (to, when) = match annotation(ANNOTATION_LOCAL) {
+    let (to, when) = match annotation(object, ANNOTATION_LOCAL) {
         Some(to) => (to, RedirectWhen::ServesHere),
-        None => (annotation(ANNOTATION_BACKUP)?, RedirectWhen::NothingServes),
+        None => (annotation(object, ANNOTATION_BACKUP)?, RedirectWhen::NothingServes),
     };
     // Nobody sends his traffic to another namespace, nor in a circle of one.
     let to = ServiceName::parse(&format!("{}/{to}", name.namespace())).filter(|to| to != name)?;

@@ -63,7 +63,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epic_lb::{Source, Writer};
+use epic_lb::{Initializer, Source, Writer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -171,8 +171,7 @@ impl Origin for Socket {
         format!("socket {}", self.settings.path.display())
     }
 
-    async fn run(self, writer: Writer, stop: CancellationToken) {
-        let initializer = writer.register_initializer(&self.name());
+    async fn run(self, writer: Writer, listed: Initializer, stop: CancellationToken) {
         let (kept, listener) = loop {
             match self.open().await {
                 Ok(opened) => break opened,
@@ -191,7 +190,7 @@ impl Origin for Socket {
                 () = stop.cancelled() => return,
             }
         };
-        Server::new(&self.settings, &self.state, writer, initializer, kept).serve(listener, stop).await;
+        Server::new(&self.settings, &self.state, writer, listed, kept).serve(listener, stop).await;
         self.state.send_modify(|state| state.listening = false);
     }
 }

@@ -1,6 +1,8 @@
 //! Tests of sources: what they read in, tables out.
 
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod file;
 #[cfg(test)]
 mod kubernetes;
