@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Rows;
 
+/// Bytes that a name of Kubernetes may have.
+const LONGEST_NAME: usize = 253;
+
 /// A state file.
 ///
 /// ```
@@ -273,6 +276,10 @@ impl Entry {
                 return Err("it is its own backup; name another service".to_owned());
             }
         }
+        if let Some(name) = self.long_name() {
+            let start: String = name.chars().take(32).collect();
+            return Err(format!("{start}… is longer than a name of {LONGEST_NAME} bytes; shorten it"));
+        }
         if self.panic_threshold > 100 {
             return Err(format!("panic-threshold {} is more than 100 %", self.panic_threshold));
         }
@@ -339,9 +346,28 @@ impl Entry {
         self.frontends.iter().map(|port| Place::new(port.address, port.port, port.protocol.into()))
     }
 
-    /// How many rows it makes.
-    pub(crate) fn rows_len(&self) -> usize {
-        1 + self.frontends.len() + self.backends.len()
+    /// How much it is: rows, ranges and names. Each is bounded in itself.
+    pub(crate) fn weight(&self) -> usize {
+        let names: usize = self.backends.iter().map(|member| member.port_names.len()).sum();
+        let lists = self.source_ranges.len() + self.prefer_clusters.len() + names;
+        1 + self.frontends.len() + self.backends.len() + lists
+    }
+
+    /// A name in it that is longer than any of Kubernetes.
+    fn long_name(&self) -> Option<&str> {
+        let of_frontends = self.frontends.iter().filter_map(|port| match &port.target {
+            Some(Target::Name(name)) => Some(name),
+            _ => None,
+        });
+        let of_backends = self.backends.iter().flat_map(|member| {
+            let one = [&member.node, &member.zone, &member.cluster];
+            member.port_names.iter().chain(one.into_iter().flatten())
+        });
+        let names = self.prefer_clusters.iter().chain(of_frontends).chain(of_backends);
+        let services = [Some(&self.name), self.backup.as_ref()].into_iter().flatten();
+        let mut long = names.filter(|name| name.len() > LONGEST_NAME);
+        let mut long_services = services.filter(|name| name.len() > 2 * LONGEST_NAME + 1);
+        long.next().or_else(|| long_services.next()).map(String::as_str)
     }
 
     fn traffic(&self) -> Traffic {

@@ -127,7 +127,7 @@ fn whole(
     } else if part != list.next {
         return Err(Refusal::Part { got: part, expected: list.next });
     }
-    list.rows += services.iter().map(Entry::rows_len).sum::<usize>();
+    list.rows += services.iter().map(Entry::weight).sum::<usize>();
     if list.rows > limit {
         return Err(Refusal::TooManyRows { rows: list.rows, limit });
     }

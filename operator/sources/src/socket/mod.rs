@@ -91,7 +91,7 @@ pub struct Settings {
     pub clients: usize,
     /// Bytes a line.
     pub line: usize,
-    /// Services, frontends and backends of one client, together.
+    /// Services, frontends, backends, source ranges and names of ports and clusters of one client, together.
     pub rows: usize,
     /// How long a client may take to register, and to read an answer.
     pub patience: Duration,

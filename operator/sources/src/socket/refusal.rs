@@ -73,7 +73,7 @@ pub enum Refusal {
     },
     /// It has too many rows.
     #[error(
-        "{rows} services, frontends and backends are more than the {limit} that a client may have; use fewer"
+        "{rows} services, frontends, backends, ranges and names are more than the {limit} that a client may have; use fewer"
     )]
     TooManyRows {
         /// How many it would have.

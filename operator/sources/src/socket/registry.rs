@@ -3,7 +3,7 @@
 //! Invariants: a service is of one client; an address is of one service; what is refused changes nothing, for nobody.
 //! A name is known from its first list on until it is forgotten; one that never listed goes with its connection.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epic_lb::{Place, ServiceName, Traffic};
@@ -33,8 +33,8 @@ pub(super) enum Change {
 pub(super) struct Effects {
     /// To the tables, in turn.
     pub(super) changes: Vec<Change>,
-    /// Clients of which something else is to be kept now.
-    pub(super) touched: BTreeSet<ClientName>,
+    /// The client of which something else is to be kept now.
+    pub(super) touched: Option<ClientName>,
 }
 
 /// What is bounded, and who may do what.
@@ -204,7 +204,7 @@ impl Registry {
                 client.since = now;
             }
         }
-        effects.touched.insert(name);
+        effects.touched = Some(name);
         Ok(())
     }
 
@@ -222,7 +222,7 @@ impl Registry {
             self.check(&name, &service, &entry).and_then(|()| self.check_own(&name, &service, &entry));
         self.noting(&name, checked)?;
         self.insert(&name, service, entry, effects);
-        effects.touched.insert(name);
+        effects.touched = Some(name);
         Ok(())
     }
 
@@ -241,7 +241,7 @@ impl Registry {
         let service = service.ok_or(Refusal::NotThere(text))?;
         self.remove(&name, &service);
         effects.changes.push(Change::Delete(service));
-        effects.touched.insert(name);
+        effects.touched = Some(name);
         Ok(())
     }
 
@@ -264,7 +264,7 @@ impl Registry {
         }
         self.clients.remove(&name);
         self.connections.retain(|_, registered| *registered != name);
-        effects.touched.insert(name);
+        effects.touched = Some(name);
         Ok(())
     }
 
@@ -342,7 +342,7 @@ impl Registry {
         document: Document,
     ) -> Result<BTreeMap<ServiceName, Entry>, Refusal> {
         document.check()?;
-        let (rows, limit) = (document.services.iter().map(Entry::rows_len).sum(), self.bounds.rows);
+        let (rows, limit) = (document.services.iter().map(Entry::weight).sum(), self.bounds.rows);
         if rows > limit {
             return Err(Refusal::TooManyRows { rows, limit });
         }
@@ -380,8 +380,8 @@ impl Registry {
     fn check_own(&self, name: &ClientName, service: &ServiceName, entry: &Entry) -> Result<(), Refusal> {
         self.check_places(service, entry, |owner| owner == name)?;
         let Some(client) = self.clients.get(name) else { return Ok(()) };
-        let before = client.services.get(service).map_or(0, Entry::rows_len);
-        let (rows, limit) = (client.rows - before + entry.rows_len(), self.bounds.rows);
+        let before = client.services.get(service).map_or(0, Entry::weight);
+        let (rows, limit) = (client.rows - before + entry.weight(), self.bounds.rows);
         if rows > limit { Err(Refusal::TooManyRows { rows, limit }) } else { Ok(()) }
     }
 
@@ -433,7 +433,7 @@ impl Registry {
         for place in entry.places() {
             self.places.insert(place, service.clone());
         }
-        client.rows += entry.rows_len();
+        client.rows += entry.weight();
         client.services.insert(service.clone(), entry);
         self.services.insert(service, name.clone());
     }
@@ -442,7 +442,7 @@ impl Registry {
     fn remove(&mut self, name: &ClientName, service: &ServiceName) {
         let entry = self.clients.get_mut(name).and_then(|client| {
             let entry = client.services.remove(service)?;
-            client.rows -= entry.rows_len();
+            client.rows -= entry.weight();
             Some(entry)
         });
         let Some(entry) = entry else { return };

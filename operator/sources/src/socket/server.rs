@@ -1,5 +1,5 @@
 //! The one task that decides: it takes requests from all connections, in turn, and what many ask at once goes into one
-//! transaction and one replacement of what is kept.
+//! transaction. What is to be kept is written beside it; only the answers of that client wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use epic_lb::{Initializer, Writer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Answer, Link, Message, attend, refused, turn_away};
@@ -18,7 +18,6 @@ use super::protocol::{ClientName, Reply, Request};
 use super::refusal::Refusal;
 use super::registry::{Bounds, Change, ConnectionId, Effects, Registry};
 use super::{Settings, State};
-use crate::file::Document;
 
 /// Requests that are carried out together.
 const BATCH: usize = 64;
@@ -33,8 +32,11 @@ struct Open {
     over: CancellationToken,
 }
 
-/// Requests, and the answers that wait until what they say is kept.
+/// Answers, and to whom.
 type Answers = Vec<(oneshot::Sender<Answer>, Answer)>;
+
+/// What came of keeping a client's services, and the answers that waited for it.
+type Written = (ClientName, Answers, io::Result<()>);
 
 pub(super) struct Server<'a> {
     settings: &'a Settings,
@@ -45,7 +47,13 @@ pub(super) struct Server<'a> {
     kept: Kept,
     /// Clients of which something else is to be kept than is.
     unkept: BTreeSet<ClientName>,
-    unkept_why: Option<Arc<str>>,
+    /// Answers that wait until what they say is kept. Clients wait each for their own, however much another has.
+    waiting: BTreeMap<ClientName, Answers>,
+    /// What is being written, one task a client.
+    writing: JoinSet<Written>,
+    writers: BTreeMap<Id, ClientName>,
+    /// What could not be written, and why; tried again with the next tick.
+    failed: BTreeMap<ClientName, Arc<str>>,
     open: BTreeMap<ConnectionId, Open>,
     last: ConnectionId,
 }
@@ -77,7 +85,10 @@ impl<'a> Server<'a> {
             registry,
             kept,
             unkept: BTreeSet::new(),
-            unkept_why: None,
+            waiting: BTreeMap::new(),
+            writing: JoinSet::new(),
+            writers: BTreeMap::new(),
+            failed: BTreeMap::new(),
             open: BTreeMap::new(),
             last: 0,
         };
@@ -103,9 +114,9 @@ impl<'a> Server<'a> {
                         break;
                     }
                     let answers = self.carry_out(&mut batch);
-                    self.keep().await;
+                    self.keep();
                     self.say();
-                    self.answer(answers);
+                    answer(answers);
                 }
                 accepted = listener.accept(), if accepts => match accepted {
                     Ok((stream, _)) => self.accept(stream, &requests, &over, &mut tasks),
@@ -117,11 +128,15 @@ impl<'a> Server<'a> {
                 },
                 _ = tick.tick() => {
                     accepts = true;
-                    self.keep().await;
-                    self.say();
+                    self.unkept.extend(self.failed.keys().cloned());
+                    self.keep();
                 }
+                Some(written) = self.writing.join_next_with_id() => self.written(written),
                 Some(_) = tasks.join_next() => {}
             }
+        }
+        while let Some(written) = self.writing.join_next_with_id().await {
+            self.written(written);
         }
         // While the folder is locked nobody else has put another in its place.
         let _ = std::fs::remove_file(&self.settings.path);
@@ -174,7 +189,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Carries requests out in one transaction.
+    /// Carries requests out in one transaction. Returns the answers that need not wait until something is kept.
     fn carry_out(&mut self, batch: &mut Vec<Message>) -> Answers {
         let mut effects = Effects::default();
         let mut answers = Vec::new();
@@ -185,10 +200,17 @@ impl<'a> Server<'a> {
                 _ => None,
             };
             let until = until.and_then(|id| self.open.get(&id)).map(|open| open.over.clone());
-            answers.push((answer, Answer { reply: decided.unwrap_or_else(|why| refused(&why)), until }));
+            let answered = (answer, Answer { reply: decided.unwrap_or_else(|why| refused(&why)), until });
+            // A request concerns one client at most.
+            match effects.touched.take() {
+                Some(name) => {
+                    self.unkept.insert(name.clone());
+                    self.waiting.entry(name).or_default().push(answered);
+                }
+                None => answers.push(answered),
+            }
         }
         self.apply(effects.changes);
-        self.unkept.extend(effects.touched);
         for id in self.registry.take_freed() {
             self.ask(id);
         }
@@ -251,64 +273,70 @@ impl<'a> Server<'a> {
         txn.commit();
     }
 
-    /// Writes what is to be kept. What fails is tried again.
-    async fn keep(&mut self) {
-        if self.unkept.is_empty() {
-            return;
+    /// Writes what is to be kept, beside everything else; of one client one thing at a time.
+    fn keep(&mut self) {
+        let busy: BTreeSet<&ClientName> = self.writers.values().collect();
+        let (later, now) = std::mem::take(&mut self.unkept).into_iter().partition(|name| busy.contains(name));
+        self.unkept = later;
+        let now: BTreeSet<ClientName> = now;
+        for name in now {
+            let (kept, document) = (self.kept.clone(), self.registry.document(&name));
+            let answers = self.waiting.remove(&name).unwrap_or_default();
+            let of = name.clone();
+            let task = self.writing.spawn_blocking(move || {
+                let written = kept.keep(&of, document.as_ref());
+                (of, answers, written)
+            });
+            self.writers.insert(task.id(), name);
         }
-        let documents = std::mem::take(&mut self.unkept).into_iter();
-        let documents: Vec<(ClientName, Option<Document>)> = documents
-            .map(|name| {
-                let document = self.registry.document(&name);
-                (name, document)
-            })
-            .collect();
-        let names: Vec<ClientName> = documents.iter().map(|(name, _)| name.clone()).collect();
-        let kept = self.kept.clone();
-        let write = move || {
-            let mut failed: Vec<(ClientName, io::Error)> = Vec::new();
-            for (name, document) in documents {
-                if let Err(error) = kept.keep(&name, document.as_ref()) {
-                    failed.push((name, error));
-                }
-            }
-            failed
+    }
+
+    fn written(&mut self, written: Result<(Id, Written), JoinError>) {
+        // Whoever waited for one that panicked is dropped with it.
+        let (id, answers, result) = match written {
+            Ok((id, (_, answers, result))) => (id, answers, result),
+            Err(error) => (error.id(), Answers::new(), Err(io::Error::other(error.to_string()))),
         };
-        let failed = match tokio::task::spawn_blocking(write).await {
-            Ok(failed) => failed,
-            Err(error) => names.into_iter().map(|name| (name, io::Error::other(error.to_string()))).collect(),
-        };
-        let why = failed.first().map(|(name, error)| {
+        let Some(name) = self.writers.remove(&id) else { return };
+        let warning = result.err().map(|error| {
             let folder = self.settings.kept.display();
             format!(
                 "the services of {name} are in force but would not outlive a restart: cannot write to {folder}: {error}; make room or make it writable"
             )
         });
-        if let Some(error) = &why {
-            tracing::error!(%error, "not kept");
-        }
-        self.unkept_why = why.map(Arc::from);
-        self.unkept.extend(failed.into_iter().map(|(name, _)| name));
-    }
-
-    fn answer(&self, answers: Answers) {
-        for (to, mut answer) in answers {
-            if let (Reply::Ok { warning }, Some(why)) = (&mut answer.reply, &self.unkept_why) {
-                *warning = Some(why.to_string());
+        match &warning {
+            Some(error) => {
+                tracing::error!(%error, "not kept");
+                self.failed.insert(name, error.as_str().into());
             }
-            // Whoever left wants no answer.
-            let _ = to.send(answer);
+            None => drop(self.failed.remove(&name)),
         }
+        let warned = |(to, mut answer): (oneshot::Sender<Answer>, Answer)| {
+            if let Reply::Ok { warning: none } = &mut answer.reply {
+                none.clone_from(&warning);
+            }
+            (to, answer)
+        };
+        self.say();
+        answer(answers.into_iter().map(warned).collect());
+        self.keep();
     }
 
     fn say(&self) {
-        let next =
-            State { listening: true, error: self.unkept_why.clone(), clients: self.registry.standings() };
+        let error = self.failed.values().next().cloned();
+        let next = State { listening: true, error, clients: self.registry.standings() };
         self.state.send_if_modified(|state| {
             let changed = *state != next;
             *state = next;
             changed
         });
+    }
+}
+
+fn answer(answers: Answers) {
+    for (to, answer) in answers {
+        // Whoever left wants no answer.
+        let _ = to.send(answer);
     }
 }
 

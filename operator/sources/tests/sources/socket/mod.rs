@@ -240,6 +240,57 @@ async fn what_cannot_be_kept_is_in_force_with_a_warning_and_kept_as_soon_as_it_c
 }
 
 #[tokio::test]
+async fn nobody_waits_until_anothers_services_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Host::start(Settings::new(folder.path().join("services"))).await;
+    let mut slow = Client::connect(&host.settings.path).await;
+    slow.register("slow").await;
+    // Whoever opens it to write waits for a reader.
+    let pipe = host.settings.kept.join("slow.yaml.next");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    slow.send(WEB).await;
+    host.until("slow", "listed").await;
+    let mut client = Client::connect(&host.settings.path).await;
+    client.register("edge").await;
+    client.send(r#"{"list":{"services":[{"name":"edge/web"}]}}"#).await;
+    assert_eq!(client.hear().await, r#"{"ok":{}}"#);
+    client.send(r#"{"put":{"name":"edge/api"}}"#).await;
+    assert_eq!(client.hear().await, r#"{"ok":{}}"#);
+    assert_eq!(host.writer.snapshot().services.len(), 3);
+
+    let text = tokio::task::spawn_blocking(move || {
+        let text = fs::read_to_string(&pipe).unwrap();
+        fs::remove_file(&pipe).unwrap();
+        text
+    });
+    assert!(text.await.unwrap().contains("shop/web"));
+    // A pipe keeps nothing; what comes next is written to a file.
+    assert!(slow.hear().await.contains("would not outlive a restart"));
+    slow.send(r#"{"put":{"name":"shop/api"}}"#).await;
+    assert_eq!(slow.hear().await, r#"{"ok":{}}"#);
+    assert!(host.kept().contains("shop/api"));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_is_no_longer_than_those_of_kubernetes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Host::start(Settings::new(folder.path().join("services"))).await;
+    let mut client = Client::connect(&host.settings.path).await;
+    client.register("edge").await;
+    let long = "x".repeat(600);
+    for service in [
+        format!(r#"{{"name":"shop/{long}"}}"#),
+        format!(r#"{{"name":"shop/web","backup":"shop/{long}"}}"#),
+        format!(r#"{{"name":"shop/web","backends":[{{"address":"10.0.0.1","port":80,"zone":"{long}"}}]}}"#),
+    ] {
+        client.send(&format!(r#"{{"list":{{"services":[{service}]}}}}"#)).await;
+        assert!(client.hear().await.contains("is longer than a name of 253 bytes; shorten it"));
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_is_replaced_by_its_successor_leaves_it_the_name() {
     let folder = tempfile::tempdir().unwrap();
     let mut host = Host::start(Settings::new(folder.path().join("services"))).await;
