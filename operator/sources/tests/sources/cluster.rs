@@ -222,19 +222,27 @@ async fn what_is_left_of_a_former_run_is_gone_when_the_cluster_counts_as_listed(
     own.put("services", service("web", GLOBAL));
     west.put("services", service("web", GLOBAL));
     west.put("endpointslices", slice("web", &["10.2.0.1", "10.2.0.2"]));
+    own.put("services", service("old", GLOBAL));
+    west.put("services", service("old", GLOBAL));
+    west.put("endpointslices", slice("old", &["10.2.0.7"]));
     let mut mesh = Meshed::new();
     mesh.own(&own);
     mesh.other("west", &west);
     mesh.until_backends("web", &["10.2.0.1", "10.2.0.2"]).await;
+    mesh.until_backends("old", &["10.2.0.7"]).await;
     let writer = mesh.stop().await;
 
-    // While nobody looks one of them goes. The own cluster is late.
+    // While nobody looks one of them goes, and all of another service.
+    west.remove("services", "shop", "old");
+    west.remove("endpointslices", "shop", "old-1");
+    // The own cluster is late.
     west.put("endpointslices", slice("web", &["10.2.0.2"]));
     own.hold_lists("services");
     let mut mesh = Meshed { writer, stop: CancellationToken::new(), tasks: Vec::new() };
     mesh.own(&own);
     mesh.other("west", &west);
     mesh.until_backends("web", &["10.2.0.2"]).await;
+    mesh.until_backends("old", &[]).await;
     // Which Services are global here only the own cluster knows: until then it does not count as listed.
     let pending: Vec<String> =
         mesh.writer.snapshot().pending().map(|pending| pending.name.to_owned()).collect();

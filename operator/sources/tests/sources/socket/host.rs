@@ -30,7 +30,11 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) async fn start(settings: Settings) -> Self {
-        let writer = Writer::new();
+        Self::start_on(Writer::new(), settings).await
+    }
+
+    /// With tables that somebody had before.
+    pub(super) async fn start_on(writer: Writer, settings: Settings) -> Self {
         let (socket, state) = Socket::new(settings.clone());
         let stop = CancellationToken::new();
         let task = Some(start(socket, &writer, stop.clone()));

@@ -294,11 +294,42 @@ async fn a_name_is_no_longer_than_those_of_kubernetes() {
 async fn a_client_that_is_replaced_by_its_successor_leaves_it_the_name() {
     let folder = tempfile::tempdir().unwrap();
     let mut host = Host::start(Settings::new(folder.path().join("services"))).await;
-    for _ in 0..20 {
-        // No word in between: the end of the one and the beginning of the next may be noticed in any order.
-        let mut client = Client::connect(&host.settings.path).await;
-        client.register("edge").await;
+    let mut other = Client::connect(&host.settings.path).await;
+    let mut client = Client::connect(&host.settings.path).await;
+    client.register("edge").await;
+    // The beginning of the next is noticed before the end of the one.
+    for _ in 0..5 {
+        let mut next = Client::connect(&host.settings.path).await;
+        next.send(r#"{"register":{"name":"edge"}}"#).await;
+        for _ in 0..10 {
+            other.send(r#"{"status":{}}"#).await;
+            other.hear().await;
+        }
+        drop(std::mem::replace(&mut client, next));
+        assert_eq!(client.hear().await, r#"{"ok":{}}"#);
+        assert_eq!(client.hear().await, r#"{"list":{}}"#);
     }
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_server_left_in_the_tables_goes_if_nobody_knows_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = Host::start(Settings::new(folder.path().join("services"))).await;
+    for (name, address) in [("edge", 1), ("west", 2)] {
+        let mut client = Client::connect(&host.settings.path).await;
+        client.register(name).await;
+        let service =
+            format!(r#"{{"name":"{name}/web","frontends":[{{"address":"192.0.2.{address}","port":80}}]}}"#);
+        client.send(&format!(r#"{{"list":{{"services":[{service}]}}}}"#)).await;
+        assert_eq!(client.hear().await, r#"{"ok":{}}"#);
+    }
+    host.stop().await;
+    fs::remove_file(host.settings.kept.join("west.yaml")).unwrap();
+    let mut host = Host::start_on(host.writer.clone(), host.settings.clone()).await;
+    let left: Vec<String> = host.writer.snapshot().services.iter().map(|row| row.name.to_string()).collect();
+    assert_eq!(left, ["edge/web"]);
+    assert_eq!(host.writer.snapshot().frontends.len(), 1);
     host.stop().await;
 }
 
