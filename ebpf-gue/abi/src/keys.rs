@@ -21,6 +21,8 @@ pub const LABEL_DATA: &[u8] = b"epic gue data";
 pub const LABEL_HELLO: &[u8] = b"epic gue hello";
 /// Label of node keys: in every data packet between two EPIC nodes; never given to tenants.
 pub const LABEL_NODE: &[u8] = b"epic gue node";
+/// Label of the seed of flow hashes.
+pub const LABEL_FLOW_HASH: &[u8] = b"epic flow hash";
 /// Bytes of a hello key.
 pub const HELLO_KEY_LEN: usize = 32;
 /// Bytes of what a client is given: data key, then hello key.
@@ -78,6 +80,15 @@ impl ClientKeys {
 /// The key between EPIC nodes for `subject`.
 pub fn node_key(master: &[u8], subject: &Subject) -> Key {
     Key(expand(master, LABEL_NODE, subject))
+}
+
+/// The seed of flow hashes. The same on all nodes, and nobody else knows it: who did could choose the ports of his flows
+/// so that all of them meet one proxy.
+pub fn flow_hash_seed(master: &[u8]) -> u32 {
+    let mut out = [0; 4];
+    let expanded = Hkdf::<Sha256>::new(None, master).expand(LABEL_FLOW_HASH, &mut out);
+    assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 8,160 bytes");
+    u32::from_be_bytes(out)
 }
 
 fn expand<const N: usize>(master: &[u8], label: &[u8], subject: &Subject) -> [u8; N] {

@@ -3,7 +3,7 @@
 
 use epic_abi::{
     Ip, Lb,
-    keys::{ClientKeys, CookieSecret, Subject, node_key},
+    keys::{ClientKeys, CookieSecret, Subject, flow_hash_seed, node_key},
 };
 
 fn master() -> [u8; 32] {
@@ -24,6 +24,7 @@ fn keys_have_their_golden_values() {
     assert_eq!(hex(&keys.data.0), "acd4105167380fc34fc6a281bcb377f0");
     assert_eq!(hex(&keys.hello), "bcf0e2775b6591c731dd46b066b36eb60690a0ba6985274b8278d8cd8290ef60");
     assert_eq!(hex(&node_key(&master(), &subject()).0), "a2fe94ae0b71a3bd58042ed83dbd8c56");
+    assert_eq!(flow_hash_seed(&master()), 0x392d_17e9);
     let next = Subject { generation: 2, ..subject() };
     assert_eq!(hex(&ClientKeys::derive(&master(), &next).data.0), "868c1b54c02ba1b3fb8230a70e4d9848");
 }

@@ -78,7 +78,7 @@ fn config_lines(out: &mut Lines, c: &abi::Config) {
         format_args!(
             "gue-port={} ops-port={} public-ifindex={} underlay-ifindex={} underlay-mtu={} underlay={} \
              device-ifindex={} mac={a:02x}:{b:02x}:{d:02x}:{e:02x}:{f:02x}:{g:02x} new-flows={}/s \
-             maglev-seed={} learned={}s",
+             learned={}s",
             c.gue_port,
             c.ops_port,
             c.public_ifindex,
@@ -87,7 +87,6 @@ fn config_lines(out: &mut Lines, c: &abi::Config) {
             c.underlay,
             c.device_ifindex,
             c.new_flows_per_second,
-            c.maglev_seed,
             c.learned_seconds,
         ),
     );

@@ -36,7 +36,7 @@
 //! let listed = writer.register_initializer("load-balancers");
 //!
 //! // What is pinned is read back here; `FakeMaps` stands for the BPF maps.
-//! let side = NodeSide::new("node1", /* Config::maglev_seed */ 7);
+//! let side = NodeSide::new("node1", /* seed of Maglev tables */ 7);
 //! let reconciler = Reconciler::new(writer.reader(), FakeMaps::new(), side, Settings::default())?;
 //! let (_stop, stopped) = watch::channel(false);
 //! let confirm = |_: Ask| true; // an agent lists at the API server again

@@ -69,7 +69,7 @@ layout! {
         pub device_ifindex: u32,
         /// Flows a CPU may enter into `flows` within a second (node); 0 = no cap.
         pub new_flows_per_second: u32,
-        /// Seed of flow hashes; the same on all nodes.
+        /// Seed of flow hashes; the same on all nodes, and a secret.
         pub maglev_seed: u32,
         /// Seconds a learned proxy address lasts (client).
         pub learned_seconds: u32,

@@ -280,7 +280,7 @@ fn a_dump_says_everything_but_keys() {
 const EXPECTED: &str = "\
 layout 1 node
 config gue-port=6080 ops-port=9901 public-ifindex=2 underlay-ifindex=2 underlay-mtu=1500 underlay=192.0.2.1 \
-device-ifindex=0 mac=02:00:00:00:00:11 new-flows=0/s maglev-seed=7 learned=0s
+device-ifindex=0 mac=02:00:00:00:00:11 new-flows=0/s learned=0s
 range proxies 100.64.0.0/11
 range aliases 100.127.0.0/16
 node 192.0.2.2

@@ -35,6 +35,11 @@ impl Master {
         (bytes.len() >= SHORTEST_MASTER).then(|| Self(bytes.to_vec()))
     }
 
+    /// The seed of flow hashes.
+    pub fn flow_hash_seed(&self) -> u32 {
+        epic_abi::keys::flow_hash_seed(&self.0)
+    }
+
     /// Data, node and hello keys of a LoadBalancer; `None` when its uid is none.
     pub fn keys(&self, identity: &Identity) -> Option<(ServiceKeys, HelloKeys)> {
         let uid = uid_bytes(&identity.uid)?;

@@ -374,7 +374,7 @@ impl Agent {
             }
         };
         self.readiness.gate("interfaces").open();
-        let config = interfaces::config(&found, &objects.epic);
+        let config = interfaces::config(&found, &objects.epic, master.flow_hash_seed());
         if let Err(error) = self.configure(&config, &found) {
             return self.not_ready("config", &error.to_string());
         }

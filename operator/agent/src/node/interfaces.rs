@@ -22,7 +22,8 @@ const OPS_PORT: u16 = 9901;
 const NEW_FLOWS_PER_SECOND: u32 = 50_000;
 /// Interfaces that a message names.
 const MOST_NAMED: usize = 16;
-/// Seed of flow hashes and Maglev tables. The same on all nodes and in all versions.
+/// Seed of Maglev tables. The same on all nodes and in all versions; which cell a flow meets is a matter of the flow hash,
+/// whose seed is a secret.
 pub const MAGLEV_SEED: u32 = 0x4550_4943;
 
 /// The interfaces of this node.
@@ -274,8 +275,8 @@ fn is_like(pattern: &str, name: &str) -> bool {
     pattern[at..].iter().all(|rest| *rest == '*')
 }
 
-/// What the programs have to know.
-pub fn config(interfaces: &Interfaces, epic: &EPIC) -> Config {
+/// What the programs have to know. `seed` is that of flow hashes.
+pub fn config(interfaces: &Interfaces, epic: &EPIC, seed: u32) -> Config {
     let (proxies_v4, proxies_v6) = by_family(&proxy_ranges(epic));
     let (aliases_v4, aliases_v6) = by_family(&alias_ranges(epic));
     Config {
@@ -285,7 +286,7 @@ pub fn config(interfaces: &Interfaces, epic: &EPIC) -> Config {
         underlay_ifindex: interfaces.underlay.ifindex,
         underlay_mtu: interfaces.underlay.mtu,
         new_flows_per_second: NEW_FLOWS_PER_SECOND,
-        maglev_seed: MAGLEV_SEED,
+        maglev_seed: seed,
         mac: interfaces.public.mac,
         proxies_v4,
         proxies_v6,

@@ -23,7 +23,7 @@ pub struct NodeSide {
 }
 
 impl NodeSide {
-    /// For the node of this name; `seed` is the one of `Config::maglev_seed`, the same on all nodes.
+    /// For the node of this name; `seed` is that of Maglev tables, the same on all nodes.
     pub fn new(node: impl Into<Arc<str>>, seed: u32) -> Self {
         Self { node: node.into(), seed, tables: Recent::default() }
     }
