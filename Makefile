@@ -23,7 +23,7 @@ bench: ## end-to-end figures, also in target/bench/e2e.json
 	@hack/bench
 
 bench-lb: ## figures of the load-balancing control plane, also in target/bench/lb.json
-	@cargo bench --locked -p epic-lb --bench lb
+	@hack/bench-lb
 
 lab-up: ## a Kubernetes cluster and tenants' sites in network namespaces (NODES=2)
 	@hack/lab up --nodes $(or $(NODES),2)
