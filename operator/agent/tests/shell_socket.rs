@@ -19,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Tables(Writer, Side);
 
 impl Subject for Tables {
+    type Side = Side;
     fn tables(&self) -> Arc<Snapshot> {
         self.0.snapshot()
     }

@@ -82,7 +82,7 @@ pub use rows::{
     Place, Protocol, Proxy, ProxyState, Redirect, RedirectWhen, Scope, Service, ServiceIds, ServiceKey,
     ServiceKeys, ServiceName, ServiceRef, Since, Source, TargetPort, Traffic, Tunnel, Verdict, Veth, Wish,
 };
-pub use selection::{Explained, Here, Reason, Role, Selected, Selection};
+pub use selection::{Explained, Here, Location, Reason, Role, Selected, Selection};
 pub use tables::{Reader, RowId, Snapshot, TableId, Tables};
 pub use writer::{Claimed, WriteError, WriteTxn, Writer};
 

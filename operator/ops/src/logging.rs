@@ -10,11 +10,16 @@ pub const FILTER: &str = "EPIC_LOG";
 
 /// Installs the subscriber of this process. A filter that does not parse falls back to `info` and says so.
 pub fn install() {
+    install_or("info");
+}
+
+/// The same with another filter where none is given: a program with a prompt says less.
+pub fn install_or(default: &str) {
     let (filter, refused) = match std::env::var(FILTER) {
-        Err(_) => (EnvFilter::new("info"), None),
+        Err(_) => (EnvFilter::new(default), None),
         Ok(text) => match EnvFilter::try_new(&text) {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new("info"), Some(error)),
+            Err(error) => (EnvFilter::new(default), Some(error)),
         },
     };
     // A second call (tests run several processes' entry points in one) keeps the first subscriber.
@@ -26,6 +31,6 @@ pub fn install() {
         .with_writer(std::io::stderr)
         .try_init();
     if let Some(error) = refused {
-        tracing::warn!(%error, "{FILTER} does not parse; using `info`");
+        tracing::warn!(%error, "{FILTER} does not parse; using `{default}`");
     }
 }

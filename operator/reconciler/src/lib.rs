@@ -35,7 +35,7 @@
 //! | [`Layout`], [`digest_of`] | what the maps are |
 //! | [`Render`], [`Unready`] | what rows become in them |
 //! | [`Maps`], [`Op`], [`MapError`] | reading and writing them |
-//! | [`FakeMaps`], [`FaultyMaps`] | maps in memory, and maps that fail |
+//! | [`FakeMaps`], [`FaultyMaps`], [`SharedMaps`] | maps in memory, maps that fail, maps that others look into |
 //! | [`Reconciler`], [`Round`], [`Ask`] | the engine, one round at a time |
 //! | [`Progress`], [`Status`], [`Health`] | how far it is |
 //! | [`run`], [`Handle`], [`ConfirmPrune`] | the engine on a thread |
@@ -165,7 +165,7 @@ mod slab;
 pub use backoff::Backoff;
 pub use engine::{Ask, Footprint, Reconciler, Round};
 pub use layout::{Layout, digest_of};
-pub use maps::{Dangling, FakeMaps, Faults, FaultyMaps, MapError, Maps, Op};
+pub use maps::{Dangling, FakeMaps, Faults, FaultyMaps, MapError, Maps, Op, SharedMaps};
 pub use progress::{Behind, Errors, Failing, Health, NamedError, Progress, Status};
 pub use render::{Render, RowId, Unready};
 pub use run::{ConfirmPrune, Handle, Running, Started, run};

@@ -81,7 +81,7 @@ pub(crate) const COMMANDS: &[(&str, &str)] = &[
     ("db initialized", "who has not listed yet: nothing is removed from the maps before"),
     ("lb-maps dump [TEXT|VIP[:PORT]]", "entries of the maps: all, lines with a text, or those of a VIP"),
     ("lb-maps check", "entries that point to nothing or differ from what the rows want"),
-    ("health", "the reconciler in short"),
+    ("health", "the reconciler in short, and what else there is to say of the process"),
     ("reconciler status [TABLE]", "rows that the maps do not hold, and why"),
     ("selection VIP:PORT[/PROTOCOL]", "who takes new flows, who keeps what it has, and why"),
     ("help", "this"),

@@ -1,7 +1,8 @@
 //! Commands that look into load balancing, as text for people and as JSON for programs.
 //!
 //! Expected flow: a line is parsed into a [`Command`] ([`Request::parse`]), and [`answer`] carries it out on a
-//! [`Subject`]: the tables, the progress of the reconciler and the entries of its maps, of a running agent or of a test.
+//! [`Subject`]: the tables, the progress of the reconciler and the entries of its maps, of a running agent, of the
+//! stand-alone program or of a test. Which maps these are says its [`MapSide`].
 //! [`Watching`] is the one command that goes on: its owner waits for the tables and polls it.
 //!
 //! Guarantees: nothing is changed; a command reads one snapshot of the tables; keys of tunnels never appear, only their
@@ -13,6 +14,7 @@ mod db;
 mod maps;
 mod request;
 mod selection;
+pub mod side;
 mod status;
 mod watching;
 
@@ -20,13 +22,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use command::{Asked, Command, Filter, Rows, help};
-use epic_lb::{Here, MapKey, MapValue, Progress, Snapshot};
+use epic_lb::{Progress, Snapshot};
 use epic_reconciler::MapError;
 pub use request::{Form, ParseError, Request};
+pub use side::{Direct, Side};
+use side::{Entries, MapSide};
 pub use watching::Watching;
 
 /// What is looked into.
 pub trait Subject {
+    /// Whose maps these are.
+    type Side: MapSide;
     /// All tables, now.
     fn tables(&self) -> Arc<Snapshot>;
     /// How far the maps are.
@@ -35,9 +41,13 @@ pub trait Subject {
     ///
     /// # Errors
     /// If a map cannot be read.
-    fn entries(&self) -> Result<Vec<(MapKey, MapValue)>, MapError>;
+    fn entries(&self) -> Result<Entries<<Self::Side as MapSide>::Layout>, MapError>;
     /// Whose maps these are.
-    fn side(&self) -> &Side;
+    fn side(&self) -> &Self::Side;
+    /// What else there is to say of the process, for `health`: its sources, its checks.
+    fn parts(&self) -> Vec<Part> {
+        Vec::new()
+    }
     /// What time it is.
     fn now(&self) -> Instant {
         Instant::now()
@@ -45,45 +55,36 @@ pub trait Subject {
 }
 
 impl<S: Subject + ?Sized> Subject for Arc<S> {
+    type Side = S::Side;
     fn tables(&self) -> Arc<Snapshot> {
         (**self).tables()
     }
     fn progress(&self) -> Progress {
         (**self).progress()
     }
-    fn entries(&self) -> Result<Vec<(MapKey, MapValue)>, MapError> {
+    fn entries(&self) -> Result<Entries<<S::Side as MapSide>::Layout>, MapError> {
         (**self).entries()
     }
-    fn side(&self) -> &Side {
+    fn side(&self) -> &S::Side {
         (**self).side()
+    }
+    fn parts(&self) -> Vec<Part> {
+        (**self).parts()
     }
     fn now(&self) -> Instant {
         (**self).now()
     }
 }
 
-/// Which rows become entries, and how.
+/// A part of the process beside tables and maps, for `health`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// An EPIC node.
-    Node {
-        /// Its name.
-        name: Arc<str>,
-        /// Seed of its Maglev tables.
-        seed: u32,
-    },
-    /// A client node.
-    Client,
-}
-
-impl Side {
-    /// Where selection takes place.
-    pub fn here(&self) -> Here<'_> {
-        match self {
-            Side::Node { name, .. } => Here { node: Some(name), ..Here::default() },
-            Side::Client => Here::default(),
-        }
-    }
+pub struct Part {
+    /// Its name, a word or two: it begins a line.
+    pub name: String,
+    /// Whether it works.
+    pub ok: bool,
+    /// How it stands, one line; if it does not work, with what to do.
+    pub says: String,
 }
 
 /// Why there is no answer.
@@ -120,7 +121,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`]; the text says what to type.
-pub fn answer(subject: &impl Subject, request: &Request) -> Result<String, Error> {
+pub fn answer<S: Subject>(subject: &S, request: &Request) -> Result<String, Error> {
     let form = request.form;
     match &request.command {
         Command::Help => Ok(help()),
@@ -128,9 +129,9 @@ pub fn answer(subject: &impl Subject, request: &Request) -> Result<String, Error
         Command::List(table, rows) => db::list(&subject.tables(), *table, rows, form),
         Command::Watch(_) => Err(Error::Endless),
         Command::Initialized => Ok(db::initialized(&subject.tables(), form)),
-        Command::Dump(filter) => Ok(maps::dump(subject.entries()?, filter.as_ref(), form)),
+        Command::Dump(filter) => Ok(maps::dump::<S::Side>(subject.entries()?, filter.as_ref(), form)),
         Command::Check => maps::check(subject, form),
-        Command::Health => Ok(status::health(&subject.tables(), &subject.progress(), form)),
+        Command::Health => Ok(status::health(&subject.tables(), &subject.progress(), &subject.parts(), form)),
         Command::Status(table) => Ok(status::behind(subject, *table, form)),
         Command::Selection(asked) => selection::selection(subject, asked, form),
     }

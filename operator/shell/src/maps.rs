@@ -1,30 +1,25 @@
 //! `lb-maps`: the entries of the maps, and what is wrong with them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use epic_abi::{Ip, Lb};
-use epic_lb::render::{ClientSide, NodeSide};
-use epic_lb::{EpicLayout, MapKey, MapValue, Progress, RowId, Snapshot, Tables};
-use epic_reconciler::{Layout as _, Render};
-use epic_store::Schema as _;
+use epic_lb::{Progress, RowId, Snapshot};
+use epic_reconciler::Layout;
 use serde_json::{Value, json};
 
 use crate::command::Filter;
-use crate::{Error, Form, Side, Subject, pretty};
-
-type Entries = Vec<(MapKey, MapValue)>;
+use crate::side::{Entries, MapSide, Wanted};
+use crate::{Error, Form, Subject, pretty};
 
 /// Entries by key.
-type Held = BTreeMap<MapKey, MapValue>;
+type Held<L> = BTreeMap<<L as Layout>::Key, <L as Layout>::Value>;
 
-pub(crate) fn dump(entries: Entries, filter: Option<&Filter>, form: Form) -> String {
+pub(crate) fn dump<S: MapSide>(entries: Entries<S::Layout>, filter: Option<&Filter>, form: Form) -> String {
     let entries = match filter {
-        Some(Filter::Vip(address, port)) => of_vip(entries, *address, *port),
+        Some(Filter::Vip(address, port)) => S::of_vip(entries, *address, *port),
         _ => entries,
     };
-    let text = epic_lb::maps::dump(entries);
+    let text = S::dump(entries);
     let pattern = match filter {
         Some(Filter::Text(pattern)) => pattern.to_lowercase(),
         _ => String::new(),
@@ -42,54 +37,6 @@ fn object(line: &str) -> Value {
     json!({"map": map, "key": key, "value": value})
 }
 
-/// What packets to this address meet on their way to a proxy and on to an endpoint, and what the answers meet.
-fn of_vip(entries: Entries, address: IpAddr, port: Option<u16>) -> Entries {
-    let vip: Ip = address.into();
-    let is_public =
-        |key: &epic_abi::maps::ServiceKey| key.address == vip && port.is_none_or(|port| { key.port } == port);
-    let (mut lbs, mut tunnels) = (BTreeSet::new(), BTreeSet::new());
-    for (key, value) in &entries {
-        if let (MapKey::Service(key), MapValue::Service(service)) = (key, value)
-            && is_public(key)
-        {
-            lbs.insert(service.lb);
-        }
-    }
-    for (key, value) in &entries {
-        if let (MapKey::Tunnel(id), MapValue::Tunnel(tunnel)) = (key, value)
-            && lbs.contains(&tunnel.lb)
-        {
-            tunnels.insert(*id);
-        }
-    }
-    let concerned = |(key, value): &(MapKey, MapValue)| match (key, value) {
-        (MapKey::Service(key), _) => is_public(key),
-        (MapKey::Vip(address), _) => *address == vip,
-        (_, MapValue::Listener(listener)) => {
-            listener.address == vip && port.is_none_or(|port| { listener.port } == port)
-        }
-        (MapKey::TunnelStats(id), _) => tunnels.contains(id),
-        (MapKey::EndpointAlias(key), _) => tunnels.contains(&{ key.tunnel }),
-        (key, value) => lb_of(key, value).is_some_and(|lb| lbs.contains(&lb)),
-    };
-    entries.into_iter().filter(concerned).collect()
-}
-
-/// The LoadBalancer that an entry is of.
-fn lb_of(key: &MapKey, value: &MapValue) -> Option<Lb> {
-    match (key, value) {
-        (MapKey::Keys(lb) | MapKey::Maglev(lb), _) => Some(*lb),
-        (MapKey::Alias(key), _) => Some(key.lb),
-        (MapKey::Pass(key), _) => Some(key.lb),
-        (MapKey::Endpoint(key), _) => Some(key.lb),
-        (_, MapValue::Tunnel(value)) => Some(value.lb),
-        (_, MapValue::Proxy(value)) => Some(value.lb),
-        (_, MapValue::LocalProxy(value)) => Some(value.lb),
-        (_, MapValue::Route(value)) => Some(value.lb),
-        _ => None,
-    }
-}
-
 /// Something wrong with an entry.
 struct Finding {
     what: &'static str,
@@ -98,10 +45,11 @@ struct Finding {
 }
 
 /// Entries that point to nothing, and those that differ from what the rows want.
-pub(crate) fn check(subject: &impl Subject, form: Form) -> Result<String, Error> {
+pub(crate) fn check<S: Subject>(subject: &S, form: Form) -> Result<String, Error> {
     let (tables, progress, held) = coherent(subject)?;
-    let mut findings = dangling(&held);
-    findings.extend(differences(&held, &wanted(&tables, subject.side()), &tables, &progress));
+    let mut findings = dangling::<S::Side>(&held);
+    let wanted = subject.side().wanted(&tables, &held);
+    findings.extend(differences::<<S::Side as MapSide>::Layout>(&held, &wanted, &tables, &progress));
     Ok(match form {
         Form::Json => {
             let found = findings
@@ -125,8 +73,11 @@ pub(crate) fn check(subject: &impl Subject, form: Form) -> Result<String, Error>
 /// How often maps are read again that were written meanwhile.
 const ATTEMPTS: usize = 5;
 
+/// Tables, progress and entries of one moment.
+type Moment<L> = (Arc<Snapshot>, Progress, Held<L>);
+
 /// Tables, progress and entries of one moment, if the reconciler leaves one.
-fn coherent(subject: &impl Subject) -> Result<(Arc<Snapshot>, Progress, Held), Error> {
+fn coherent<S: Subject>(subject: &S) -> Result<Moment<<S::Side as MapSide>::Layout>, Error> {
     let mut attempt = 1;
     loop {
         let (tables, progress) = (subject.tables(), subject.progress());
@@ -140,15 +91,15 @@ fn coherent(subject: &impl Subject) -> Result<(Arc<Snapshot>, Progress, Held), E
     }
 }
 
-fn dangling(held: &Held) -> Vec<Finding> {
+fn dangling<S: MapSide>(held: &Held<S::Layout>) -> Vec<Finding> {
     let mut found = Vec::new();
     for (from, value) in held {
-        EpicLayout::targets(from, value, &mut |to, expected| {
-            let identity = held.get(&to).map(|value| EpicLayout::identity(&to, value));
+        S::Layout::targets(from, value, &mut |to, expected| {
+            let identity = held.get(&to).map(|value| S::Layout::identity(&to, value));
             let why = match identity {
                 None => format!("it names {to}, which is not there"),
                 Some(identity) if expected != 0 && identity != expected => {
-                    format!("it names {to}, which is of another LoadBalancer")
+                    format!("it names {to}, which is of another {}", S::HOLDER)
                 }
                 Some(_) => return,
             };
@@ -158,35 +109,12 @@ fn dangling(held: &Held) -> Vec<Finding> {
     found
 }
 
-/// What each row wants, entry by entry.
-type Wanted = BTreeMap<MapKey, Vec<(RowId, MapValue)>>;
-
-fn wanted(tables: &Snapshot, side: &Side) -> Wanted {
-    match side {
-        Side::Node { name, seed } => rendered(NodeSide::new(name.as_ref(), *seed), tables),
-        Side::Client => rendered(ClientSide, tables),
-    }
-}
-
-fn rendered<R>(mut side: R, tables: &Snapshot) -> Wanted
-where
-    R: Render<EpicLayout, Tables = Tables>,
-{
-    let (mut wanted, mut rows) = (Wanted::new(), Vec::new());
-    tables.changed_rows(&Tables::default(), &mut |row| rows.push(row));
-    for row in rows {
-        let mut entries = Vec::new();
-        // A row that is not ready wants nothing yet; `reconciler status` says why.
-        if side.render(tables, row, &mut entries).is_ok() {
-            for (key, value) in entries {
-                wanted.entry(key).or_default().push((row, value));
-            }
-        }
-    }
-    wanted
-}
-
-fn differences(held: &Held, wanted: &Wanted, tables: &Snapshot, progress: &Progress) -> Vec<Finding> {
+fn differences<L: Layout>(
+    held: &Held<L>,
+    wanted: &Wanted<L>,
+    tables: &Snapshot,
+    progress: &Progress,
+) -> Vec<Finding> {
     let behind = |row: RowId| {
         let text = progress.failure(row).map(|failing| failing.text.to_string());
         let unseen = || (!progress.has_attempted(tables.revision())).then(|| "not written yet".to_owned());

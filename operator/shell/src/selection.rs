@@ -12,6 +12,7 @@ use epic_store::{Line, Listing, Stored};
 use serde_json::{Value, json};
 
 use crate::command::Asked;
+use crate::side::MapSide as _;
 use crate::{Error, Form, Subject, pretty};
 
 pub(crate) fn selection(subject: &impl Subject, asked: &Asked, form: Form) -> Result<String, Error> {

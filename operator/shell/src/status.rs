@@ -8,9 +8,9 @@ use epic_reconciler::Status;
 use epic_store::{Line, Listing, Schema as _};
 use serde_json::{Value, json};
 
-use crate::{Form, Subject, pretty};
+use crate::{Form, Part, Subject, pretty};
 
-pub(crate) fn health(tables: &Snapshot, progress: &Progress, form: Form) -> String {
+pub(crate) fn health(tables: &Snapshot, progress: &Progress, parts: &[Part], form: Form) -> String {
     let (health, revision) = (&progress.health, tables.revision());
     let failing = progress.failing.len() + progress.failing_of_node.len();
     match form {
@@ -25,6 +25,10 @@ pub(crate) fn health(tables: &Snapshot, progress: &Progress, form: Form) -> Stri
             "services-behind": progress.behind.keys().flatten().map(ToString::to_string).collect::<Vec<_>>(),
             "unconfirmed": health.unconfirmed,
             "waiting-for": health.waiting_for.iter().map(|name| &**name).collect::<Vec<_>>(),
+            "parts": parts
+                .iter()
+                .map(|part| json!({"name": part.name, "ok": part.ok, "says": part.says}))
+                .collect::<Vec<_>>(),
         })),
         Form::Text => {
             let far = if progress.covers(revision) {
@@ -35,7 +39,12 @@ pub(crate) fn health(tables: &Snapshot, progress: &Progress, form: Form) -> Stri
             } else {
                 "the maps are being written".to_owned()
             };
-            format!("maps    {health}\ntables  revision {revision}, {far}\nwrites  {}\n", progress.writes)
+            let maps = format!(
+                "maps    {health}\ntables  revision {revision}, {far}\nwrites  {}\n",
+                progress.writes
+            );
+            let parts = parts.iter().map(|Part { name, says, .. }| format!("{name:<6}  {says}\n"));
+            std::iter::once(maps).chain(parts).collect()
         }
     }
 }

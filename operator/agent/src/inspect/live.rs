@@ -21,6 +21,8 @@ pub struct Live {
 }
 
 impl Subject for Live {
+    type Side = Side;
+
     fn tables(&self) -> Arc<Snapshot> {
         self.reader.snapshot()
     }

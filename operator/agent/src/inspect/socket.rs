@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epic_lb::{Reader, TableId};
-use epic_shell::{Command, Form, Request, Subject, Watching};
+use epic_shell::{Command, Form, Request, Side, Subject, Watching};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -45,7 +45,7 @@ pub struct Served {
     /// The document.
     pub view: ViewFn,
     /// What the shell looks into.
-    pub subject: Arc<dyn Subject + Send + Sync>,
+    pub subject: Arc<dyn Subject<Side = Side> + Send + Sync>,
     /// The same tables, to wait for.
     pub reader: Reader,
 }

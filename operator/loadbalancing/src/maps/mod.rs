@@ -6,7 +6,7 @@
 //! created with zeros if absent, and never written otherwise, so counters survive. For `maglev` it fills a new inner array
 //! first and puts it in place with one update.
 //!
-//! [`DirectLayout`] is another layout, of services without a proxy, which no program reads yet.
+//! [`DirectLayout`] is another layout, of services without a proxy, which no BPF program reads yet: it is in memory in `epic-lb`.
 
 mod direct;
 mod dump;

@@ -1,5 +1,5 @@
 //! Maps of services without a proxy: from a public port to a backend, and back. See [`DirectLayout`] for what they are; no
-//! programs read them yet.
+//! BPF programs read them yet.
 //!
 //! Backends and frontends are named by numbers of this node. Those that the maps hold are adopted at a restart, so nothing
 //! is written when nothing changed. Tables do not depend on the numbers: all nodes choose alike.

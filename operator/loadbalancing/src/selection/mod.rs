@@ -60,6 +60,24 @@ pub struct Here<'a> {
     pub cluster: Option<&'a str>,
 }
 
+/// [`Here`] of whoever keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Location {
+    /// Name of this node.
+    pub node: Option<Arc<str>>,
+    /// Its zone.
+    pub zone: Option<Arc<str>>,
+    /// Its cluster; `None` is what rows without a cluster are in.
+    pub cluster: Option<Arc<str>>,
+}
+
+impl Location {
+    /// For a selection.
+    pub fn here(&self) -> Here<'_> {
+        Here { node: self.node.as_deref(), zone: self.zone.as_deref(), cluster: self.cluster.as_deref() }
+    }
+}
+
 /// The backends of one frontend at one moment.
 #[derive(Clone, Debug)]
 pub struct Selection<'a> {

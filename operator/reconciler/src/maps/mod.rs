@@ -2,9 +2,11 @@
 
 mod fake;
 mod faulty;
+mod shared;
 
 pub use fake::{Dangling, FakeMaps};
 pub use faulty::{Faults, FaultyMaps};
+pub use shared::SharedMaps;
 
 use crate::layout::Layout;
 

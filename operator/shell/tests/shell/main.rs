@@ -1,6 +1,8 @@
 //! Every command, on tables and maps in memory.
 
 #[cfg(test)]
+mod direct;
+#[cfg(test)]
 mod parsing;
 #[cfg(test)]
 mod scene;

@@ -25,6 +25,7 @@ pub(crate) struct Scene {
 }
 
 impl Subject for Scene {
+    type Side = Side;
     fn tables(&self) -> Arc<Snapshot> {
         self.writer.snapshot()
     }

@@ -135,6 +135,7 @@ struct Changed<'a> {
 }
 
 impl epic_shell::Subject for Changed<'_> {
+    type Side = epic_shell::Side;
     fn tables(&self) -> std::sync::Arc<epic_lb::Snapshot> {
         self.scene.tables()
     }
