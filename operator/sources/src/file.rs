@@ -4,6 +4,7 @@
 //! second. A file that is missing, too large or not understood keeps the state of before and says why ([`State`]); at a start
 //! it holds back the completion of the source, so that nothing is pruned for want of a file.
 
+mod check;
 mod document;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use epic_lb::{Initializer, ServiceName, Source, WriteTxn, Writer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use check::{Grpc, HealthCheck, Http, Span, Tcp, parse as parse_span};
 pub use document::{Document, DocumentError, Entry, Member, Port, Transport};
 
 use crate::Origin;

@@ -5,7 +5,8 @@
 //!
 //! Guarantees: the first transaction completes the initializer, so nothing is pruned before a source has said what there is;
 //! what cannot be read or understood leaves the rows as they were, and the source says so.
-//! What it does not do: decide between sources ([`epic_lb::Source`] has ranks), select backends, or check health.
+//! What it does not do: decide between sources ([`epic_lb::Source`] has ranks), select backends, or probe ([`epic_health`]
+//! does).
 //!
 //! | module | |
 //! | --- | --- |
@@ -14,8 +15,10 @@
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster |
 //! | [`kubernetes::cluster`] | what another cluster shares of its Services |
 //! | [`socket`] | what processes of this host give through a Unix socket |
+//! | [`health`] | between the tables and the health checker: targets out of rows, verdicts into rows, HealthCheckNodePort |
 
 pub mod file;
+pub mod health;
 pub mod kubernetes;
 mod rows;
 pub mod socket;

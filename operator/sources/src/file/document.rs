@@ -1,6 +1,6 @@
 //! The format of the state file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,11 @@ use epic_lb::{
     Backend, BackendState, Frontend, FrontendKey, Locality, Name, Place, Protocol, Redirect, RedirectWhen,
     Service, ServiceName, Source, TargetPort, Traffic,
 };
+use epic_model::edge::{Edge, Reach};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::check::HealthCheck;
 use crate::Rows;
 
 /// Bytes that a name of Kubernetes may have.
@@ -76,6 +78,12 @@ pub struct Entry {
     /// `namespace/name` of the service that takes its traffic while nothing of it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// How its backends are probed; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Port on which this node tells whether it has backends of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<u16>,
 }
 
 /// A place where a service is reached.
@@ -239,11 +247,18 @@ impl Document {
     /// [`DocumentError::Value`], of the first service that cannot be.
     pub fn check(&self) -> Result<(), DocumentError> {
         let mut names = BTreeSet::new();
+        let mut node_ports = BTreeMap::new();
         for entry in &self.services {
             let refuse = |why: String| DocumentError::Value { service: entry.name.clone(), why };
             entry.check().map_err(refuse)?;
             if !names.insert(&entry.name) {
                 return Err(refuse("it stands there twice; give each service once".to_owned()));
+            }
+            if let Some(port) = entry.health_check_node_port
+                && let Some(other) = node_ports.insert(port, &entry.name)
+            {
+                let why = format!("health-check-node-port {port} is that of {other}; give it one of its own");
+                return Err(refuse(why));
             }
         }
         Ok(())
@@ -283,6 +298,12 @@ impl Entry {
         if self.panic_threshold > 100 {
             return Err(format!("panic-threshold {} is more than 100 %", self.panic_threshold));
         }
+        if self.health_check_node_port == Some(0) {
+            return Err("health-check-node-port 0 is no port; ports are 1 – 65535".to_owned());
+        }
+        if let Some(check) = &self.health_check {
+            check.check()?;
+        }
         let mut places = BTreeSet::new();
         for port in &self.frontends {
             if port.port == 0 || port.target == Some(Target::Number(0)) {
@@ -315,10 +336,18 @@ impl Entry {
     pub(crate) fn rows(&self) -> Option<Rows> {
         let name = ServiceName::parse(&self.name)?;
         let traffic = self.traffic();
+        let plain = Service::new(name.clone(), "");
         let service = Service {
             source: Source::File,
             traffic: (traffic != *Traffic::DEFAULT).then(|| traffic.into()),
-            ..Service::new(name.clone(), "")
+            edge: match self.health_check.as_ref().and_then(HealthCheck::edge) {
+                None => plain.edge,
+                Some(check) => {
+                    let reach = Reach { check: Some(check), ..Reach::default() };
+                    Arc::new(Edge { reach, ..Edge::default() })
+                }
+            },
+            ..plain
         };
         let frontends = self.frontends.iter().map(|port| {
             let key = FrontendKey::new(port.address, port.port, port.protocol.into());
@@ -391,6 +420,7 @@ impl Entry {
                 ClusterAffinity::Named(clusters)
             },
             panic_threshold: self.panic_threshold,
+            health_check_node_port: self.health_check_node_port,
             ..Traffic::default()
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use epic_lb::{Here, Source, Writer};
+use epic_model::edge;
 use epic_sources::file::{Document, State, StateFile, apply};
 use epic_sources::start;
 use proptest::prelude::*;
@@ -31,6 +32,8 @@ services:
   session-affinity-seconds: 600
   source-ranges: [198.51.100.0/24]
   panic-threshold: 30
+  health-check: { http: { path: /livez, statuses: [200, 204] }, interval: 2s, healthy-threshold: 2 }
+  health-check-node-port: 30100
 - name: shop/web
   frontends: [{ address: 192.0.2.11, port: 80 }]
   backup: shop/sorry
@@ -46,6 +49,18 @@ services:
 }
 
 #[test]
+fn a_health_check_has_the_defaults_of_a_service_group() {
+    let text = "services: [{ name: a/b, health-check: { grpc: { service: shop }, timeout: 500ms } }]";
+    let document = Document::parse(text).unwrap();
+    let check = document.rows()[0].service.edge.reach.check.clone();
+    let default = edge::Check::new(edge::Probe::Grpc { service: "shop".to_owned() });
+    assert_eq!(check, Some(edge::Check { timeout: Duration::from_millis(500), ..default }));
+    assert_eq!(Document::parse(&document.to_yaml().unwrap()).unwrap(), document);
+    let without = Document::parse("services: [{ name: a/b }]").unwrap();
+    assert_eq!(without.rows()[0].service.edge.reach.check, None, "nobody is probed who was not asked for");
+}
+
+#[test]
 fn what_cannot_be_is_refused_as_a_whole_with_the_service_and_what_to_write_instead() {
     let refusals: Vec<String> = [
         "services: [{ name: web }]",
@@ -56,6 +71,15 @@ fn what_cannot_be_is_refused_as_a_whole_with_the_service_and_what_to_write_inste
         "services: [{ name: a/b, backup: a/b }]",
         "services: [{ name: a/b, panic-threshold: 101 }]",
         "services: [{ name: a/b, colour: red }]",
+        "services: [{ name: a/b, health-check: {} }]",
+        "services: [{ name: a/b, health-check: { tcp: {}, grpc: {} } }]",
+        "services: [{ name: a/b, health-check: { tcp: {}, interval: 1ms } }]",
+        "services: [{ name: a/b, health-check: { tcp: {}, timeout: soon } }]",
+        "services: [{ name: a/b, health-check: { tcp: {}, unhealthy-threshold: 0 } }]",
+        "services: [{ name: a/b, health-check: { http: { path: livez } } }]",
+        "services: [{ name: a/b, health-check: { http: { path: /, statuses: [7] } } }]",
+        "services: [{ name: a/b, health-check-node-port: 0 }]",
+        "services: [{ name: a/b, health-check-node-port: 80 }, { name: a/c, health-check-node-port: 80 }]",
         "services: [{ name: a/b, frontends: [{ address: nowhere, port: 80 }] }]",
         "services: {",
     ]

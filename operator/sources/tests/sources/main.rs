@@ -5,6 +5,8 @@ mod cluster;
 #[cfg(test)]
 mod file;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod kubernetes;
 #[cfg(test)]
 mod socket;
