@@ -1,0 +1,144 @@
+//! What the prompt looks into.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epic_health::node_port::NodePorts;
+use epic_lb::maps::{DirectKey, DirectMaps, DirectValue};
+use epic_lb::{Handle, Progress, Reader, Snapshot};
+use epic_reconciler::{MapError, SharedMaps};
+use epic_shell::{Direct, Part, Subject};
+use epic_sources::file::State;
+use epic_sources::health::{NodeAnswers, Probed};
+use tokio::sync::watch;
+
+/// So many things that are wrong are told in one line.
+const NAMED: usize = 3;
+
+/// The running program.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) reader: Reader,
+    pub(crate) handle: Handle,
+    pub(crate) maps: SharedMaps<DirectMaps>,
+    pub(crate) side: Direct,
+    /// The state file and how it stands.
+    pub(crate) file: Option<(PathBuf, watch::Receiver<State>)>,
+    /// Name of the initializer of the cluster.
+    pub(crate) cluster: Option<String>,
+    pub(crate) probed: Probed,
+    pub(crate) answers: Arc<NodeAnswers>,
+    pub(crate) ports: NodePorts,
+}
+
+impl Live {
+    /// Waits until every source has listed, and every change until then was tried. `Ok` with a note if some of it is not in the
+    /// maps.
+    ///
+    /// # Errors
+    /// If that takes longer than `limit`: who or what is waited for, and why.
+    pub(crate) async fn wait_until_ready(&self, limit: Duration) -> Result<Option<String>, String> {
+        let mut handle = self.handle.clone();
+        let ready = async {
+            let snapshot = self.reader.wait_until_initialized().await;
+            let progress = handle.wait_until_attempted(snapshot.revision()).await;
+            (!progress.covers(snapshot.revision())).then(|| format!("the maps: {}", progress.health))
+        };
+        tokio::time::timeout(limit, ready).await.map_err(|_| self.why_not_ready(limit))
+    }
+
+    fn why_not_ready(&self, limit: Duration) -> String {
+        let pending: Vec<String> =
+            self.reader.snapshot().pending().map(|source| source.to_string()).collect();
+        if pending.is_empty() {
+            return format!("the maps were not written within {limit:?}: {}", self.progress().health);
+        }
+        let broken = self.sources().into_iter().filter(|part| !part.ok).map(|part| part.says);
+        let why: Vec<String> = broken.collect();
+        format!("not ready within {limit:?}: waiting for {}; {}", pending.join(", "), why.join("; "))
+    }
+
+    fn sources(&self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        if let Some((path, state)) = &self.file {
+            let State { services, error } = state.borrow().clone();
+            let path = path.display();
+            let in_force = match services {
+                Some(services) => format!("{path} is in force, services: {services}"),
+                None => format!("{path} is not in force yet"),
+            };
+            let says = match &error {
+                Some(error) => format!("{in_force}; {}", one_line(error)),
+                None => in_force,
+            };
+            parts.push(Part { name: "file".to_owned(), ok: error.is_none() && services.is_some(), says });
+        }
+        if let Some(name) = &self.cluster {
+            let pending = self.reader.snapshot().is_pending(name);
+            let says = if pending {
+                "the cluster has not listed its Services yet; if that stays so, see the warnings in the log"
+                    .to_owned()
+            } else {
+                "the cluster has listed its Services".to_owned()
+            };
+            parts.push(Part { name: "cluster".to_owned(), ok: !pending, says });
+        }
+        parts
+    }
+
+    fn checks(&self) -> Part {
+        let (stats, unasked) = (self.probed.stats(), self.probed.unasked());
+        let mut says = format!("{} backends are probed, {} not judged yet", stats.targets, stats.unknown);
+        if stats.unknown > 0
+            && let Some(trouble) = &stats.trouble
+        {
+            says += &format!("; {trouble}");
+        }
+        for unasked in unasked.iter().take(NAMED) {
+            says += &format!("; {}: {}", unasked.service, unasked.why);
+        }
+        if unasked.len() > NAMED {
+            says += &format!("; and {} more that cannot be probed", unasked.len() - NAMED);
+        }
+        let ok = unasked.is_empty() && (stats.unknown == 0 || stats.trouble.is_none());
+        Part { name: "checks".to_owned(), ok, says }
+    }
+
+    fn node_ports(&self) -> Part {
+        let mut wrong: Vec<String> = self.ports.problems().into_values().collect();
+        wrong.extend(self.answers.conflicts());
+        let ok = wrong.is_empty();
+        let says = if ok { "every health check node port is served".to_owned() } else { wrong.join("; ") };
+        Part { name: "ports".to_owned(), ok, says }
+    }
+}
+
+/// Errors of YAML may have several.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Subject for Live {
+    type Side = Direct;
+
+    fn tables(&self) -> Arc<Snapshot> {
+        self.reader.snapshot()
+    }
+
+    fn progress(&self) -> Progress {
+        self.handle.progress()
+    }
+
+    fn entries(&self) -> Result<Vec<(DirectKey, DirectValue)>, MapError> {
+        Ok(self.maps.lock().content().map(|(key, value)| (*key, value.clone())).collect())
+    }
+
+    fn side(&self) -> &Direct {
+        &self.side
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        self.sources().into_iter().chain([self.checks(), self.node_ports()]).collect()
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the program: it is run, and what it says is read.
+
+#[cfg(test)]
+mod health;
+#[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
+mod running;
+#[cfg(test)]
+mod state;
