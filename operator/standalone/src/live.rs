@@ -42,6 +42,10 @@ impl Live {
         let mut handle = self.handle.clone();
         let ready = async {
             let snapshot = self.reader.wait_until_initialized().await;
+            if let Some((_, state)) = &self.file {
+                // It says so a moment after its rows are there. One that has ended says nothing more.
+                let _ = state.clone().wait_for(|state| state.services.is_some()).await;
+            }
             let progress = handle.wait_until_attempted(snapshot.revision()).await;
             (!progress.covers(snapshot.revision())).then(|| format!("the maps: {}", progress.health))
         };
