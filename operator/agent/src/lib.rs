@@ -35,6 +35,8 @@ pub struct Host {
     pub listen: SocketAddr,
     /// Unix socket for the commands.
     pub socket: PathBuf,
+    /// How the reconciler works.
+    pub reconciler: epic_reconciler::Settings,
 }
 
 /// Runs `work` beside health and metrics, until it ends or is asked to. Without health and metrics nobody can tell how

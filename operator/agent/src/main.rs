@@ -122,16 +122,19 @@ struct HostArgs {
     /// /run/epic/client.sock of a client]
     #[arg(long, env = "EPIC_SOCKET")]
     socket: Option<PathBuf>,
+    #[command(flatten)]
+    reconciler: epic_reconciler::Flags,
 }
 
 impl HostArgs {
-    fn or(self, defaults: &Defaults) -> Host {
+    fn or(self, defaults: &Defaults) -> Result<Host, String> {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, defaults.port));
-        Host {
+        Ok(Host {
+            reconciler: self.reconciler.settings()?,
             bpffs_dir: self.bpffs_dir.unwrap_or_else(|| defaults.pins.into()),
             listen: self.listen.unwrap_or(local),
             socket: self.socket.unwrap_or_else(|| defaults.socket.into()),
-        }
+        })
     }
 }
 
@@ -212,7 +215,7 @@ fn serve(agent: impl Future<Output = Result<(), String>>) -> Result<(), String> 
 }
 
 async fn run_node(args: NodeArgs) -> Result<(), String> {
-    let host = args.host.or(&NODE);
+    let host = args.host.or(&NODE)?;
     if args.remove {
         node::remove(&host.bpffs_dir).map_err(|error| error.to_string())?;
         println!("nothing of an agent is left on this node in {}", host.bpffs_dir.display());
@@ -224,7 +227,7 @@ async fn run_node(args: NodeArgs) -> Result<(), String> {
 }
 
 async fn run_client(args: ClientArgs) -> Result<(), String> {
-    let host = args.host.or(&CLIENT);
+    let host = args.host.or(&CLIENT)?;
     if args.remove {
         return client::remove(&host.bpffs_dir).await.map_err(|error| error.to_string());
     }

@@ -150,6 +150,8 @@
 
 mod backoff;
 mod engine;
+#[cfg(feature = "flags")]
+mod flags;
 mod graph;
 mod lag;
 mod lanes;
@@ -164,6 +166,8 @@ mod slab;
 
 pub use backoff::Backoff;
 pub use engine::{Ask, Footprint, Reconciler, Round};
+#[cfg(feature = "flags")]
+pub use flags::Flags;
 pub use layout::{Layout, digest_of};
 pub use maps::{Dangling, FakeMaps, Faults, FaultyMaps, MapError, Maps, Op, SharedMaps};
 pub use progress::{Behind, Errors, Failing, Health, NamedError, Progress, Status};

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use epic_lb::Location;
-use epic_reconciler::{Backoff, Budget, Settings};
 use epic_sources::file::parse_span;
 
 /// The load-balancing control plane with maps in memory, and a prompt to look into it.
@@ -18,7 +17,7 @@ use epic_sources::file::parse_span;
 #[command(name = "epic-lb", version)]
 pub(crate) struct Args {
     /// State file with services (YAML). It is followed: replace it as a whole.
-    #[arg(long, value_name = "FILE", required_unless_present = "kubeconfig")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["kubeconfig", "socket"])]
     pub(crate) state: Option<PathBuf>,
     /// Kubeconfig of a cluster whose Services and EndpointSlices are followed.
     #[arg(long, value_name = "FILE")]
@@ -26,6 +25,12 @@ pub(crate) struct Args {
     /// Of the cluster only Services of type LoadBalancer and this class. Absent: all Services.
     #[arg(long, value_name = "CLASS", requires = "kubeconfig")]
     pub(crate) load_balancer_class: Option<String>,
+    /// Unix socket on which other processes give services; who is known is kept in the folder SOCKET.kept.
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Another cluster whose shared Services add backends to those of the same name here; may be given several times.
+    #[arg(long, value_name = "NAME=KUBECONFIG", value_parser = other_cluster)]
+    pub(crate) other_cluster: Vec<(String, PathBuf)>,
     /// Address of this node, at which node ports are served; may be given several times.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) node_address: Vec<IpAddr>,
@@ -63,27 +68,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) vip_port: Option<u16>,
 
-    /// Before a map operation that failed is tried again; it doubles with each failure.
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_span)]
-    backoff_min: Duration,
-    /// At most so long.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_span)]
-    backoff_max: Duration,
-    /// Rows that one round of the reconciler renders.
-    #[arg(long, value_name = "NUMBER", default_value_t = Budget::default().rows as u64, value_parser = clap::value_parser!(u64).range(1..))]
-    budget_rows: u64,
-    /// Map operations that one round tries.
-    #[arg(long, value_name = "NUMBER", default_value_t = Budget::default().operations as u64, value_parser = clap::value_parser!(u64).range(1..))]
-    budget_operations: u64,
-    /// Map operations that are given to the maps at once.
-    #[arg(long, value_name = "NUMBER", default_value_t = Settings::default().batch as u64, value_parser = clap::value_parser!(u64).range(1..))]
-    batch: u64,
-    /// A change of at most so many rows goes before all greater ones.
-    #[arg(long, value_name = "NUMBER", default_value_t = Settings::default().small_change as u64)]
-    small_change: u64,
-    /// Between full passes that read the maps back.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_span)]
-    refresh: Duration,
+    #[command(flatten)]
+    pub(crate) reconciler: epic_reconciler::Flags,
+}
+
+fn other_cluster(text: &str) -> Result<(String, PathBuf), String> {
+    let split = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let (name, path) =
+        split.ok_or("give a name and a kubeconfig, for example east=/etc/epic/east.kubeconfig")?;
+    Ok((name.to_owned(), path.into()))
 }
 
 impl Args {
@@ -95,33 +88,6 @@ impl Args {
             zone: self.zone.as_ref().map(arc),
             cluster: self.cluster.as_ref().map(arc),
         }
-    }
-
-    /// How the reconciler works.
-    ///
-    /// # Errors
-    /// What does not fit together, and what to give instead.
-    pub(crate) fn engine(&self) -> Result<Settings, String> {
-        if self.backoff_min > self.backoff_max {
-            return Err(format!(
-                "--backoff-min {:?} is more than --backoff-max {:?}; give them the other way round",
-                self.backoff_min, self.backoff_max
-            ));
-        }
-        if self.refresh.is_zero() || self.backoff_min.is_zero() {
-            return Err(
-                "--refresh and --backoff-min are more than nothing; give for example 5m and 50ms".to_owned()
-            );
-        }
-        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        Ok(Settings {
-            backoff: Backoff { min: self.backoff_min, max: self.backoff_max },
-            budget: Budget { rows: count(self.budget_rows), operations: count(self.budget_operations) },
-            batch: count(self.batch),
-            small_change: count(self.small_change),
-            refresh: self.refresh,
-            ..Settings::default()
-        })
     }
 }
 
@@ -135,31 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_engine_works_as_it_does_in_an_agent() {
-        assert_eq!(parse("").engine(), Ok(Settings::default()));
-    }
-
-    #[test]
-    fn every_setting_of_the_engine_has_a_flag() {
-        let args = parse(
-            "--backoff-min 1s --backoff-max 2m --budget-rows 3 --budget-operations 4 --batch 5 --small-change 6 --refresh 7s",
-        );
-        let wanted = Settings {
-            backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(120) },
-            budget: Budget { rows: 3, operations: 4 },
-            batch: 5,
-            small_change: 6,
-            refresh: Duration::from_secs(7),
-            ..Settings::default()
-        };
-        assert_eq!(args.engine(), Ok(wanted));
-    }
-
-    #[test]
-    fn what_would_never_get_on_is_refused_with_what_to_give_instead() {
-        assert!(parse("--backoff-min 2s --backoff-max 1s").engine().unwrap_err().contains("other way round"));
-        assert!(parse("--refresh 0s").engine().unwrap_err().contains("for example 5m"));
-        for words in ["--batch 0", "--budget-rows 0", "--refresh soon", "--room 0"] {
+    fn what_makes_no_sense_is_refused() {
+        assert!(parse("--backoff-min 2s --backoff-max 1s").reconciler.settings().is_err());
+        for words in ["--batch 0", "--refresh soon", "--room 0"] {
             let words = format!("epic-lb --state f {words}");
             assert!(Args::try_parse_from(words.split_whitespace()).is_err(), "{words}");
         }

@@ -11,6 +11,7 @@ use epic_reconciler::{MapError, SharedMaps};
 use epic_shell::{Direct, Part, Subject};
 use epic_sources::file::State;
 use epic_sources::health::{NodeAnswers, Probed};
+use epic_sources::socket::{self, Presence};
 use tokio::sync::watch;
 
 /// So many things that are wrong are told in one line.
@@ -25,8 +26,10 @@ pub(crate) struct Live {
     pub(crate) side: Direct,
     /// The state file and how it stands.
     pub(crate) file: Option<(PathBuf, watch::Receiver<State>)>,
-    /// Name of the initializer of the cluster.
-    pub(crate) cluster: Option<String>,
+    /// The socket and how it stands.
+    pub(crate) socket: Option<(PathBuf, watch::Receiver<socket::State>)>,
+    /// Names of the initializers of clusters.
+    pub(crate) clusters: Vec<String>,
     pub(crate) probed: Probed,
     pub(crate) answers: Arc<NodeAnswers>,
     pub(crate) ports: NodePorts,
@@ -78,13 +81,27 @@ impl Live {
             };
             parts.push(Part { name: "file".to_owned(), ok: error.is_none() && services.is_some(), says });
         }
-        if let Some(name) = &self.cluster {
+        if let Some((path, state)) = &self.socket {
+            let state = state.borrow().clone();
+            let path = path.display();
+            let stale = state.clients.values().filter(|client| client.presence != Presence::Listed).count();
+            let known = format!("clients: {}, of them not here or not listed: {stale}", state.clients.len());
+            let says = match (&state.error, state.listening) {
+                (Some(error), _) => format!("{path}: {}; {known}", one_line(error)),
+                (None, true) => format!("{path} is served; {known}"),
+                (None, false) => format!("{path} is not served yet"),
+            };
+            let ok = state.error.is_none() && state.listening && stale == 0;
+            parts.push(Part { name: "socket".to_owned(), ok, says });
+        }
+        for name in &self.clusters {
             let pending = self.reader.snapshot().is_pending(name);
             let says = if pending {
-                "the cluster has not listed its Services yet; if that stays so, see the warnings in the log"
-                    .to_owned()
+                format!(
+                    "{name} has not listed its Services yet; if that stays so, see the warnings in the log"
+                )
             } else {
-                "the cluster has listed its Services".to_owned()
+                format!("{name} has listed its Services")
             };
             parts.push(Part { name: "cluster".to_owned(), ok: !pending, says });
         }

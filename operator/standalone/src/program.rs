@@ -12,7 +12,8 @@ use epic_shell::Direct;
 use epic_sources::Origin as _;
 use epic_sources::file::StateFile;
 use epic_sources::health::{Health, NodeAnswers};
-use epic_sources::kubernetes::{Kubernetes, Scope};
+use epic_sources::kubernetes::{Kubernetes, Scope, cluster::Cluster};
+use epic_sources::socket::{self, Socket};
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
@@ -60,11 +61,15 @@ pub(crate) struct Program {
 impl Program {
     /// Starts everything. What a source says comes when it has listed.
     pub(crate) async fn start(args: Args) -> Result<Self, Error> {
-        let settings = args.engine().map_err(Error::Flags)?;
+        let settings = args.reconciler.settings().map_err(Error::Flags)?;
         let client = match &args.kubeconfig {
             Some(path) => Some(connect(path).await?),
             None => None,
         };
+        let mut others = Vec::new();
+        for (name, path) in &args.other_cluster {
+            others.push(Cluster::new(name, &connect(path).await?));
+        }
         let (writer, stop, location) = (Writer::new(), CancellationToken::new(), args.location());
         let maps = SharedMaps::new(DirectMaps::new());
         let side = Direct { location: location.clone(), seed: args.seed, room: args.room };
@@ -86,6 +91,17 @@ impl Program {
             epic_sources::start(source, &writer, stop.clone());
             name
         });
+        let socket = args.socket.map(|path| {
+            let (socket, state) = Socket::new(socket::Settings::new(&path));
+            epic_sources::start(socket, &writer, stop.clone());
+            (path, state)
+        });
+        let clusters = others.into_iter().map(|source| {
+            let name = source.name();
+            epic_sources::start(source, &writer, stop.clone());
+            name
+        });
+        let clusters = cluster.into_iter().chain(clusters).collect();
 
         let (health, probed) = Health::new(&writer, epic_health::Settings::default());
         tokio::spawn(health.run(NetworkProber, stop.clone()));
@@ -101,8 +117,18 @@ impl Program {
         tokio::spawn(stop.clone().run_until_cancelled_owned(server.run()));
         tokio::spawn(Arc::clone(&answers).follow(ports.clone(), stop.clone()));
 
-        let live =
-            Live { reader: writer.reader(), handle, maps, side, file, cluster, probed, answers, ports };
+        let live = Live {
+            reader: writer.reader(),
+            handle,
+            maps,
+            side,
+            file,
+            socket,
+            clusters,
+            probed,
+            answers,
+            ports,
+        };
         Ok(Self { live: Arc::new(live), stop, engine, running })
     }
 

@@ -157,8 +157,12 @@ pub(super) async fn run(
     let caller = Arc::new(Mutex::new(Caller::new(u64::from_ne_bytes(session))));
     let writer = Writer::new();
     let initializer = writer.register_initializer("api-server");
-    let tuning = epic_reconciler::Settings::default();
-    let reconciler = Reconciler::new(writer.reader(), BpfMaps::new(Arc::clone(&maps)), ClientSide, tuning)?;
+    let reconciler = Reconciler::new(
+        writer.reader(),
+        BpfMaps::new(Arc::clone(&maps)),
+        ClientSide,
+        settings.host.reconciler,
+    )?;
     let basis = Arc::new(Mutex::new(BTreeSet::new()));
     let ask = AskAgain { client: client.clone(), namespace: namespace.clone(), basis: Arc::clone(&basis) };
     let (stop, stopped) = watch::channel(false);

@@ -167,8 +167,8 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let writer = Writer::new();
     let initializer = writer.register_initializer("api-server");
     let render = NodeSide::new(settings.node.as_str(), interfaces::MAGLEV_SEED);
-    let tuning = epic_reconciler::Settings::default();
-    let reconciler = Reconciler::new(writer.reader(), BpfMaps::new(Arc::clone(&maps)), render, tuning)?;
+    let reconciler =
+        Reconciler::new(writer.reader(), BpfMaps::new(Arc::clone(&maps)), render, settings.host.reconciler)?;
     let basis = Arc::new(Mutex::new(Basis::default()));
     let ask = AskAgain { client: client.clone(), basis: Arc::clone(&basis) };
     let (stop, stopped) = watch::channel(false);

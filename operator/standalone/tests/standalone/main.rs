@@ -7,4 +7,6 @@ mod kubernetes;
 #[cfg(test)]
 mod running;
 #[cfg(test)]
+mod socket;
+#[cfg(test)]
 mod state;
