@@ -15,8 +15,10 @@
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster |
 //! | [`kubernetes::cluster`] | what another cluster shares of its Services |
 //! | [`socket`] | what processes of this host give through a Unix socket |
+//! | [`etcd`] | keys under a prefix of an etcd |
 //! | [`health`] | between the tables and the health checker: targets out of rows, verdicts into rows, HealthCheckNodePort |
 
+pub mod etcd;
 pub mod file;
 pub mod health;
 pub mod kubernetes;

@@ -279,6 +279,16 @@ impl Document {
 }
 
 impl Entry {
+    /// Reads one service that stands for itself, and checks what its form does not say.
+    ///
+    /// # Errors
+    /// [`DocumentError`].
+    pub fn parse(text: &str) -> Result<Self, DocumentError> {
+        let entry: Self = serde_yaml::from_str(text)?;
+        entry.check().map_err(|why| DocumentError::Value { service: entry.name.clone(), why })?;
+        Ok(entry)
+    }
+
     fn check(&self) -> Result<(), String> {
         if ServiceName::parse(&self.name).is_none() {
             return Err("a name has the form namespace/name".to_owned());

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod file;
 #[cfg(test)]
 mod health;
