@@ -17,7 +17,7 @@ use epic_sources::file::parse_span;
 #[command(name = "epic-lb", version)]
 pub(crate) struct Args {
     /// State file with services (YAML). It is followed: replace it as a whole.
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["kubeconfig", "socket"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["kubeconfig", "socket", "etcd"])]
     pub(crate) state: Option<PathBuf>,
     /// Kubeconfig of a cluster whose Services and EndpointSlices are followed.
     #[arg(long, value_name = "FILE")]
@@ -28,6 +28,12 @@ pub(crate) struct Args {
     /// Unix socket on which other processes give services; who is known is kept in the folder SOCKET.kept.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) socket: Option<PathBuf>,
+    /// An etcd whose keys under --etcd-prefix give services.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    pub(crate) etcd: Option<String>,
+    /// What those keys begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "/epic/services", requires = "etcd")]
+    pub(crate) etcd_prefix: String,
     /// Another cluster whose shared Services add backends to those of the same name here; may be given several times.
     #[arg(long, value_name = "NAME=KUBECONFIG", value_parser = other_cluster)]
     pub(crate) other_cluster: Vec<(String, PathBuf)>,
@@ -107,6 +113,7 @@ mod tests {
             let words = format!("epic-lb --state f {words}");
             assert!(Args::try_parse_from(words.split_whitespace()).is_err(), "{words}");
         }
+        assert!(Args::try_parse_from(["epic-lb", "--etcd-prefix", "/a"]).is_err(), "of which etcd?");
         assert!(Args::try_parse_from(["epic-lb"]).is_err(), "without a source there is nothing to do");
     }
 }

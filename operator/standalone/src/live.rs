@@ -9,6 +9,7 @@ use epic_lb::maps::{DirectKey, DirectMaps, DirectValue};
 use epic_lb::{Handle, Progress, Reader, Snapshot};
 use epic_reconciler::{MapError, SharedMaps};
 use epic_shell::{Direct, Part, Subject};
+use epic_sources::etcd;
 use epic_sources::file::State;
 use epic_sources::health::{NodeAnswers, Probed};
 use epic_sources::socket::{self, Presence};
@@ -28,6 +29,8 @@ pub(crate) struct Live {
     pub(crate) file: Option<(PathBuf, watch::Receiver<State>)>,
     /// The socket and how it stands.
     pub(crate) socket: Option<(PathBuf, watch::Receiver<socket::State>)>,
+    /// How the etcd stands.
+    pub(crate) etcd: Option<watch::Receiver<etcd::State>>,
     /// Names of the initializers of clusters.
     pub(crate) clusters: Vec<String>,
     pub(crate) probed: Probed,
@@ -93,6 +96,21 @@ impl Live {
             };
             let ok = state.error.is_none() && state.listening && stale == 0;
             parts.push(Part { name: "socket".to_owned(), ok, says });
+        }
+        if let Some(state) = &self.etcd {
+            let state = state.borrow().clone();
+            let mut says = match state.revision {
+                Some(revision) => format!("in force as of revision {revision}"),
+                None => "not listed yet".to_owned(),
+            };
+            for (key, why) in state.refused.iter().take(NAMED) {
+                says += &format!("; {key}: {}", one_line(why));
+            }
+            if let Some(error) = &state.error {
+                says += &format!("; {}", one_line(error));
+            }
+            let ok = state.revision.is_some() && state.refused.is_empty() && state.error.is_none();
+            parts.push(Part { name: "etcd".to_owned(), ok, says });
         }
         for name in &self.clusters {
             let pending = self.reader.snapshot().is_pending(name);

@@ -10,6 +10,7 @@ use epic_lb::maps::{DirectKey, DirectMaps};
 use epic_reconciler::{Ask, MapError, Reconciler, Running, SharedMaps, run};
 use epic_shell::Direct;
 use epic_sources::Origin as _;
+use epic_sources::etcd::Etcd;
 use epic_sources::file::StateFile;
 use epic_sources::health::{Health, NodeAnswers};
 use epic_sources::kubernetes::{Kubernetes, Scope, cluster::Cluster};
@@ -66,6 +67,8 @@ impl Program {
             Some(path) => Some(connect(path).await?),
             None => None,
         };
+        let etcd = args.etcd.as_ref().map(|address| Etcd::new(address, &args.etcd_prefix)).transpose();
+        let etcd = etcd.map_err(|error| Error::Flags(error.to_string()))?;
         let mut others = Vec::new();
         for (name, path) in &args.other_cluster {
             others.push(Cluster::new(name, &connect(path).await?));
@@ -96,6 +99,10 @@ impl Program {
             epic_sources::start(socket, &writer, stop.clone());
             (path, state)
         });
+        let etcd = etcd.map(|(source, state)| {
+            epic_sources::start(source, &writer, stop.clone());
+            state
+        });
         let clusters = others.into_iter().map(|source| {
             let name = source.name();
             epic_sources::start(source, &writer, stop.clone());
@@ -124,6 +131,7 @@ impl Program {
             side,
             file,
             socket,
+            etcd,
             clusters,
             probed,
             answers,
