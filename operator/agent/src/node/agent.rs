@@ -440,7 +440,8 @@ impl Agent {
         };
         let may_answer = may_answer(&mut self.guard, &self.answered, &self.gateways);
         let decided = passed.decision.change(&balancers, &endpoints, find, keyring, may_answer);
-        let Some(Delta { services, gone, directory, addresses }) = decided else { return false };
+        let Some(Delta { services, gone, directory, addresses, left_out }) = decided else { return false };
+        left_out.iter().for_each(|why| tracing::info!(why, "left out"));
         let desired = passed.decision.desired();
         if addresses {
             self.guard.retain(&desired.owned);

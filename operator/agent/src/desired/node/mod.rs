@@ -133,6 +133,8 @@ pub struct Delta {
     pub directory: bool,
     /// Whether the addresses that are owned or answered for changed.
     pub addresses: bool,
+    /// What was left out and was not before, and why.
+    pub left_out: Vec<String>,
 }
 
 /// A decision, with what is needed to decide anew about one LoadBalancer without looking at any other.
@@ -250,9 +252,9 @@ impl Decision {
             touched.extend(change.before.iter().chain(&change.after).filter_map(|e| balancer_of(e)));
         }
         self.stale = true;
-        let before: Vec<Part> = touched.iter().map(|name| self.retract(name)).collect();
+        let before: Vec<(Part, Vec<String>)> = touched.iter().map(|name| self.retract(name)).collect();
         let mut delta = Delta::default();
-        for (name, before) in touched.into_iter().zip(before) {
+        for (name, (before, said)) in touched.into_iter().zip(before) {
             let rows = find(&name).and_then(|object| self.put(&object, keyring, &mut may_answer));
             if self.taken.is_contested() {
                 return None;
@@ -262,6 +264,8 @@ impl Decision {
             delta.directory |=
                 before.tunnels != after.tunnels || before.numbers.address != after.numbers.address;
             delta.addresses |= before.owned != after.owned;
+            let says = self.desired.left_out.get(&name).into_iter().flatten();
+            delta.left_out.extend(says.filter(|why| !said.contains(why)).cloned());
             match rows {
                 Some(rows) => delta.services.push(rows),
                 None => delta.gone.push(name),
@@ -287,12 +291,12 @@ impl Decision {
         }
     }
 
-    /// Takes what a LoadBalancer put into the decision out again.
-    fn retract(&mut self, name: &ServiceName) -> Part {
+    /// Takes what a LoadBalancer put into the decision out again, and what was said of it.
+    fn retract(&mut self, name: &ServiceName) -> (Part, Vec<String>) {
         let part = self.parts.remove(name).unwrap_or_default();
         self.taken.release(&part.numbers);
         let desired = &mut self.desired;
-        desired.left_out.remove(name);
+        let said = desired.left_out.remove(name).unwrap_or_default();
         part.local.keys().for_each(|uid| drop(desired.local.remove(uid)));
         part.tunnels.keys().for_each(|id| drop(desired.directory.tunnels.remove(id)));
         if let Some(vip) = part.numbers.address.filter(|vip| !self.scene.protected.hosts.contains(vip)) {
@@ -302,7 +306,7 @@ impl Decision {
             desired.owned.remove(vip);
             desired.answering.remove(vip);
         }
-        part
+        (part, said)
     }
 
     /// Decides about a LoadBalancer that has nothing in the decision.
