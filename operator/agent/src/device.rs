@@ -60,8 +60,8 @@ pub async fn check_conflicts(netlink: &Netlink, ranges: &[IpNet]) -> Result<(), 
 }
 
 /// Makes the device, sets its MTU and its routes, and brings it up. What is right already is left alone; routes of
-/// an earlier configuration are removed. `look` says to look for conflicts, which is always done before the device is made. A route of IPv6 that the kernel refuses is left out, and tried again the next
-/// time.
+/// an earlier configuration are removed. A route of IPv6 that the kernel refuses is left out, and tried again the next
+/// time. `look` says to look for conflicts, which is always done before the device is made.
 ///
 /// # Errors
 /// [`Error::Conflict`] before anything is touched; otherwise the kernel's refusal.

@@ -238,13 +238,25 @@ proptest! {
                 world.balancer(name.name().strip_prefix("web-")?.parse().ok()?)
             };
             let eligible = decision.desired().eligible.clone();
+            let old = decision.desired().clone();
             let may_answer = |vip: IpAddr, _: &Claim| vip.to_string() != "192.0.2.2";
             let delta = decision.change(&balancers, &endpoints, find, &mut keyring, may_answer);
             prop_assert!(delta.is_some() || !distinct, "nothing is contested");
-            prop_assert_eq!(delta.is_none() && decision.is_stale(), decision.is_stale());
+            prop_assert!(delta.is_none() || !decision.is_stale());
             let mut anew = world.decide(&mut keyring, &eligible);
             match delta {
                 Some(delta) => {
+                    // Whoever follows the decision goes by these.
+                    let new = decision.desired();
+                    prop_assert_eq!(delta.directory, new.directory != old.directory);
+                    let addresses = |desired: &Desired| (desired.owned.clone(), desired.answering.clone());
+                    prop_assert_eq!(delta.addresses, addresses(new) != addresses(&old));
+                    let says = new.left_out.iter().flat_map(|(name, all)| all.iter().map(move |why| (name, why)));
+                    let is_new = |(name, why): &(&ServiceName, &String)| {
+                        !old.left_out.get(*name).is_some_and(|all| all.contains(why))
+                    };
+                    let said: Vec<&String> = says.filter(is_new).map(|(_, why)| why).collect();
+                    prop_assert_eq!(delta.left_out.iter().collect::<Vec<_>>(), said);
                     for name in delta.gone {
                         rows.remove(&name);
                     }

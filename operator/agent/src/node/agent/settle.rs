@@ -273,6 +273,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_at_a_pod_s_veth_concerns_that_pod_and_at_the_node_s_interface_the_node_once_it_lasts()
+    {
+        let at = |program, ifindex| Attachment { program, ifindex };
+        let refuse = |attachment| BTreeMap::from([(attachment, epic_datapath::Error::NoProgram("why"))]);
+        let (pod, other) = (at(Program::FromProxy, 7), at(Program::FromProxy, 8));
+        let lasting = Duration::from_secs(5);
+        let later = || Instant::now() + lasting;
+        let mut refused = Refused::default();
+        refused.take(refuse(pod));
+        assert_eq!((&refused.of_node, refused.lasting(later(), lasting)), (&None, None));
+        assert!(refused.why(pod).contains("why"), "its gate says so");
+        assert!(!refused.why(other).contains("why"));
+
+        refused.take(refuse(at(Program::Ingress, 2)));
+        assert!(refused.of_node.is_some(), "nothing is announced meanwhile");
+        assert_eq!(refused.lasting(Instant::now(), lasting), None, "it may be over at once");
+        let since = refused.of_node.clone().unwrap().0;
+        refused.take_all("all".to_owned());
+        assert_eq!(refused.of_node.clone().unwrap().0, since, "it goes on");
+        assert_eq!(refused.lasting(since + lasting, lasting), Some("all"));
+        refused.take(BTreeMap::new());
+        assert_eq!(refused.lasting(later(), lasting), None);
+    }
+
+    #[test]
     fn an_endpoint_that_finds_no_room_keeps_no_address_from_being_announced() {
         let writer = Writer::new();
         let vips: BTreeSet<IpAddr> = [put(&writer, 1), put(&writer, 2)].into();
