@@ -5,6 +5,7 @@
 
 use std::hash::{BuildHasher, Hash};
 
+use epic_store::Sources;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use smallvec::SmallVec;
 
@@ -14,29 +15,31 @@ use crate::slab::{Slab, Slot};
 /// Facts about an entry.
 pub(crate) mod flag {
     /// Held since the start and never written by this run: who owns it is not settled.
-    pub(crate) const ADOPTED: u16 = 1 << 4;
+    pub(crate) const ADOPTED: u32 = 1 << 4;
     /// Wanted, but must leave for a while: what it holds stands in the way of another's entry.
-    pub(crate) const EVICTED: u16 = 1 << 5;
+    pub(crate) const EVICTED: u32 = 1 << 5;
     /// In the batch that is being made.
-    pub(crate) const FLYING: u16 = 1 << 6;
+    pub(crate) const FLYING: u32 = 1 << 6;
     /// Others wait for it.
-    pub(crate) const AWAITED: u16 = 1 << 7;
+    pub(crate) const AWAITED: u32 = 1 << 7;
     /// Held, and nobody wants it.
-    pub(crate) const LEAVING: u16 = 1 << 8;
+    pub(crate) const LEAVING: u32 = 1 << 8;
     /// In the set that somebody is asked about.
-    pub(crate) const ASKED: u16 = 1 << 9;
+    pub(crate) const ASKED: u32 = 1 << 9;
     /// Its removal was confirmed.
-    pub(crate) const CONFIRMED: u16 = 1 << 10;
+    pub(crate) const CONFIRMED: u32 = 1 << 10;
     /// Its last operation failed.
-    pub(crate) const FAILING: u16 = 1 << 11;
+    pub(crate) const FAILING: u32 = 1 << 11;
     /// Waits for a target.
-    pub(crate) const BLOCKED: u16 = 1 << 12;
+    pub(crate) const BLOCKED: u32 = 1 << 12;
     /// Waits until nothing points to it.
-    pub(crate) const PINNED: u16 = 1 << 13;
+    pub(crate) const PINNED: u32 = 1 << 13;
     /// Alternates with each reading of its map.
-    pub(crate) const READ: u16 = 1 << 14;
+    pub(crate) const READ: u32 = 1 << 14;
     /// In the list of entries that is being made.
-    pub(crate) const MARKED: u16 = 1 << 15;
+    pub(crate) const MARKED: u32 = 1 << 15;
+    /// Not to be removed before a source has listed that may want it.
+    pub(crate) const PARKED: u32 = 1 << 16;
 }
 
 const MET: u32 = 1 << 31;
@@ -90,15 +93,17 @@ pub(crate) struct Entry<K> {
     pub(crate) identity: u32,
     /// Pointers of held entries to this one, and of those that are being written.
     pub(crate) pointed_by: u32,
-    pub(crate) flags: u16,
+    pub(crate) flags: u32,
+    /// Whose rows want it, wanted what it holds, or may want what it was found to hold.
+    pub(crate) sources: Sources,
 }
 
 impl<K> Entry<K> {
-    pub(crate) fn is(&self, flag: u16) -> bool {
+    pub(crate) fn is(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
 
-    pub(crate) fn set(&mut self, flag: u16, on: bool) {
+    pub(crate) fn set(&mut self, flag: u32, on: bool) {
         if on { self.flags |= flag } else { self.flags &= !flag }
     }
 
@@ -146,6 +151,8 @@ pub(crate) enum Queue {
 pub(crate) struct RowState<I, S> {
     pub(crate) id: I,
     pub(crate) scope: Option<S>,
+    /// Whose it was when it was rendered.
+    pub(crate) sources: Sources,
     /// Lowest revision of a change that is not in the maps; 0: none is missing.
     pub(crate) since: u64,
     /// What the lag counts this row under; 0: nothing.
@@ -173,6 +180,7 @@ impl<I, S> RowState<I, S> {
         Self {
             id,
             scope,
+            sources: Sources::NONE,
             since: 0,
             counted: 0,
             counted_pending: false,
@@ -255,6 +263,7 @@ impl<L: Layout, I: Copy + Eq + Hash, S: Copy> Graph<L, I, S> {
             identity: 0,
             pointed_by: 0,
             flags: 0,
+            sources: Sources::NONE,
         });
         by_key.insert_unique(hash, slot, |slot| hasher.hash_one(entries.get(*slot).key));
         slot

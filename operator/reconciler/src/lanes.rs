@@ -23,7 +23,7 @@ impl Lanes {
     }
 
     /// The bit of an entry that says that it is in this list.
-    pub(crate) fn bit(direction: Direction, urgent: bool) -> u16 {
+    pub(crate) fn bit(direction: Direction, urgent: bool) -> u32 {
         1 << (direction as usize * 2 + usize::from(urgent))
     }
 

@@ -20,8 +20,8 @@
 //! - of rows that want different values of one entry, one decides for as long as it wants it; the others are in error;
 //! - an entry that already holds what is wanted is not written; the cost of a change follows the change;
 //! - a small change overtakes great ones; no scope waits because another fails;
-//! - nothing is removed before every initializer has completed, and a removal of more than half of all entries waits
-//!   until somebody confirmed just that set, alone ([`Ask`]);
+//! - nothing is removed before the initializers have completed of all sources that it may be of, and a removal of more than
+//!   half of all other entries waits until somebody confirmed just that set, alone ([`Ask`]);
 //! - a crash after any write, followed by a restart, ends in the same maps as a run without it;
 //! - [`Progress::covers`] is true only if the maps hold every change up to that revision.
 //!

@@ -185,8 +185,10 @@ pub struct Health {
     pub node: Errors,
     /// Errors of rows of scopes: they concern those scopes alone.
     pub scopes: Errors,
-    /// Initializers that have not completed: nothing is removed before.
+    /// Initializers that have not completed: nothing that may be of their sources is removed before.
     pub waiting_for: Vec<Arc<str>>,
+    /// Entries that no row wants and that wait for these.
+    pub unlisted: usize,
     /// Entries whose removal waits for confirmation.
     pub unconfirmed: usize,
     /// Why the maps could not be read back the last time.
@@ -224,6 +226,9 @@ impl fmt::Display for Health {
         }
         if !self.waiting_for.is_empty() {
             write!(f, "; not pruning before {} has listed", self.waiting_for.join(", "))?;
+            if self.unlisted > 0 {
+                write!(f, " (entries that wait for it: {})", self.unlisted)?;
+            }
         }
         Ok(())
     }
@@ -244,10 +249,11 @@ mod tests {
         health.scopes = errors(&["services a: full"], 8);
         health.waiting_for = vec!["file".into(), "cluster".into()];
         health.unconfirmed = 2;
+        health.unlisted = 4;
         assert_eq!(
             health.to_string(),
             "degraded, 3 entries; nodes n1: no; services a: full; and 7 more; removal of 2 entries waits for \
-             confirmation; not pruning before file, cluster has listed"
+             confirmation; not pruning before file, cluster has listed (entries that wait for it: 4)"
         );
         assert!(!health.is_node_ok());
     }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 
-use epic_store::{Schema, Snapshot};
+use epic_store::{Schema, Snapshot, Sources};
 
 use crate::layout::Layout;
 
@@ -40,6 +40,19 @@ pub trait Render<L: Layout>: Send + 'static {
 
     /// The scope of a row of this snapshot; `None` if it concerns all of the node.
     fn scope(&self, now: &Snapshot<Self::Tables>, row: RowId<L, Self>) -> Option<Self::Scope>;
+
+    /// Whose row of this snapshot this is: what it wanted goes only once these have listed. All there are, if in doubt.
+    fn sources_of(&self, now: &Snapshot<Self::Tables>, row: RowId<L, Self>) -> Sources {
+        let _ = (now, row);
+        Sources::ALL
+    }
+
+    /// Whose an entry may be that the maps were found to hold, after [`Render::adopt`] or at any later reading. Until these
+    /// have listed, nobody can know whether a row wants it.
+    fn sources_of_held(&self, key: &L::Key, value: &L::Value) -> Sources {
+        let _ = (key, value);
+        Sources::ALL
+    }
 
     /// Entries that this row of this snapshot wants; none if it is of no concern here. Of two for one key the first counts.
     ///

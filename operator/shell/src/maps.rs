@@ -134,8 +134,8 @@ fn differences<L: Layout>(
         found.push(Finding { what, entry: key.to_string(), why: behind(*row) });
     }
     for key in held.keys().filter(|key| !wanted.contains_key(key)) {
-        let why = if !tables.initialized() {
-            "no row wants it; nothing is removed before every source has listed"
+        let why = if progress.health.unlisted > 0 {
+            "no row wants it; it goes unless a source wants it that has yet to list (db initialized)"
         } else if progress.health.unconfirmed > 0 {
             "no row wants it; its removal waits for confirmation"
         } else {

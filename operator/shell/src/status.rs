@@ -24,6 +24,7 @@ pub(crate) fn health(tables: &Snapshot, progress: &Progress, parts: &[Part], for
             "failing-rows": failing,
             "services-behind": progress.behind.keys().flatten().map(ToString::to_string).collect::<Vec<_>>(),
             "unconfirmed": health.unconfirmed,
+            "unlisted": health.unlisted,
             "waiting-for": health.waiting_for.iter().map(|name| &**name).collect::<Vec<_>>(),
             "parts": parts
                 .iter()

@@ -11,20 +11,28 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::sources::Sources;
+
 /// One registration, held by its initializer and by the snapshots in which it is pending.
 #[derive(Debug)]
 pub(crate) struct Registration {
     name: Box<str>,
+    sources: Sources,
     abandoned: AtomicBool,
 }
 
 impl Registration {
-    pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.into(), abandoned: AtomicBool::new(false) }
+    pub(crate) fn new(name: &str, sources: Sources) -> Self {
+        Self { name: name.into(), sources, abandoned: AtomicBool::new(false) }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whose absence means nothing while it is pending.
+    pub(crate) fn sources(&self) -> Sources {
+        self.sources
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

@@ -22,7 +22,7 @@
 //! | [`tables!`] | the one declaration of all tables of a crate |
 //! | [`Store`], [`Reader`], [`Snapshot`], [`WriteTxn`] | the current tables, for writers and for readers |
 //! | [`Watch`], [`Changes`] | waiting, and what changed |
-//! | [`Initializer`] | who must have listed before absence means anything |
+//! | [`Initializer`], [`Sources`] | who must have listed before absence means anything |
 //! | [`Listing`], [`Query`] | rows as text and JSON, by table name |
 //! | [`Name`], [`NameId`] | interned texts, and their numbers in keys |
 //!
@@ -107,6 +107,7 @@ mod reader;
 mod row;
 mod schema;
 mod snapshot;
+mod sources;
 mod store;
 mod table;
 mod tables;
@@ -124,6 +125,7 @@ pub use reader::Reader;
 pub use row::{Row, StartsWith, Stored};
 pub use schema::{Holds, Schema, UnknownTable};
 pub use snapshot::{Pending, Snapshot};
+pub use sources::Sources;
 pub use store::Store;
 pub use table::Table;
 pub use txn::WriteTxn;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::initializer::Registration;
 use crate::schema::Schema;
+use crate::sources::Sources;
 
 /// All tables at one moment; it derefs to them. Immutable: it stays as it is for as long as somebody holds it.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,11 @@ impl<S: Schema> Snapshot<S> {
     /// Whether every registered initializer has completed. Before that, absent rows mean nothing.
     pub fn initialized(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// The sources that an initializer has yet to complete for: of these, absent rows mean nothing.
+    pub fn pending_sources(&self) -> Sources {
+        self.pending.iter().map(|registration| registration.sources()).collect()
     }
 
     /// The initializers that have not completed, by name. Each registration comes by itself.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::initializer::{Initializer, Registration};
 use crate::reader::Reader;
 use crate::schema::Schema;
+use crate::sources::Sources;
 use crate::txn::WriteTxn;
 
 /// Tables that may be written; for reading it derefs to [`Reader`]. Cloning gives another handle to the same store.
@@ -57,13 +58,20 @@ impl<S: Schema> Store<S> {
     /// Takes over an abandoned registration of the same name; otherwise it is one of its own, also beside others of that
     /// name. Not to be called inside a transaction: it is one.
     pub fn register_initializer(&self, name: &str) -> Initializer {
+        self.register_initializer_of(Sources::ALL, name)
+    }
+
+    /// The same for somebody who speaks of the rows of these sources alone: the absence of others' may mean something
+    /// before.
+    pub fn register_initializer_of(&self, sources: Sources, name: &str) -> Initializer {
         let mut txn = self.write();
-        let taken_over =
-            txn.next.pending.iter().find(|pending| pending.name() == name && pending.take_over());
+        let mut same =
+            txn.next.pending.iter().filter(|pending| pending.name() == name && pending.sources() == sources);
+        let taken_over = same.find(|pending| pending.take_over());
         if let Some(registration) = taken_over.cloned() {
             return Initializer::new(registration);
         }
-        let registration = Arc::new(Registration::new(name));
+        let registration = Arc::new(Registration::new(name, sources));
         let pending = Arc::make_mut(&mut txn.next.pending);
         let at = pending.partition_point(|pending| pending.name() <= name);
         pending.insert(at, Arc::clone(&registration));

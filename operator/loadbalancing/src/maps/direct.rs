@@ -15,7 +15,8 @@
 //!
 //! Numbers are places in arrays, so they are used again. A [`Reference`] is a number with a generation: it is the identity
 //! of an entry, and whoever points to an entry expects that identity there. So a cell never leads to who had the number
-//! before or has it next. The `set` of table and backend says besides whose they are, for programs that compare.
+//! before or has it next. The `set` of table and backend says besides whose they are, for programs that compare. Backends
+//! and services name their sources, so that after a restart what one source left need not wait for another.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -23,10 +24,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use epic_reconciler::{Layout, digest_of};
+#[cfg(doc)]
+use epic_store::Sources;
 use ipnet::IpNet;
 
 use crate::maglev::MaglevTable;
-use crate::rows::{FrontendKey, Place, ServiceName};
+use crate::rows::{Address, FrontendKey, Place, Protocol, ServiceName, Source};
 
 /// A number with its generation. Never 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,9 +110,25 @@ pub struct DirectBackend {
     pub reference: Reference,
     /// Whose it is.
     pub set: u32,
-    /// Where it is.
-    pub place: Place,
+    /// Address.
+    pub address: Address,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Which sources have it there: bits of [`Sources`].
+    pub sources: u8,
 }
+
+impl DirectBackend {
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        Place { address: self.address, port: self.port, protocol: self.protocol }
+    }
+}
+
+// Entries have a byte for them.
+const _: () = assert!(Source::ALL.len() <= 8);
 
 /// What replies are rewritten to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,6 +172,8 @@ pub struct DirectService {
     pub affinity_seconds: u32,
     /// Whether only clients of its ranges are admitted.
     pub ranges: bool,
+    /// Whose it is: bits of [`Sources`]. All that has this number is.
+    pub sources: u8,
 }
 
 /// Value of an entry.
@@ -281,7 +302,7 @@ pub fn dump_direct(entries: impl IntoIterator<Item = (DirectKey, DirectValue)>) 
 fn line(key: &DirectKey, value: &DirectValue, out: &mut String) -> fmt::Result {
     write!(out, "{key}")?;
     match value {
-        DirectValue::Backend(b) => write!(out, " -> {} {} set {:08x}", b.reference, b.place, b.set)?,
+        DirectValue::Backend(b) => write!(out, " -> {} {} set {:08x}", b.reference, b.place(), b.set)?,
         DirectValue::Reverse(r) => write!(out, " -> {} {} set {:08x}", r.reference, r.frontend, r.set)?,
         DirectValue::Table(table) => {
             write!(out, " -> {} set {:08x}", table.reference, table.set)?;

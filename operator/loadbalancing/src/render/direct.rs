@@ -11,7 +11,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use epic_reconciler::{Render, Unready};
-use epic_store::Row;
+use epic_store::{Row, Sources};
+use hashbrown::HashMap;
 
 use super::numbers::Numbers;
 use super::recent::Recent;
@@ -53,6 +54,8 @@ pub struct DirectSide {
 struct Both {
     backends: Numbers<Place>,
     frontends: Numbers<FrontendKey>,
+    /// Whose the numbers of frontends were in an earlier run.
+    sources: HashMap<u32, Sources>,
     /// Whether anybody was refused a number.
     starved: bool,
 }
@@ -72,6 +75,7 @@ impl DirectSide {
             numbers: RefCell::new(Both {
                 backends: Numbers::new(Self::ROOM),
                 frontends: Numbers::new(Self::ROOM),
+                sources: HashMap::new(),
                 starved: false,
             }),
             recent: Recent::default(),
@@ -82,7 +86,10 @@ impl DirectSide {
     #[must_use]
     pub fn with_room(self, room: u32) -> Self {
         let (backends, frontends) = (Numbers::new(room), Numbers::new(room));
-        Self { numbers: RefCell::new(Both { backends, frontends, starved: false }), ..self }
+        Self {
+            numbers: RefCell::new(Both { backends, frontends, sources: HashMap::new(), starved: false }),
+            ..self
+        }
     }
 
     /// With tables of so many cells, a prime, whatever the number of members is.
@@ -97,7 +104,7 @@ impl DirectSide {
         Self { zone, cluster, ..self }
     }
 
-    fn backend(&mut self, backend: &Backend, out: &mut Entries) -> Result<(), Unready> {
+    fn backend(&mut self, tables: &Tables, backend: &Backend, out: &mut Entries) -> Result<(), Unready> {
         if !has_place(backend) {
             return Ok(());
         }
@@ -105,7 +112,12 @@ impl DirectSide {
         let Some(reference) = numbers.backends.of(&backend.service, backend.place) else {
             return Err(numbers.refuse("backend", numbers.backends.room()));
         };
-        let value = DirectBackend { reference, set: set_of(&backend.service), place: backend.place };
+        // Several sources may have it there: all of them want the same entry.
+        let same = tables.backends.prefix((backend.service.id(), backend.place));
+        let sources: Sources = same.map(|row| Sources::from(row.source)).collect();
+        let Place { address, port, protocol } = backend.place;
+        let set = set_of(&backend.service);
+        let value = DirectBackend { reference, set, address, port, protocol, sources: byte_of(sources) };
         out.push((DirectKey::Backend(reference.number()), DirectValue::Backend(value)));
         Ok(())
     }
@@ -132,6 +144,7 @@ impl DirectSide {
             members: table.as_ref().map_or(0, |(_, _, members)| *members),
             affinity_seconds: affinity.map_or(0, seconds),
             ranges: !ranges.is_empty(),
+            sources: byte_of(frontend.source.into()),
         };
         out.push((DirectKey::Reverse(number), DirectValue::Reverse(reverse)));
         if let Some((set, cells, _)) = table {
@@ -195,6 +208,7 @@ impl Both {
         }
         self.backends.forget_adopted();
         self.frontends.forget_adopted();
+        self.sources = HashMap::new();
     }
 }
 
@@ -205,13 +219,22 @@ impl Render<DirectLayout> for DirectSide {
     fn adopt(&mut self, held: &[(DirectKey, DirectValue)]) {
         let numbers = self.numbers.get_mut();
         numbers.backends.adopt(held.iter().filter_map(|(_, value)| match value {
-            DirectValue::Backend(backend) => Some((backend.set, backend.place, backend.reference)),
+            DirectValue::Backend(backend) => Some((backend.set, backend.place(), backend.reference)),
             _ => None,
         }));
         numbers.frontends.adopt(held.iter().filter_map(|(_, value)| match value {
             DirectValue::Reverse(reverse) => Some((reverse.set, reverse.frontend, reverse.reference)),
             _ => None,
         }));
+        numbers.sources = held
+            .iter()
+            .filter_map(|(_, value)| match value {
+                DirectValue::Service(service) => {
+                    Some((service.reference.number(), sources_of_byte(service.sources)))
+                }
+                _ => None,
+            })
+            .collect();
     }
 
     fn affected(&self, old: &Snapshot, new: &Snapshot, each: &mut dyn FnMut(RowId)) {
@@ -222,6 +245,12 @@ impl Render<DirectLayout> for DirectSide {
             let key = change.row().key();
             each(RowId::Backend(key));
             chosen.push(key.service);
+            if change.old().is_some() && change.current().is_some() {
+                continue;
+            }
+            // Each source's row says who else has it there.
+            let others = new.backends.prefix((key.service, key.place)).filter(|row| row.source != key.source);
+            others.for_each(|row| each(RowId::Backend(row.key())));
             let is_named = || new.backends.prefix((key.service, key.place)).next().is_some();
             if change.current().is_none() && !is_named() {
                 released |= numbers.backends.release(key.service, key.place);
@@ -261,13 +290,41 @@ impl Render<DirectLayout> for DirectSide {
         now.service_of(row)
     }
 
+    fn sources_of(&self, now: &Snapshot, row: RowId) -> Sources {
+        match row {
+            RowId::Backend(key) => key.source.into(),
+            RowId::Frontend(key) => now.frontends.get(key).map_or(Sources::ALL, |row| row.source.into()),
+            _ => Sources::ALL,
+        }
+    }
+
+    fn sources_of_held(&self, key: &DirectKey, value: &DirectValue) -> Sources {
+        match (key, value) {
+            (_, DirectValue::Backend(backend)) => sources_of_byte(backend.sources),
+            (_, DirectValue::Service(service)) => sources_of_byte(service.sources),
+            (DirectKey::Reverse(number) | DirectKey::Table(number) | DirectKey::Range(number, _), _) => {
+                self.numbers.borrow().sources.get(number).copied().unwrap_or(Sources::ALL)
+            }
+            _ => Sources::ALL,
+        }
+    }
+
     fn render(&mut self, now: &Snapshot, row: RowId, out: &mut Entries) -> Result<(), Unready> {
         match row {
-            RowId::Backend(key) => now.backends.get(key).map_or(Ok(()), |row| self.backend(row, out)),
+            RowId::Backend(key) => now.backends.get(key).map_or(Ok(()), |row| self.backend(now, row, out)),
             RowId::Frontend(key) => now.frontends.get(key).map_or(Ok(()), |row| self.frontend(now, row, out)),
             _ => Ok(()),
         }
     }
+}
+
+/// As entries have them: a bit for each of [`Source::ALL`](crate::Source::ALL), of which there are at most eight.
+fn byte_of(sources: Sources) -> u8 {
+    sources.bits() as u8
+}
+
+fn sources_of_byte(byte: u8) -> Sources {
+    Sources::from_bits(byte.into())
 }
 
 /// Whether packets can be sent to a backend itself.

@@ -21,14 +21,14 @@ use std::sync::Arc;
 use epic_abi::Lb;
 use epic_abi::maps::{KeySlot, LbKeys};
 use epic_reconciler::Unready;
-use epic_store::Stored;
+use epic_store::{Sources, Stored};
 
 pub use client::ClientSide;
 pub use direct::DirectSide;
 pub use node::NodeSide;
 
 use crate::maps::{MapKey, MapValue};
-use crate::rows::{DataKey, Service, ServiceRef};
+use crate::rows::{DataKey, Service, ServiceRef, Source};
 use crate::tables::Tables;
 
 /// Map entries of a row.
@@ -125,6 +125,10 @@ fn node_entry(tables: &Tables, address: crate::rows::Address, out: &mut Entries)
     }
 }
 
+fn sources_of_epic() -> Sources {
+    Sources::from(Source::Resource) | Sources::from(Source::Local)
+}
+
 /// Rows that this side renders.
 macro_rules! render {
     ($side:ty, |$this:ident, $tables:ident, $row:ident, $out:ident| $body:expr) => {
@@ -138,6 +142,15 @@ macro_rules! render {
 
             fn scope(&self, now: &Snapshot, row: RowId) -> Option<ServiceRef> {
                 now.service_of(row)
+            }
+
+            // Nothing but EPIC's objects and what a process knows itself reaches these maps.
+            fn sources_of(&self, _: &Snapshot, _: RowId) -> epic_store::Sources {
+                super::sources_of_epic()
+            }
+
+            fn sources_of_held(&self, _: &MapKey, _: &MapValue) -> epic_store::Sources {
+                super::sources_of_epic()
             }
 
             fn render(&mut self, now: &Snapshot, row: RowId, $out: &mut Entries) -> Result<(), Unready> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use epic_store::Sources;
+
 /// Who put a row there. A writer is bound to one source and touches only its rows. Most preferred first: where several
 /// sources say the same thing differently, the smallest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +36,12 @@ impl Source {
         Source::Cluster,
         Source::KeyValue,
     ];
+}
+
+impl From<Source> for Sources {
+    fn from(source: Source) -> Self {
+        Self::one(source as u8)
+    }
 }
 
 impl fmt::Display for Source {

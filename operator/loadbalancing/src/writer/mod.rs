@@ -93,11 +93,11 @@ impl Writer {
         WriteTxn { store: self.store.write(), source: self.source }
     }
 
-    /// Registers somebody who must have listed before anything absent may be removed from the maps. Dropped before it has
-    /// completed, it stays pending until somebody of the same name takes over: a source that died must let nothing be
+    /// Registers somebody who must have listed before anything absent of this source may be removed from the maps. Dropped
+    /// before it has completed, it stays pending until somebody of the same name takes over: a source that died must let nothing be
     /// pruned that it had not listed.
     pub fn register_initializer(&self, name: &str) -> Initializer {
-        self.store.register_initializer(name)
+        self.store.register_initializer_of(self.source.into(), name)
     }
 }
 

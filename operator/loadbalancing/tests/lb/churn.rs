@@ -74,7 +74,7 @@ impl Checked {
             }
             if let Some(DirectValue::Table(table)) = self.maps.get(&DirectKey::Table(number)) {
                 let places = table.cells().iter().map(|word| match self.backend(*word) {
-                    Some(DirectValue::Backend(backend)) => format!(" {}", backend.place),
+                    Some(DirectValue::Backend(backend)) => format!(" {}", backend.place()),
                     _ => " none".to_owned(),
                 });
                 text.extend(places);

@@ -184,7 +184,7 @@ fn a_number_is_not_given_to_another_before_its_last_reader_has_left() {
     let Some(DirectValue::Backend(again)) = engine.maps().get(&DirectKey::Backend(1)) else {
         panic!("number 1 is in use:\n{}", dump(&engine));
     };
-    assert_eq!((again.reference.generation(), again.place), (2, place(1)));
+    assert_eq!((again.reference.generation(), again.place()), (2, place(1)));
     assert!(engine.is_idle() && engine.maps().dangling().is_empty());
 }
 
@@ -204,7 +204,7 @@ fn whoever_finds_no_number_says_so_and_gets_one_when_another_leaves() {
     assert_eq!(members(&engine), 1, "the other takes its share");
 
     let held = engine.maps().content().find_map(|(_, value)| match value {
-        DirectValue::Backend(backend) => Some(backend.place),
+        DirectValue::Backend(backend) => Some(backend.place()),
         _ => None,
     });
     let mut txn = writer.write();
@@ -262,4 +262,91 @@ fn where_numbers_are_scarce_none_leads_to_who_had_it_before() {
         churn.clear();
         assert!(churn.settle().maps.is_empty());
     }
+}
+
+#[test]
+fn what_a_source_left_goes_after_a_restart_whether_others_are_reached_or_not() {
+    let (web, api, old) = (name("acme/web"), name("acme/api"), name("acme/old"));
+    let ports = || [(&web, "192.0.2.7"), (&api, "192.0.2.8"), (&old, "192.0.2.9")];
+    let before = Writer::new();
+    let file = before.for_source(Source::File);
+    let mut first = engine(&before, DirectMaps::new(), side());
+    for (service, address) in ports() {
+        // One is known to a file alone; of another the file says half.
+        let writer = if *service == api { &file } else { &before };
+        put(writer, service, vip(address, 80), &[1, 2]);
+        round(&mut first);
+    }
+    let mut txn = file.write();
+    txn.set_backends(&old, [backend(&old, 2)]);
+    txn.commit();
+    round(&mut first);
+    let all = dump(&first);
+
+    // Objects list, and one of the services is no more.
+    let writer = Writer::new();
+    let file = writer.for_source(Source::File);
+    let (objects, listed) = (writer.register_initializer("objects"), file.register_initializer("file"));
+    let mut engine = engine(&writer, first.into_maps(), side());
+    round(&mut engine);
+    assert_eq!(dump(&engine), all, "nobody has listed");
+    put(&writer, &web, vip("192.0.2.7", 80), &[1, 2]);
+    let mut txn = writer.write();
+    txn.complete(&objects);
+    txn.commit();
+    round(&mut engine);
+    let kept = dump(&engine);
+    let gone: Vec<&str> = all.lines().filter(|line| !kept.contains(*line)).collect();
+    assert_eq!(
+        gone.iter().map(|line| line.split(" set").next().unwrap()).collect::<Vec<_>>(),
+        [
+            "backends 5 -> 5.1 10.0.0.1:8080/TCP",
+            "reverse 3 -> 3.1 192.0.2.9:80/TCP",
+            "tables 3 -> 3.1",
+            "services 192.0.2.9:80/TCP -> 3.1 members 2"
+        ]
+    );
+    assert_eq!(kept.lines().count() + gone.len(), all.lines().count(), "and nothing is new");
+    assert_eq!(engine.progress().health.unlisted, 6, "a service and a backend");
+
+    // The file says the same as before; then it takes it back.
+    put(&file, &api, vip("192.0.2.8", 80), &[1, 2]);
+    let mut txn = file.write();
+    txn.complete(&listed);
+    txn.commit();
+    round(&mut engine);
+    assert!(engine.is_idle() && dump(&engine).lines().count() == 10);
+    let mut txn = file.write();
+    txn.delete_service_and_frontends(&api);
+    txn.set_backends(&api, []);
+    txn.commit();
+    round(&mut engine);
+    assert_eq!(dump(&engine).lines().count(), 5);
+}
+
+#[test]
+fn a_backend_of_two_sources_names_both_and_stays_while_one_has_it() {
+    let (writer, web) = (Writer::new(), name("acme/web"));
+    let file = writer.for_source(Source::File);
+    put(&writer, &web, vip("192.0.2.7", 80), &[1]);
+    let mut engine = engine(&writer, DirectMaps::new(), side());
+    round(&mut engine);
+    let sources = |engine: &Engine| match engine.maps().get(&DirectKey::Backend(1)) {
+        Some(DirectValue::Backend(backend)) => backend.sources,
+        other => panic!("{other:?}"),
+    };
+    let bit = |source: Source| 1 << source as u8;
+    assert_eq!(sources(&engine), bit(Source::Resource));
+    let mut txn = file.write();
+    txn.set_backends(&web, [backend(&web, 1)]);
+    txn.commit();
+    round(&mut engine);
+    assert_eq!(sources(&engine), bit(Source::Resource) | bit(Source::File));
+    assert!(engine.is_idle(), "both rows want the same: {}", engine.progress().health);
+    let mut txn = writer.write();
+    txn.set_backends(&web, []);
+    txn.commit();
+    round(&mut engine);
+    assert_eq!(sources(&engine), bit(Source::File));
+    assert!(engine.is_idle(), "{}", engine.progress().health);
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use epic_store::Sources;
 use smallvec::SmallVec;
 
 use super::Reconciler;
@@ -32,12 +33,14 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         if why.is_some() || self.graph.row(slot).unready {
             self.set_unready(slot, why);
         }
-        self.claim_all(slot, &mut out);
+        let sources = if out.is_empty() { Sources::NONE } else { self.render.sources_of(&self.seen, id) };
+        self.graph.row_mut(slot).sources = sources;
+        self.claim_all(slot, sources, &mut out);
         self.out = out;
         self.touch(slot);
     }
 
-    fn claim_all(&mut self, row: Slot, out: &mut Vec<(L::Key, L::Value)>) {
+    fn claim_all(&mut self, row: Slot, sources: Sources, out: &mut Vec<(L::Key, L::Value)>) {
         let old = std::mem::take(&mut self.graph.row_mut(row).entries);
         let mut now: SmallVec<[Slot; 4]> = SmallVec::with_capacity(out.len());
         for (key, value) in out.drain(..) {
@@ -47,6 +50,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
                 continue;
             }
             entry.set(flag::MARKED, true);
+            entry.sources |= sources;
             now.push(slot);
             let claim = Claim::new(row, L::digest(&key, &value).get(), L::identity(&key, &value));
             self.claim(slot, claim, value);
@@ -193,7 +197,11 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
 
     /// The entry is as its owner wants it, or is not held: who left it has nothing to wait for any more.
     fn drop_withdrawn(&mut self, slot: Slot) {
+        let entry = self.graph.entry(slot);
+        let live = entry.claims.iter().filter(|claim| claim.is_live());
+        let sources = live.map(|claim| self.graph.rows.get(claim.row()).sources).collect();
         let entry = self.graph.entry_mut(slot);
+        entry.sources = sources;
         entry.set(flag::ADOPTED, false);
         if !self.handed_over.is_empty() {
             self.handed_over.remove(&slot);

@@ -5,6 +5,8 @@
 //! each other's targets) would keep a target from its next owner for as long. Then the entry is removed and comes back when
 //! it can: what it points to is another's by what the tables say, so nothing of use is lost.
 //!
+//! What may be of a source that has not listed stays all the same (see `removal`).
+//!
 //! In the same way what a row of another scope left goes if its successor cannot be written for now.
 //!
 //! Who points to a target is not kept; it is searched for among all entries, once per round at most, and only if something
@@ -26,7 +28,8 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         if !self.is_rendered() || !self.deferred.is_empty() || !self.may_remove() {
             return false;
         }
-        let stale = self.handed_over.iter().copied().filter(|slot| self.is_stale(*slot)).collect();
+        let stale = self.handed_over.iter().copied().filter(|slot| self.is_stale(*slot));
+        let stale = stale.filter(|slot| !self.waits_for_source(*slot)).collect();
         let holding = self.holding_on();
         self.evict_all(stale) | self.evict_all(holding)
     }
@@ -62,6 +65,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         let entries = self.graph.entries.iter();
         let holding = entries
             .filter(|(_, entry)| !entry.targets.is_empty() && !entry.is(flag::EVICTED))
+            .filter(|(_, entry)| !entry.sources.intersects(self.pending))
             .filter(|(slot, entry)| {
                 entry.owner().is_some()
                     && entry.targets.iter().any(|(target, _)| self.must_yield(*slot, *target))

@@ -19,6 +19,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             return;
         }
         let before = std::mem::replace(&mut self.seen, now);
+        self.wait_for(self.seen.pending_sources());
         // Several commits may lie between: what they changed counts from the first of them.
         let mark = before.revision() + 1;
         let first = self.arrived.len();

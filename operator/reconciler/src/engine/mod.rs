@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use epic_store::{Reader, Snapshot};
+use epic_store::{Reader, Snapshot, Sources};
 use hashbrown::HashMap;
 use imbl::OrdMap;
 
@@ -74,6 +74,8 @@ pub struct Reconciler<L: Layout, M, R: Render<L>> {
     render: R,
     settings: Settings,
     seen: Arc<Snapshot<R::Tables>>,
+    /// Sources that have not listed.
+    pending: Sources,
     graph: Graph<L, RowId<L, R>, R::Scope>,
     /// Entries held, per map.
     held: Vec<usize>,
@@ -130,7 +132,8 @@ impl<L: Layout, M, R: Render<L>> fmt::Debug for Reconciler<L, M, R> {
 }
 
 impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
-    /// Reads the maps back. What they hold and no row wants goes once all initializers have completed.
+    /// Reads the maps back. What they hold and no row wants goes once the initializers have completed of all sources that it
+    /// may be of ([`Render::sources_of_held`]).
     ///
     /// # Errors
     /// Those of [`Maps::read`].
@@ -151,6 +154,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             render,
             settings,
             seen: Arc::default(),
+            pending: Sources::NONE,
             graph: Graph::new(),
             held: vec![0; L::MAPS.len()],
             parity: vec![false; L::MAPS.len()],
@@ -184,8 +188,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         };
         for (key, value) in found {
             let slot = this.graph.entry_slot(&key);
-            let held = this.held_value(&key, &value);
-            this.set_held(slot, Some(held));
+            this.found(slot, &key, &value);
             this.graph.entry_mut(slot).set(flag::ADOPTED, true);
             this.entry_changed(slot);
         }
@@ -298,6 +301,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
                 + self.pinned.len()
                 + self.handed_over.len()
                 + self.removal.asked()
+                + self.removal.parked()
                 + self.removal.fresh(),
             named: self.lag.behind().len() + self.failing.len() + self.failing_of_node.len(),
         }

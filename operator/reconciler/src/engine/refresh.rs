@@ -89,8 +89,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             if prune && self.graph.entry(slot).owner().is_some() {
                 continue;
             }
-            let held = self.held_value(&key, &value);
-            self.set_held(slot, Some(held));
+            self.found(slot, &key, &value);
             self.found_changed(slot);
         }
         Ok(())

@@ -10,8 +10,8 @@ use crate::render::Render;
 use crate::slab::Slot;
 
 impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
-    /// Removes what may go. Nothing does before every initializer has completed and every removed row was looked at; what a
-    /// great change leaves goes only once all of it was looked at, for another row of it may want the same entry.
+    /// Removes what may go. Nothing does before every removed row was looked at, nor before all sources have listed that may
+    /// want it; what a great change leaves goes only once all of it was looked at, for another row of it may want the same entry.
     pub(super) fn remove(&mut self, budget: &mut usize) {
         if !self.may_remove() || self.lanes.is_empty(Direction::Remove) {
             return;
@@ -41,7 +41,11 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             }
             return;
         }
-        if entry.have == 0 || entry.is(flag::ASKED) {
+        if entry.have == 0 || entry.is(flag::ASKED | flag::PARKED) {
+            return;
+        }
+        if self.waits_for_source(slot) {
+            self.park(slot);
             return;
         }
         if entry.pointed_by > 0 {

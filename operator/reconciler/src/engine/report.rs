@@ -142,6 +142,7 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
             node: Errors::of(self.failing_of_node.len() + self.strays.len(), of_node),
             scopes: Errors::of(self.failing.len(), self.failing.iter().map(name)),
             waiting_for: self.seen.pending().map(|pending| Arc::from(pending.to_string())).collect(),
+            unlisted: self.removal.parked(),
             unconfirmed: self.removal.asked(),
             unread: self.unread.clone(),
         }

@@ -218,7 +218,14 @@ impl<L: Layout, M: Maps<L>, R: Render<L>> Reconciler<L, M, R> {
         HeldValue { digest: L::digest(key, value).get(), identity: L::identity(key, value), targets }
     }
 
-    /// Notes what an entry was found to hold, pointers included.
+    /// Notes what an entry was found to hold, and whose that may be.
+    pub(super) fn found(&mut self, slot: Slot, key: &L::Key, value: &L::Value) {
+        let held = self.held_value(key, value);
+        self.set_held(slot, Some(held));
+        self.graph.entry_mut(slot).sources |= self.render.sources_of_held(key, value);
+    }
+
+    /// Notes what an entry holds, pointers included.
     pub(super) fn set_held(&mut self, slot: Slot, held: Option<HeldValue>) {
         for (target, _) in held.iter().flat_map(|held| &held.targets) {
             self.graph.entry_mut(*target).pointed_by += 1;

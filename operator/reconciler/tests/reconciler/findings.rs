@@ -6,11 +6,11 @@ use epic_reconciler::{Budget, FakeMaps, Status};
 use epic_store::Store;
 
 use crate::support::{
-    Checked, NOTHING, backend, checked, commit, confirmed, engine, error, frontend, node, put_whole,
+    Checked, Engine, NOTHING, backend, checked, commit, confirmed, engine, error, frontend, node, put_whole,
     remove_whole, service, settle, settle_for_good, status,
 };
 use crate::toy::{
-    BACKENDS, Backend, FRONTENDS, Frontend, Key, Node, Place, RowId, Service, Tables, Value, Vip,
+    BACKENDS, Backend, FRONTENDS, Frontend, Key, Node, Place, RowId, Service, Tables, Value, Vip, source_of,
 };
 
 // A removal of more than half waits, and nothing else does.
@@ -452,7 +452,7 @@ fn nothing_is_removed_before_every_initializer_has_completed() {
     assert_eq!((engine.maps().maps.len(), round.writes), (12, 0));
     assert_eq!(
         engine.progress().health.to_string(),
-        "OK, 12 entries; not pruning before services has listed"
+        "OK, 12 entries; not pruning before services has listed (entries that wait for it: 4)"
     );
     commit(&store, |txn| {
         txn.complete(&listed);
@@ -460,4 +460,61 @@ fn nothing_is_removed_before_every_initializer_has_completed() {
     settle(&mut engine, Instant::now(), false);
     assert_eq!(engine.maps().maps.len(), 8);
     assert!(engine.is_idle());
+}
+
+#[test]
+fn a_source_that_has_not_listed_holds_back_what_may_be_its_own_alone() {
+    let store = Store::<Tables>::new();
+    let mut engine = checked(&store);
+    commit(&store, |txn| (1..=4).for_each(|id| put_whole(txn, id)));
+    settle(&mut engine, Instant::now(), false);
+    let maps = engine.into_maps();
+    let store = Store::<Tables>::new();
+    let listed = store.register_initializer_of(source_of(Some(1)), "file");
+    let mut engine = crate::support::engine(&store, maps);
+    // Service 2 was deleted meanwhile; of 1 and 4 nobody has said anything yet.
+    commit(&store, |txn| put_whole(txn, 3));
+    settle(&mut engine, Instant::now(), false);
+    let left = |engine: &Engine<Checked>| -> Vec<u32> {
+        let vips = engine.maps().maps.content().filter_map(|(key, _)| match key {
+            Key::Frontend(vip) => Some(*vip),
+            _ => None,
+        });
+        vips.collect()
+    };
+    assert_eq!(left(&engine), [1, 3, 4]);
+    let health = engine.progress().health;
+    assert!(health.is_ok(), "{health}");
+    assert_eq!((health.unlisted, health.entries), (8, 12));
+    // What such a source takes back waits as well, what another does goes.
+    commit(&store, |txn| put_whole(txn, 1));
+    settle(&mut engine, Instant::now(), false);
+    commit(&store, |txn| {
+        remove_whole(txn, 1);
+        remove_whole(txn, 3);
+    });
+    let ask = settle(&mut engine, Instant::now(), false).ask;
+    assert_eq!(
+        ask.map(|ask| (ask.entries.len(), ask.held)),
+        Some((4, 4)),
+        "of what is not of the source it is all"
+    );
+    settle(&mut engine, Instant::now(), true);
+    assert_eq!(left(&engine), [1, 4]);
+    // Who comes later holds back only what has not gone yet, asked about or not.
+    let other = store.register_initializer_of(source_of(Some(3)), "cluster");
+    commit(&store, |txn| {
+        put_whole(txn, 4);
+        txn.complete(&listed);
+    });
+    settle(&mut engine, Instant::now(), true);
+    assert_eq!(left(&engine), [4]);
+    let health = engine.progress().health;
+    assert_eq!((health.waiting_for, health.unlisted), (vec!["cluster".into()], 0));
+    commit(&store, |txn| {
+        remove_whole(txn, 4);
+        txn.complete(&other);
+    });
+    settle(&mut engine, Instant::now(), true);
+    assert_eq!(engine.footprint(), NOTHING);
 }

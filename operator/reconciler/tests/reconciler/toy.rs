@@ -14,7 +14,7 @@ use std::fmt;
 use std::num::NonZeroU64;
 
 use epic_reconciler::{Layout, Render, Unready, digest_of};
-use epic_store::{Column, Row, Schema, Snapshot, StartsWith, tables};
+use epic_store::{Column, Row, Schema, Snapshot, Sources, StartsWith, tables};
 
 /// A node whose value is at least this is lent to the scope of that name.
 pub(crate) const LENT: u32 = 100;
@@ -209,6 +209,11 @@ impl Renderer {
     }
 }
 
+/// The source of a service; nodes have one of their own.
+pub(crate) fn source_of(service: Option<u32>) -> Sources {
+    Sources::one(service.map_or(3, |service| (service % 3) as u8))
+}
+
 impl Render<Toy> for Renderer {
     type Tables = Tables;
     type Scope = u32;
@@ -241,6 +246,25 @@ impl Render<Toy> for Renderer {
             RowId::Backend(key) => Some(key.service),
             RowId::Node(id) => now.nodes.get(id).map(|row| row.value).filter(|value| *value >= LENT),
         }
+    }
+
+    fn sources_of(&self, _: &Snapshot<Tables>, row: RowId) -> Sources {
+        source_of(match row {
+            RowId::Service(id) => Some(id),
+            RowId::Frontend(key) => Some(key.service),
+            RowId::Backend(key) => Some(key.service),
+            RowId::Node(_) => None,
+        })
+    }
+
+    fn sources_of_held(&self, _: &Key, value: &Value) -> Sources {
+        source_of(match *value {
+            Value::Node(_) => None,
+            Value::Backend { service, .. }
+            | Value::Slot { service, .. }
+            | Value::RevNat { service }
+            | Value::Frontend { service, .. } => Some(service),
+        })
     }
 
     fn render(

@@ -10,8 +10,8 @@
 //! `source=NAME`.
 //! Maps: `round`, `settle`, `confirm`, `fail P`, `crash N` (after so many writes), `room MAP N`, `stray VIP` (which nobody
 //! wants, found by a restart), `lose VIP`, `tamper VIP` (somebody else changes the maps), `restart`, `refresh`.
-//! Output: `tables`, `maps`, `failing`, `health`, `writes`, `select VIP:PORT`. `register NAME`, `complete NAME`,
-//! `die NAME` (before it has listed). `#` begins a comment.
+//! Output: `tables`, `maps`, `failing`, `health`, `writes`, `select VIP:PORT`. `register NAME [source=NAME]`,
+//! `complete NAME`, `die NAME` (before it has listed). `#` begins a comment.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -157,8 +157,9 @@ impl Shell {
                 self.reconciler().refresh();
                 while self.reconciler().read_back().unwrap() {}
             }
-            ["register", name] => {
-                self.initializers.insert(name.to_owned(), self.writer.register_initializer(name));
+            ["register", name, ..] => {
+                let initializer = self.writer.for_source(source(&words)).register_initializer(name);
+                self.initializers.insert(name.to_owned(), initializer);
             }
             ["die", name] => drop(self.initializers.remove(name).expect("registered")),
             ["complete", name] => {
@@ -168,10 +169,7 @@ impl Shell {
                 txn.commit();
             }
             _ => {
-                let source = option(&words, "source").map_or(Source::Resource, |name| {
-                    Source::ALL.into_iter().find(|source| source.to_string() == name).expect("a source")
-                });
-                let writer = self.writer.for_source(source);
+                let writer = self.writer.for_source(source(&words));
                 let mut txn = writer.write();
                 row(&mut txn, line, out);
                 txn.commit();
@@ -224,6 +222,13 @@ impl Shell {
         let maps = FaultyMaps::new(maps, Faults::default(), 1);
         self.reconciler = Some(node_reconciler(&self.writer, maps));
     }
+}
+
+/// Whose a row or an initializer is; EPIC's objects' if nothing is said.
+fn source(words: &[&str]) -> Source {
+    option(words, "source").map_or(Source::Resource, |name| {
+        Source::ALL.into_iter().find(|source| source.to_string() == name).expect("a source")
+    })
 }
 
 fn option<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
