@@ -15,10 +15,11 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use epic_abi::keys::CookieSecret;
 use epic_agent::desired::ServiceRows;
 use epic_agent::desired::keys::{Keyring, Master};
-use epic_agent::desired::node::{Decision, Desired, Objects, Place};
+use epic_agent::desired::node::{Changes, Decision, Desired, Objects, Place};
 use epic_agent::hello::SECOND;
 use epic_agent::hello::caller::{Caller, Wanted};
 use epic_agent::hello::responder::Responder;
+use epic_agent::node::in_force::InForce;
 use epic_lb::render::NodeSide;
 use epic_lb::{FakeMaps, Link, ServiceName, Veth, Writer};
 use epic_reconciler::{Budget, Reconciler};
@@ -136,7 +137,7 @@ fn passes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One Endpoint changes: decision, rows, and the maps, which are fake. It is one of the same few at every size, so that the sizes
+/// One Endpoint changes: decision, rows, the maps, which are fake, and which addresses are in force. It is one of the same few at every size, so that the sizes
 /// differ in nothing else; `any` is one of all of them, whose memory no cache has.
 fn endpoint_change(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("agent_endpoint_change");
@@ -153,6 +154,8 @@ fn endpoint_change(criterion: &mut Criterion) {
         let mut reconciler = Reconciler::new(writer.reader(), FakeMaps::new(), side, Default::default())
             .expect("fake maps can be read");
         while reconciler.round(Instant::now(), Budget::UNLIMITED).more {}
+        let (mut in_force, answering) = (InForce::default(), decision.desired().answering.clone());
+        in_force.follow(&answering, &writer.snapshot(), &reconciler.progress());
         let mut at = 0;
         let mut change = || {
             at = (at + 7) % if few { FEW } else { objects.endpoints.len() };
@@ -165,13 +168,17 @@ fn endpoint_change(criterion: &mut Criterion) {
             let key = kates::Key::of(&*after);
             let of = &objects.load_balancers[at / 2];
             let (before, after) = (Some(before), Some(after));
-            let (delta, balancer) = ([kates::Change { key, before, after }], Arc::clone(of));
+            let (endpoints, balancer) = (vec![kates::Change { key, before, after }], Arc::clone(of));
+            let changes = Changes { endpoints, ..Changes::default() };
             let find = |_: &ServiceName| Some(Arc::clone(&balancer));
             let delta =
-                decision.change(&[], &delta, find, &mut keyring, |_, _| true).expect("nothing is contested");
+                decision.change(&changes, find, &mut keyring, |_, _| true).expect("nothing is contested");
             let (revision, _) = ServiceRows::write_all(delta.services, &delta.gone, &writer);
             let round = reconciler.round(Instant::now(), Budget::UNLIMITED);
-            assert!(round.writes > 0 && reconciler.progress().covers(revision));
+            let (tables, progress) = (writer.snapshot(), reconciler.progress());
+            assert!(round.writes > 0 && progress.covers(revision));
+            let held = in_force.follow(&decision.desired().answering, &tables, &progress).len();
+            assert_eq!(held, answering.len());
         };
         let id = match few {
             true => BenchmarkId::from_parameter(balancers),

@@ -9,6 +9,7 @@ use epic_lb::{
     EpicLayout, FakeMaps, Here, Link, Pass, Selection, ServiceId, ServiceRef, Tables, Veth, Writer,
 };
 use epic_reconciler::{Budget, Reconciler, Render, Settings};
+use imbl::{OrdMap, OrdSet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -481,7 +482,7 @@ fn an_address_that_may_not_be_answered_for_is_owned_and_not_answered_for() {
     let desired = decision.into_desired();
     let claim = node::Claim { uid: UID.into(), gateway: true };
     assert_eq!(asked, [(ip("192.0.2.7"), claim.clone())]);
-    assert_eq!((desired.owned, desired.answering), ([(ip("192.0.2.7"), claim)].into(), BTreeSet::new()));
+    assert_eq!((desired.owned, desired.answering), (OrdMap::unit(ip("192.0.2.7"), claim), OrdSet::new()));
     assert!(desired.rows.services[0].frontends.iter().all(|frontend| !frontend.announced));
 }
 

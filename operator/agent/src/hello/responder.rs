@@ -5,7 +5,7 @@
 //!
 //! Every answer is at most as long as the message it answers, so the responder amplifies nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use epic_abi::hello::{Entry, Header, Kind, Message, Status, decode};
 use epic_abi::keys::{CookieSecret, HELLO_KEY_LEN, verify_entry};
 use epic_abi::maps::{REMOTE_FIXED_PORTS, Remote, SourceKey};
 use epic_abi::{Ip, Lb};
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use super::{Nanos, Outgoing, SECOND, SILENT_PERIODS, seal, split};
@@ -40,11 +41,12 @@ impl std::fmt::Debug for Tunnel {
     }
 }
 
-/// Everything the responder is told: tunnels by id, and where no client may call from.
+/// Everything the responder is told: tunnels by id, and where no client may call from. Copies share what is equal, so that what
+/// changed between two is found without looking at the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Tunnels that end on this node.
-    pub tunnels: BTreeMap<u32, Tunnel>,
+    pub tunnels: OrdMap<u32, Tunnel>,
     /// What no client may call from.
     pub protected: Protected,
 }
@@ -53,7 +55,7 @@ pub struct Directory {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Protected {
     /// EPIC nodes and VIPs: many, and looked up with every hello.
-    pub hosts: BTreeSet<IpAddr>,
+    pub hosts: OrdSet<IpAddr>,
     /// Proxy and alias ranges, `protected-addresses`.
     pub networks: Vec<IpNet>,
 }
@@ -217,7 +219,7 @@ impl Responder {
         let gone: Vec<(u32, SourceKey)> = self
             .heard
             .iter()
-            .filter(|(id, _)| !directory.tunnels.contains_key(id))
+            .filter(|(id, _)| !directory.tunnels.contains_key(*id))
             .map(|(id, heard)| (*id, heard.source))
             .collect();
         for (id, source) in &gone {
@@ -226,6 +228,25 @@ impl Responder {
         }
         self.directory = directory;
         gone
+    }
+
+    /// Takes a tunnel into the directory, or takes note of a change of it.
+    pub fn put(&mut self, id: u32, tunnel: Tunnel) {
+        self.directory.tunnels.insert(id, tunnel);
+    }
+
+    /// Takes a tunnel out of the directory. Returns its source if it was heard, which the caller removes together with its
+    /// remote.
+    pub fn remove(&mut self, id: u32) -> Option<SourceKey> {
+        self.directory.tunnels.remove(&id);
+        let source = self.heard.remove(&id)?.source;
+        self.vacate(id, &source);
+        Some(source)
+    }
+
+    /// Replaces what no client may call from.
+    pub fn protect(&mut self, protected: Protected) {
+        self.directory.protected = protected;
     }
 
     /// What was [`Learned`] could not be written: the next hello is to be learned again.

@@ -8,6 +8,7 @@ use epic_abi::Lb;
 use epic_abi::hello::{Kind, Status, decode};
 use epic_abi::keys::CookieSecret;
 use epic_abi::maps::REMOTE_FIXED_PORTS;
+use imbl::OrdSet;
 
 use super::caller::{Caller, EAGER, FIRST, PERIOD, Reached, Wanted};
 use super::responder::{Directory, Learned, Outcome, Protected, Refusal, Responder, Tunnel};
@@ -46,7 +47,7 @@ fn directory(tunnels: &[u32]) -> Directory {
     Directory {
         tunnels: tunnels.iter().map(|id| (*id, tunnel(*id))).collect(),
         protected: Protected {
-            hosts: [address("203.0.113.1:0").ip()].into(),
+            hosts: OrdSet::unit(address("203.0.113.1:0").ip()),
             networks: vec!["192.168.77.0/24".parse().unwrap()],
         },
     }

@@ -157,15 +157,17 @@ pub fn node_view(
     Arc::new(move || {
         let mut tunnels = from_maps(&maps).unwrap_or_default();
         named(&mut tunnels, &writer);
-        let (heard, now) = (answering.heard(), hello::now());
-        for tunnel in tunnels.values_mut() {
-            let heard = heard.get(&tunnel.id);
-            tunnel.up = Some(heard.is_some_and(|heard| heard.is_up(now)));
-            if let Some(heard) = heard {
-                tunnel.nat = heard.nat;
-                tunnel.round_trip_micros = Some(heard.round_trip_micros).filter(|micros| *micros != 0);
+        let now = hello::now();
+        answering.heard(|heard| {
+            for tunnel in tunnels.values_mut() {
+                let heard = heard.get(&tunnel.id);
+                tunnel.up = Some(heard.is_some_and(|heard| heard.is_up(now)));
+                if let Some(heard) = heard {
+                    tunnel.nat = heard.nat;
+                    tunnel.round_trip_micros = Some(heard.round_trip_micros).filter(|micros| *micros != 0);
+                }
             }
-        }
+        });
         View {
             side: "node".to_owned(),
             name: name.clone(),

@@ -10,21 +10,22 @@ mod addresses;
 mod reporting;
 mod settle;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_abi::maps::{CONFIG_KEY, Config, Local as LocalEntry};
 use epic_crds::EPICNodeStatus;
+use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_datapath::{Attachment, BpfMaps, Datapath, Maps};
 use epic_lb::render::NodeSide;
-use epic_lb::{Handle, Initializer, Link, Writer};
+use epic_lb::{Handle, Initializer, Link, Veth, Writer};
 use epic_model::id::NodeName;
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
 use epic_reconciler::Reconciler;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::{Accumulator, Client, Key, Snapshot, Version};
@@ -38,9 +39,11 @@ use self::settle::Refused;
 use super::announce::Announced;
 use super::answering::Answering;
 use super::arp::{Arp, Ears, QUEUE};
+use super::awaited::Awaited;
 use super::behind::Leaving;
 use super::gate::Patience;
 use super::guard::{Guard, Neighbours};
+use super::in_force::InForce;
 use super::inputs::{Inputs, Unknown};
 use super::interfaces::{self, Interfaces};
 use super::judgement::Judgement;
@@ -111,6 +114,17 @@ enum Cause {
     Everything,
 }
 
+/// How much of what has settled is looked at beside what changed, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    /// What changed.
+    Changes,
+    /// What only time changes: once a second.
+    Around,
+    /// Everything, at full passes.
+    Everything,
+}
+
 struct Agent {
     settings: Settings,
     client: Client,
@@ -136,6 +150,10 @@ struct Agent {
     attached: BTreeSet<Attachment>,
     refused: Refused,
     inputs: Inputs,
+    in_force: InForce,
+    awaited: Awaited,
+    /// Pods whose gates were found open and right, with their veths.
+    opened: BTreeMap<Arc<str>, (Arc<Pod>, Veth)>,
     announced: Arc<Mutex<Announced>>,
     guard: Guard,
     answered: Answered,
@@ -227,6 +245,9 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         attached,
         refused: Refused::default(),
         inputs: Inputs::default(),
+        in_force: InForce::default(),
+        awaited: Awaited::default(),
+        opened: BTreeMap::new(),
         announced: Arc::default(),
         guard: Guard::default(),
         answered,
@@ -293,7 +314,7 @@ impl Agent {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (mut cause, mut moved) = (Cause::Nothing, false);
+            let (mut cause, mut moved, mut look) = (Cause::Nothing, false, Look::Changes);
             tokio::select! {
                 update = updates.next() => {
                     if watched::epic(&update.snapshot).is_some_and(|epic| is_uninstalled(epic)) {
@@ -318,7 +339,7 @@ impl Agent {
                     cause = Cause::Everything;
                 }
                 changed = progress.changed() => if changed.is_err() { return Ok(false) },
-                _ = tick.tick() => {}
+                _ = tick.tick() => look = Look::Around,
                 () = shutdown.cancelled() => return Ok(false),
             }
             let full = Instant::now() >= self.full_at;
@@ -340,7 +361,10 @@ impl Agent {
                 self.ask_for_addresses();
             }
             // An interface that was made anew may have the index of the one before, and nothing hangs there then.
-            self.settle(full, full || moved);
+            if full {
+                look = Look::Everything;
+            }
+            self.settle(look, full || moved);
             if full {
                 self.full_at = Instant::now() + FULL;
             }
@@ -423,8 +447,8 @@ impl Agent {
         self.unfinished = false;
     }
 
-    /// Decides again about the LoadBalancers that changed, if nothing else did since the last pass. Says whether that was
-    /// enough; it costs the same however many others there are.
+    /// Decides again about the LoadBalancers that changed, themselves, by Endpoints or by claims, if nothing else did since the
+    /// last pass. Says whether that was enough; it costs the same however many others there are.
     fn small_pass(&mut self) -> bool {
         let (Some(snapshot), Some(keyring)) = (self.accumulator.snapshot(), &mut self.keyring) else {
             return false;
@@ -433,13 +457,16 @@ impl Agent {
         if watched::has_changed_otherwise(&snapshot, &passed.snapshot) {
             return false;
         }
-        let balancers = snapshot.changes_since::<epic_crds::LoadBalancer>(Some(&passed.snapshot));
-        let endpoints = snapshot.changes_since::<epic_crds::Endpoint>(Some(&passed.snapshot));
+        let changes = watched::changes(&snapshot, &passed.snapshot);
+        let nodes = snapshot.changes_since(Some(&passed.snapshot));
+        self.answered.follow(&changes.claims, &nodes, |address| {
+            snapshot.get(&Key::namespaced(EPIC_NAMESPACE, &*epic_crds::claim_name(address))).cloned()
+        });
         let find = |name: &epic_lb::ServiceName| {
             snapshot.get(&Key::namespaced(name.namespace(), name.name())).cloned()
         };
         let may_answer = may_answer(&mut self.guard, &self.answered, &self.gateways);
-        let decided = passed.decision.change(&balancers, &endpoints, find, keyring, may_answer);
+        let decided = passed.decision.change(&changes, find, keyring, may_answer);
         let Some(Delta { services, gone, directory, addresses, left_out }) = decided else { return false };
         left_out.iter().for_each(|why| tracing::info!(why, "left out"));
         let desired = passed.decision.desired();
@@ -451,7 +478,7 @@ impl Agent {
             // Tunnels that go leave the directory first, or a hello could bring their remotes back.
             self.answering.shrink(&desired.directory);
         }
-        self.basis.lock().change(&balancers, &endpoints);
+        self.basis.lock().change(&changes);
         let (tables, refused) = ServiceRows::write_all(services, &gone, &self.writer);
         for error in refused {
             tracing::warn!(%error, "refused by the tables");

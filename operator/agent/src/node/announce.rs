@@ -4,10 +4,12 @@
 //! interface is another one or has another MAC (a bond fails over, a card is replaced); switches and neighbours then learn
 //! the new place at once instead of when their entries age. Lost frames only cost that time, so each is sent three times.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use imbl::OrdSet;
+use imbl::ordset::DiffItem;
 
 use super::arp::{Arp, Sender};
 use crate::netlink::link::Link;
@@ -20,17 +22,21 @@ const BETWEEN: Duration = Duration::from_millis(300);
 pub struct Announced {
     /// Index and MAC of the interface.
     place: (u32, [u8; 6]),
-    addresses: BTreeSet<IpAddr>,
+    addresses: OrdSet<IpAddr>,
 }
 
 impl Announced {
     /// Takes down that this node's addresses are announced on the interface; returns those that have to be now.
-    pub fn take_up(&mut self, link: &Link, owned: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    pub fn take_up(&mut self, link: &Link, owned: &OrdSet<IpAddr>) -> Vec<IpAddr> {
         let place = (link.ifindex, link.mac);
         if self.place != place {
-            *self = Self { place, addresses: BTreeSet::new() };
+            *self = Self { place, addresses: OrdSet::new() };
         }
-        let new = owned.difference(&self.addresses).copied().collect();
+        let new = self.addresses.diff(owned).filter_map(|change| match change {
+            DiffItem::Add(address) => Some(*address),
+            _ => None,
+        });
+        let new = new.collect();
         self.addresses.clone_from(owned);
         new
     }
@@ -38,7 +44,9 @@ impl Announced {
     /// These could not be announced there: they have to be the next time.
     pub fn put_back(&mut self, link: &Link, failed: &[IpAddr]) {
         if self.place == (link.ifindex, link.mac) {
-            self.addresses.retain(|address| !failed.contains(address));
+            for address in failed {
+                self.addresses.remove(address);
+            }
         }
     }
 }
@@ -85,25 +93,29 @@ mod tests {
     fn an_address_is_announced_when_it_comes_and_when_its_place_changes() {
         let [a, b]: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "192.0.2.8".parse().unwrap()];
         let mut announced = Announced::default();
-        assert_eq!(announced.take_up(&link(2, 1), &[a].into()), [a]);
-        assert_eq!(announced.take_up(&link(2, 1), &[a].into()), NONE);
-        assert_eq!(announced.take_up(&link(2, 1), &[a, b].into()), [b]);
-        assert_eq!(announced.take_up(&link(2, 2), &[a, b].into()), [a, b], "a bond failed over");
-        assert_eq!(announced.take_up(&link(3, 2), &[a, b].into()), [a, b], "another interface");
-        assert_eq!(announced.take_up(&link(3, 2), &[a].into()), NONE);
-        assert_eq!(announced.take_up(&link(3, 2), &[a, b].into()), [b], "it came back");
+        assert_eq!(announced.take_up(&link(2, 1), &OrdSet::unit(a)), [a]);
+        assert_eq!(announced.take_up(&link(2, 1), &OrdSet::unit(a)), NONE);
+        assert_eq!(announced.take_up(&link(2, 1), &OrdSet::from_iter([a, b])), [b]);
+        assert_eq!(announced.take_up(&link(2, 2), &OrdSet::from_iter([a, b])), [a, b], "a bond failed over");
+        assert_eq!(announced.take_up(&link(3, 2), &OrdSet::from_iter([a, b])), [a, b], "another interface");
+        assert_eq!(announced.take_up(&link(3, 2), &OrdSet::unit(a)), NONE);
+        assert_eq!(announced.take_up(&link(3, 2), &OrdSet::from_iter([a, b])), [b], "it came back");
     }
 
     #[test]
     fn what_could_not_be_announced_is_announced_again() {
         let [a, b]: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "192.0.2.8".parse().unwrap()];
         let mut announced = Announced::default();
-        announced.take_up(&link(2, 1), &[a].into());
-        announced.take_up(&link(2, 1), &[a, b].into());
+        announced.take_up(&link(2, 1), &OrdSet::unit(a));
+        announced.take_up(&link(2, 1), &OrdSet::from_iter([a, b]));
         announced.put_back(&link(2, 1), &[b]);
-        assert_eq!(announced.take_up(&link(2, 1), &[a, b].into()), [b]);
-        announced.take_up(&link(2, 2), &[a, b].into());
+        assert_eq!(announced.take_up(&link(2, 1), &OrdSet::from_iter([a, b])), [b]);
+        announced.take_up(&link(2, 2), &OrdSet::from_iter([a, b]));
         announced.put_back(&link(2, 1), &[b]);
-        assert_eq!(announced.take_up(&link(2, 2), &[a, b].into()), NONE, "it has been since, elsewhere");
+        assert_eq!(
+            announced.take_up(&link(2, 2), &OrdSet::from_iter([a, b])),
+            NONE,
+            "it has been since, elsewhere"
+        );
     }
 }

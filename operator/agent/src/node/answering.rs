@@ -4,14 +4,17 @@
 //! hold it, never before, and leaves it before its map entries go; so no source ever stands for a tunnel that is not
 //! there. A tunnel whose row is only being rewritten stays.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use epic_abi::keys::CookieSecret;
+use epic_abi::maps::SourceKey;
 use epic_datapath::Maps;
 use epic_lb::{RowId, TunnelId};
 use epic_reconciler::Status;
+use imbl::ordmap::DiffItem;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -35,10 +38,64 @@ pub struct RefusedLabels {
 /// The responder and its maps.
 #[derive(Debug)]
 pub struct Answering {
-    responder: Mutex<Responder>,
+    state: Mutex<State>,
     maps: Arc<Maps>,
     /// Hello entries refused, by reason.
     pub refused: Family<RefusedLabels, Counter>,
+}
+
+/// The responder, and what it is to know.
+#[derive(Debug)]
+struct State {
+    responder: Responder,
+    /// What was wanted last; `None` at first.
+    wanted: Option<Directory>,
+    /// Tunnels of that which the maps did not hold.
+    late: BTreeSet<u32>,
+}
+
+impl State {
+    /// Follows what is wanted: the cost is that of the change. Returns the sources of tunnels that are gone.
+    fn follow(&mut self, wanted: &Directory, is_done: impl Fn(u32) -> bool) -> Vec<(u32, SourceKey)> {
+        let responder = &mut self.responder;
+        let mut gone = Vec::new();
+        let before = match self.wanted.replace(wanted.clone()) {
+            Some(before) => before,
+            None => {
+                // An earlier agent heard of tunnels that are no more.
+                let heard = responder.heard().keys();
+                gone.extend(heard.filter(|id| !wanted.tunnels.contains_key(*id)));
+                Directory::default()
+            }
+        };
+        for change in before.tunnels.diff(&wanted.tunnels) {
+            match change {
+                DiffItem::Add(id, _) => drop(self.late.insert(*id)),
+                DiffItem::Update { new: (id, tunnel), .. } => {
+                    if !self.late.contains(id) {
+                        responder.put(*id, tunnel.clone());
+                    }
+                }
+                DiffItem::Remove(id, _) => {
+                    self.late.remove(id);
+                    gone.push(*id);
+                }
+            }
+        }
+        let heard = responder.heard();
+        let come: Vec<u32> =
+            self.late.iter().copied().filter(|id| heard.contains_key(id) || is_done(*id)).collect();
+        for id in come {
+            self.late.remove(&id);
+            if let Some(tunnel) = wanted.tunnels.get(&id) {
+                responder.put(id, tunnel.clone());
+            }
+        }
+        if responder.directory().protected != wanted.protected {
+            responder.protect(wanted.protected.clone());
+        }
+        gone.into_iter().filter_map(|id| Some((id, responder.remove(id)?))).collect()
+    }
 }
 
 /// Why the responder cannot start.
@@ -71,46 +128,36 @@ impl Answering {
         }
         let swept = remotes::sweep(&maps)?;
         tracing::info!(remotes = responder.heard().len(), swept, "adopted learned remotes");
-        Ok(Arc::new(Self { responder: Mutex::new(responder), maps, refused: Family::default() }))
+        let state = Mutex::new(State { responder, wanted: None, late: BTreeSet::new() });
+        Ok(Arc::new(Self { state, maps, refused: Family::default() }))
     }
 
     /// Narrows the directory to what is wanted, before the rows of other tunnels go.
     pub fn shrink(&self, wanted: &Directory) {
-        self.update(wanted, |_| false);
+        self.follow(wanted, |_| false);
     }
 
     /// Gives the directory what is wanted and in the maps.
     pub fn grow(&self, wanted: &Directory, tables: &epic_lb::Snapshot, progress: &epic_lb::Progress) {
-        self.update(wanted, |id| {
+        self.follow(wanted, |id| {
             let id = TunnelId::new(id).ok();
             id.and_then(|id| tables.status(RowId::Tunnel(id), progress)) == Some(Status::Done)
         });
     }
 
-    fn update(&self, wanted: &Directory, is_done: impl Fn(u32) -> bool) {
-        let mut responder = self.responder.lock();
-        let held = responder.directory();
-        let known =
-            |id: &u32| held.tunnels.contains_key(id) || responder.heard().contains_key(id) || is_done(*id);
-        let next = || wanted.tunnels.iter().filter(|(id, _)| known(id));
-        if next().eq(held.tunnels.iter())
-            && wanted.protected == held.protected
-            && responder.heard().keys().all(|id| held.tunnels.contains_key(id))
-        {
-            return;
-        }
-        let tunnels = next().map(|(id, tunnel)| (*id, tunnel.clone())).collect();
-        let next = Directory { tunnels, protected: wanted.protected.clone() };
-        for (tunnel, source) in responder.set_directory(next) {
+    fn follow(&self, wanted: &Directory, is_done: impl Fn(u32) -> bool) {
+        // Held over the writes, as in `take`.
+        let mut state = self.state.lock();
+        for (tunnel, source) in state.follow(wanted, is_done) {
             if let Err(error) = remotes::forget(&self.maps, tunnel, &source) {
                 tracing::warn!(tunnel, %error, "the remote of a tunnel that went stays in the maps");
             }
         }
     }
 
-    /// What is known of the other ends, for those tunnels that are in the directory.
-    pub fn heard(&self) -> std::collections::BTreeMap<u32, Heard> {
-        self.responder.lock().heard().clone()
+    /// Looks at what is known of the other ends of those tunnels that are in the directory.
+    pub fn heard<T>(&self, look: impl FnOnce(&BTreeMap<u32, Heard>) -> T) -> T {
+        look(self.state.lock().responder.heard())
     }
 
     /// Answers until `shutdown`, at this node's GUE address and port, which may change.
@@ -163,7 +210,8 @@ impl Answering {
 
     fn take(&self, from: SocketAddr, bytes: &[u8]) -> Option<hello::Outgoing> {
         // Held over the writes: a tunnel must not leave the directory between its judgement and them.
-        let mut responder = self.responder.lock();
+        let mut state = self.state.lock();
+        let responder = &mut state.responder;
         let outcome = responder.receive(from, bytes, hello::now());
         for refusal in outcome.refused {
             self.refused.get_or_create(&RefusedLabels { reason: label(refusal) }).inc();
@@ -199,5 +247,64 @@ fn label(refusal: Refusal) -> &'static str {
         Refusal::WrongMac => "wrong_mac",
         Refusal::AddressRefused => "address_refused",
         Refusal::AddressTaken => "address_taken",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use epic_abi::Lb;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hello::responder::Tunnel;
+
+    fn tunnel(service: u16) -> Tunnel {
+        Tunnel { lb: Lb::new(1, service), keys: Arc::default(), client_networks: None }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// It holds what is wanted as soon as the maps do, or it was heard of, and forgets what is not wanted at once.
+        #[test]
+        fn the_directory_follows_what_is_wanted_and_what_the_maps_hold(
+            adopted in prop::collection::btree_set(0u32..6, 0..4),
+            steps in prop::collection::vec(
+                (prop::collection::btree_map(0u32..6, 1u16..3, 0..6), prop::collection::btree_set(0u32..6, 0..6), any::<bool>()),
+                1..20,
+            ),
+        ) {
+            let mut responder = Responder::new(CookieSecret::new([9; 32]));
+            for id in &adopted {
+                let remote = epic_abi::maps::Remote { port: *id as u16 + 1, ..Default::default() };
+                responder.adopt(*id, Lb::new(1, 1), &remote);
+            }
+            let mut state = State { responder, wanted: None, late: BTreeSet::new() };
+            let (mut held, mut heard): (BTreeSet<u32>, BTreeSet<u32>) = (BTreeSet::new(), adopted);
+            let mut wanted = Directory::default();
+            for (tunnels, done, anew) in steps {
+                if anew {
+                    wanted = Directory::default();
+                }
+                let gone: Vec<u32> =
+                    wanted.tunnels.keys().filter(|id| !tunnels.contains_key(*id)).copied().collect();
+                gone.iter().for_each(|id| drop(wanted.tunnels.remove(id)));
+                wanted.tunnels.extend(tunnels.iter().map(|(id, service)| (*id, tunnel(*service))));
+                let forgotten = state.follow(&wanted, |id| done.contains(&id));
+                let expected: BTreeSet<u32> =
+                    heard.iter().filter(|id| !tunnels.contains_key(id)).copied().collect();
+                prop_assert_eq!(forgotten.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), expected);
+                heard.retain(|id| tunnels.contains_key(id));
+                held = tunnels
+                    .keys()
+                    .filter(|id| held.contains(id) || heard.contains(id) || done.contains(id))
+                    .copied()
+                    .collect();
+                let directory = &state.responder.directory().tunnels;
+                prop_assert_eq!(directory.keys().copied().collect::<BTreeSet<_>>(), held.clone());
+                prop_assert!(directory.iter().all(|(id, tunnel)| wanted.tunnels.get(id) == Some(tunnel)));
+                prop_assert_eq!(state.responder.heard().keys().copied().collect::<BTreeSet<_>>(), heard.clone());
+            }
+        }
     }
 }

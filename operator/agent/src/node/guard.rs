@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use imbl::OrdMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::arp::{Arp, Mac};
@@ -69,6 +70,12 @@ struct Entry {
     defended: Option<Instant>,
 }
 
+impl Entry {
+    fn is_active(&self) -> bool {
+        matches!(self.state, State::Probing { .. }) || self.conflict.is_some()
+    }
+}
+
 /// What is to be done now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
@@ -95,6 +102,8 @@ pub struct News {
 #[derive(Debug, Default)]
 pub struct Guard {
     entries: BTreeMap<IpAddr, Entry>,
+    /// Those of them that are asked for or that somebody else has: time changes nothing of the others.
+    active: BTreeSet<IpAddr>,
     news: Vec<News>,
 }
 
@@ -136,12 +145,17 @@ impl Guard {
             entry.state = State::Probing { sent: 0, next: now };
         }
         entry.gateway = claim.gateway;
-        entry.state == State::Free
+        let (is_active, is_free) = (entry.is_active(), entry.state == State::Free);
+        if is_active {
+            self.active.insert(address);
+        }
+        is_free
     }
 
     /// Forgets addresses that this node does not own any more.
-    pub fn retain(&mut self, owned: &BTreeMap<IpAddr, Claim>) {
+    pub fn retain(&mut self, owned: &OrdMap<IpAddr, Claim>) {
         self.entries.retain(|address, _| owned.contains_key(address));
+        self.active.retain(|address| owned.contains_key(address));
     }
 
     /// Addresses that something may be said about.
@@ -175,6 +189,7 @@ impl Guard {
             let answers = entry.state == State::Free;
             self.news.push(News { address, conflict: Some(conflict), answers });
         }
+        self.active.insert(address);
         before != entry.state
     }
 
@@ -206,8 +221,13 @@ impl Guard {
     /// What is due at this time.
     pub fn due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
-        for (address, entry) in &mut self.entries {
-            let IpAddr::V4(v4) = *address else { continue };
+        let mut over = Vec::new();
+        for address in &self.active {
+            let (IpAddr::V4(v4), Some(entry)) = (*address, self.entries.get_mut(address)) else { continue };
+            if !entry.is_active() {
+                over.push(*address);
+                continue;
+            }
             match entry.state {
                 State::Probing { sent, next } if next <= now => {
                     if sent == PROBES {
@@ -248,6 +268,9 @@ impl Guard {
                 _ => {}
             }
         }
+        for address in over {
+            self.active.remove(&address);
+        }
         due
     }
 
@@ -269,13 +292,17 @@ impl Guard {
             State::Free | State::Taken if entry.conflict.is_some() => Some(entry.recheck),
             _ => None,
         };
-        self.entries.values().filter_map(next).min()
+        self.active().map(|(_, entry)| entry).filter_map(next).min()
     }
 
     /// Addresses that somebody else has, too.
     pub fn conflicts(&self) -> BTreeMap<IpAddr, Conflict> {
         let conflict = |(address, entry): (&IpAddr, &Entry)| Some((*address, entry.conflict.clone()?));
-        self.entries.iter().filter_map(conflict).collect()
+        self.active().filter_map(conflict).collect()
+    }
+
+    fn active(&self) -> impl Iterator<Item = (&IpAddr, &Entry)> {
+        self.active.iter().filter_map(|address| self.entries.get_key_value(address))
     }
 
     /// What began and ended since this was asked last.
@@ -378,7 +405,7 @@ mod tests {
         );
         assert!(may(&mut guard));
         assert_eq!((guard.conflicts(), guard.news()), (BTreeMap::new(), vec![]));
-        guard.retain(&BTreeMap::new());
+        guard.retain(&OrdMap::new());
         assert!(!may(&mut guard), "it went and came back");
     }
 

@@ -14,9 +14,10 @@ use epic_crds::condition::{self, DETACHED, READY};
 use epic_crds::rest;
 use epic_crds::well_known::EPIC_NAMESPACE;
 use epic_crds::{
-    AddressClaim, ConditionStatus, EPICNode, EPICNodeSpec, EPICNodeStatus, HasConditions as _, LoadBalancer,
-    MapUsage, NodeAnswer, NodeConflict, NodeProgram, NodeTunnel, NodeTunnels,
+    ConditionStatus, EPICNode, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeAnswer, NodeConflict, NodeProgram,
+    NodeTunnel, NodeTunnels,
 };
+use imbl::OrdSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kates::{Client, Key, Version};
@@ -65,7 +66,7 @@ pub struct Report {
     /// Gateways of default routes.
     pub gateways: Option<BTreeSet<IpAddr>>,
     /// Public addresses that are answered for, and on which interface.
-    pub answers: Option<(BTreeSet<IpAddr>, String)>,
+    pub answers: Option<(OrdSet<IpAddr>, String)>,
     /// Public addresses that somebody else has too, and on which interface he was heard.
     pub conflicts: Option<(BTreeMap<IpAddr, Conflict>, String)>,
     /// Attached programs.
@@ -150,31 +151,20 @@ pub fn status(report: &Report, before: &EPICNodeStatus, now: &Time) -> EPICNodeS
 }
 
 /// The revision to report: the one reached, but only if somebody waits for more than was reported, or nothing was.
-pub fn revision(reported: Option<&str>, reached: Option<&Version>, awaited: &[Version]) -> Option<String> {
+pub fn revision<'a>(
+    reported: Option<&str>,
+    reached: Option<&Version>,
+    mut awaited: impl Iterator<Item = &'a Version>,
+) -> Option<String> {
     let reached = reached?;
     let Some(reported) = reported.map(Version::from) else { return Some(reached.as_str().to_owned()) };
-    let is_awaited = awaited.iter().any(|awaited| !reported.reaches(awaited));
+    let is_awaited = awaited.any(|awaited| !reported.reaches(awaited));
     (is_awaited && reached.reaches(&reported) && *reached != reported).then(|| reached.as_str().to_owned())
-}
-
-/// The revisions that somebody waits for.
-pub fn awaited<'a>(
-    load_balancers: impl Iterator<Item = &'a LoadBalancer>,
-    claims: impl Iterator<Item = &'a AddressClaim>,
-) -> Vec<Version> {
-    let unprogrammed = load_balancers.filter(|object| {
-        let programmed = object.condition(condition::PROGRAMMED);
-        programmed.is_some_and(|condition| condition.status == ConditionStatus::False)
-    });
-    let unprogrammed = unprogrammed.filter_map(|object| object.metadata.resource_version.as_deref());
-    let releasing = claims.filter(|claim| claim.is_releasing());
-    let releasing = releasing.filter_map(|claim| claim.status.as_ref()?.release_revision.as_deref());
-    unprogrammed.chain(releasing).map(Version::from).collect()
 }
 
 /// Addresses that are answered for, each since it was first reported on this interface.
 fn answers(
-    addresses: &BTreeSet<IpAddr>,
+    addresses: &OrdSet<IpAddr>,
     interface: &str,
     before: &[NodeAnswer],
     now: &Time,

@@ -10,11 +10,11 @@ use epic_reconciler::ConfirmPrune;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
-use kates::{Accumulator, Change, Client, Key, Query, Snapshot, Version};
+use kates::{Accumulator, Client, Key, Query, Snapshot, Version};
 use parking_lot::Mutex;
 
 use crate::desired::keys::{MASTER_ENTRY, Master};
-use crate::desired::node::Objects;
+use crate::desired::node::{Changes, Objects};
 
 /// Service in front of the operator's xDS.
 const XDS_SERVICE: &str = "epic-xds";
@@ -83,8 +83,18 @@ pub struct Basis {
     pub endpoints: BTreeSet<String>,
 }
 
-/// Whether anything that a decision is made on changed, but for LoadBalancers and Endpoints. What agents report of tunnels,
-/// maps and programs is nothing of that.
+/// What changed of what a decision follows.
+pub fn changes(now: &Snapshot, before: &Snapshot) -> Changes {
+    Changes {
+        load_balancers: now.changes_since(Some(before)),
+        endpoints: now.changes_since(Some(before)),
+        claims: now.changes_since(Some(before)),
+    }
+}
+
+/// Whether anything that a decision is made on changed, but for what it follows. What agents report of tunnels, maps, programs
+/// and addresses is nothing of that; who answered for an address is asked once, when it is new
+/// ([`super::guard::Guard::may_answer`]).
 pub fn has_changed_otherwise(now: &Snapshot, before: &Snapshot) -> bool {
     fn has<K: kates::Object>(now: &Snapshot, before: &Snapshot) -> bool {
         !now.changes_since::<K>(Some(before)).is_empty()
@@ -95,12 +105,13 @@ pub fn has_changed_otherwise(now: &Snapshot, before: &Snapshot) -> bool {
             (status.tunnels, status.load_balancers_revision) = (None, None);
             (status.map_usage, status.programs) = (Vec::new(), Vec::new());
             (status.behind, status.behind_truncated) = (Vec::new(), false);
+            (status.answers, status.answers_truncated) = (Vec::new(), false);
+            status.conflicts = Vec::new();
         }
         (node.metadata.uid.clone(), status)
     };
     has::<EPIC>(now, before)
         || has::<Account>(now, before)
-        || has::<AddressClaim>(now, before)
         || has::<AddressPool>(now, before)
         || has::<Node>(now, before)
         || has::<Pod>(now, before)
@@ -124,7 +135,7 @@ impl Basis {
     }
 
     /// Follows what changed.
-    pub fn change(&mut self, load_balancers: &[Change<LoadBalancer>], endpoints: &[Change<Endpoint>]) {
+    pub fn change(&mut self, Changes { load_balancers, endpoints, .. }: &Changes) {
         for change in load_balancers {
             for gone in versions(change.before.iter().map(|o| &**o)) {
                 self.load_balancers.remove(&gone);

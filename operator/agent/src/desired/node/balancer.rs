@@ -1,6 +1,6 @@
 //! What is a LoadBalancer's own: proxies, public ports, tunnels, and what they reach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -71,6 +71,12 @@ pub(super) fn proxies(
         rows.push(row);
     }
     (rows, here)
+}
+
+/// uids of pods of this node that a LoadBalancer lists.
+pub(super) fn listed(object: &LoadBalancer, scene: &Scene) -> BTreeSet<Arc<str>> {
+    let listed = object.status.iter().flat_map(|status| &status.proxies).map(|entry| entry.pod_uid.as_str());
+    listed.filter(|uid| scene.pods.contains_key(*uid)).map(Arc::from).collect()
 }
 
 /// A proxy as a backend of its VIP. One that is pending is none. One whose node is out of service takes flows only if no

@@ -34,12 +34,15 @@ struct Behind {
 enum Step {
     Balancer(usize, Option<Balancer>),
     Endpoint(usize, Option<Behind>),
+    /// The address is claimed for this LoadBalancer.
+    Claim(usize, Option<usize>),
 }
 
 #[derive(Clone, Debug, Default)]
 struct World {
     balancers: [Option<Balancer>; 4],
     endpoints: [Option<Behind>; 6],
+    claims: [Option<usize>; 4],
 }
 
 fn read<K: DeserializeOwned>(object: Value) -> Arc<K> {
@@ -48,6 +51,10 @@ fn read<K: DeserializeOwned>(object: Value) -> Arc<K> {
 
 fn client(n: u16) -> String {
     format!("10.9.0.{n}")
+}
+
+fn uid(at: usize) -> String {
+    format!("1a8522b9-70a4-4a9c-bdd7-00000000000{at}")
 }
 
 impl World {
@@ -75,7 +82,7 @@ impl World {
         }
         Some(read(json!({
             "metadata": {"name": format!("web-{at}"), "namespace": "epic-red", "generation": it.generation,
-                         "uid": format!("1a8522b9-70a4-4a9c-bdd7-00000000000{at}"), "resourceVersion": "1",
+                         "uid": uid(at), "resourceVersion": "1",
                          "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", it.age)},
             "spec": {"service-group": "shared", "public-ports": [{"port": 80, "protocol": "TCP"}]},
             "status": status,
@@ -96,12 +103,23 @@ impl World {
         Some(read(object))
     }
 
+    fn claim(&self, at: usize) -> Option<Arc<AddressClaim>> {
+        let (of, address) = (self.claims[at]?, format!("192.0.2.{}", at + 1));
+        // The last pool announces nothing, and holds none of them.
+        let pool = ["edge", "edge", "gone", "quiet"][at];
+        Some(read(json!({"metadata": {"name": address, "namespace": "epic"}, "spec": {
+            "address": address, "pool": pool, "owner": {"kind": "LoadBalancer", "namespace": "epic-red",
+            "name": format!("web-{of}"), "uid": uid(of), "resource-version": "1"}}})))
+    }
+
+    /// Nodes that run proxies.
+    fn running(&self) -> BTreeSet<u16> {
+        self.balancers.iter().flatten().flat_map(|it| &it.proxies).map(|n| n % 2 + 1).collect()
+    }
+
     fn objects(&self) -> Objects {
-        let claim = json!({"metadata": {"name": "192.0.2.1", "namespace": "epic"}, "spec": {
-            "address": "192.0.2.1", "pool": "edge", "owner": {"kind": "LoadBalancer", "namespace": "epic-red",
-            "name": "web-1", "uid": "1a8522b9-70a4-4a9c-bdd7-000000000001", "resource-version": "1"}}});
         let pool = json!({"metadata": {"name": "edge", "namespace": "epic"},
-                          "spec": {"addresses": ["192.0.2.0/24"], "advertise": {"l2": {}}}});
+                          "spec": {"addresses": ["192.0.2.0-192.0.2.3"], "advertise": {"l2": {}}}});
         let ready = json!({"type": "Ready", "status": "True", "reason": "Ready", "message": "",
                            "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let nodes = ["n1", "n2"];
@@ -117,7 +135,7 @@ impl World {
                 json!({"metadata": {"name": "red"}, "spec": {"client-networks": ["10.9.0.0/16"]},
                                        "status": {"namespace": "epic-red"}}),
             )],
-            claims: vec![read(claim)],
+            claims: (0..4).filter_map(|at| self.claim(at)).collect(),
             pools: vec![read(pool)],
             epic_nodes: nodes
                 .map(|name| {
@@ -176,6 +194,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0usize..4, prop::option::weighted(0.8, balancer)).prop_map(|(at, it)| Step::Balancer(at, it)),
         3 => (0usize..6, prop::option::weighted(0.8, behind)).prop_map(|(at, it)| Step::Endpoint(at, it)),
+        2 => (0usize..4, prop::option::weighted(0.8, 0usize..4)).prop_map(|(at, of)| Step::Claim(at, of)),
     ]
 }
 
@@ -210,12 +229,15 @@ proptest! {
                         if let Some(it) = it.as_mut().filter(|_| distinct) {
                             // None of its numbers is another's, so the decision is always followed.
                             let own = at as u16 + 1;
-                            (it.ids, it.proxies, it.vip) = (own, Vec::new(), it.vip.map(|_| own as u8));
+                            let proxy = it.proxies.first().map(|n| if n % 2 == 0 { own } else { own + 4 });
+                            (it.ids, it.proxies) = (own, proxy.into_iter().collect());
+                            it.vip = it.vip.map(|_| own as u8);
                             it.tunnels = it.tunnels.iter().map(|n| own * 10 + n).collect();
                         }
                         world.balancers[at] = it;
                     }
                     Step::Endpoint(at, it) => world.endpoints[at] = it,
+                    Step::Claim(at, of) => world.claims[at] = of,
                 }
             }
             let balancers: Vec<Change<LoadBalancer>> = (0..4)
@@ -234,14 +256,24 @@ proptest! {
                     after: world.endpoint(at),
                 })
                 .collect();
+            let claims: Vec<Change<AddressClaim>> = (0..4)
+                .filter(|at| before.claims[*at] != world.claims[*at])
+                .map(|at| Change {
+                    key: Key::namespaced("epic", format!("192.0.2.{}", at + 1)),
+                    before: before.claim(at),
+                    after: world.claim(at),
+                })
+                .collect();
+            let changes = Changes { load_balancers: balancers, endpoints, claims };
             let find = |name: &ServiceName| {
                 world.balancer(name.name().strip_prefix("web-")?.parse().ok()?)
             };
             let eligible = decision.desired().eligible.clone();
             let old = decision.desired().clone();
             let may_answer = |vip: IpAddr, _: &Claim| vip.to_string() != "192.0.2.2";
-            let delta = decision.change(&balancers, &endpoints, find, &mut keyring, may_answer);
-            prop_assert!(delta.is_some() || !distinct, "nothing is contested");
+            let delta = decision.change(&changes, find, &mut keyring, may_answer);
+            let alike = before.running() == world.running();
+            prop_assert!(delta.is_some() || !distinct || !alike, "nothing is contested");
             prop_assert!(delta.is_none() || !decision.is_stale());
             let mut anew = world.decide(&mut keyring, &eligible);
             match delta {

@@ -21,6 +21,7 @@ use epic_crds::{Account, AddressClaim, AddressPool, EPIC, EPICNode, Endpoint, Lo
 use epic_lb::{EpicNode, Link, ProxyId, ProxyState, ServiceName, Veth};
 use epic_model::id::NodeName;
 use epic_model::owner::Service as NodeService;
+use imbl::{OrdMap, OrdSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
 use kates::Change;
 
@@ -108,9 +109,11 @@ pub struct Desired {
     /// Host sides of the veths of pods that certainly are no tenant's: no fence may stay around them.
     pub others: BTreeSet<u32>,
     /// Public addresses that this node is to answer for, those that it may not answer for yet included.
-    pub owned: BTreeMap<IpAddr, Claim>,
+    pub owned: OrdMap<IpAddr, Claim>,
     /// Those of them that it answers for.
-    pub answering: BTreeSet<IpAddr>,
+    pub answering: OrdSet<IpAddr>,
+    /// uids of pods of this node that LoadBalancers list, whether their veths were found or not.
+    pub listed: BTreeSet<Arc<str>>,
     /// What was left out of each LoadBalancer, and why.
     pub left_out: BTreeMap<ServiceName, Vec<String>>,
 }
@@ -120,6 +123,17 @@ impl Desired {
     pub fn left_out(&self) -> impl Iterator<Item = &str> {
         self.left_out.values().flatten().map(String::as_str)
     }
+}
+
+/// What changed since a decision.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// LoadBalancers.
+    pub load_balancers: Vec<Change<LoadBalancer>>,
+    /// Endpoints.
+    pub endpoints: Vec<Change<Endpoint>>,
+    /// Claims of addresses.
+    pub claims: Vec<Change<AddressClaim>>,
 }
 
 /// What a change made of a decision.
@@ -143,6 +157,8 @@ pub struct Decision {
     scene: Scene,
     taken: Taken,
     endpoints: BTreeMap<ServiceName, BTreeMap<String, Arc<Endpoint>>>,
+    /// LoadBalancers by the public address that they show, whether they have it or not.
+    shown: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
     /// What each LoadBalancer put into `desired`.
     parts: BTreeMap<ServiceName, Part>,
     desired: Desired,
@@ -154,6 +170,8 @@ pub struct Decision {
 struct Part {
     numbers: Numbers,
     local: BTreeMap<Arc<str>, Local>,
+    listed: BTreeSet<Arc<str>>,
+    shown: Option<IpAddr>,
     tunnels: BTreeMap<u32, responder::Tunnel>,
     owned: Option<(IpAddr, Claim, bool)>,
 }
@@ -188,8 +206,15 @@ impl Decision {
             others,
             ..Desired::default()
         };
-        let (taken, parts) = (Taken::default(), BTreeMap::new());
-        let mut this = Self { scene, taken, endpoints: BTreeMap::new(), parts, desired, stale: false };
+        let mut this = Self {
+            scene,
+            taken: Taken::default(),
+            endpoints: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            desired,
+            stale: false,
+        };
         for endpoint in &objects.endpoints {
             this.note(None, Some(endpoint));
         }
@@ -223,47 +248,46 @@ impl Decision {
         self.desired
     }
 
-    /// Decides again about the LoadBalancers that changed themselves or by their Endpoints. `find` gives a LoadBalancer as
-    /// it is now. `None` if others have to be decided again as well: numbers are or become contested, or proxies changed,
-    /// which say where nodes serve and whose pods are. Then only [`Decision::new`] will do.
+    /// Decides again about the LoadBalancers that changed themselves, by their Endpoints, or by the claim of their address.
+    /// `find` gives a LoadBalancer as it is now. `None` if others have to be decided again as well: numbers are or become
+    /// contested, a node came to run proxies or runs none any more, which says where addresses may be, or a pod here became
+    /// a tenant's by being listed. Then only [`Decision::new`] will do.
     pub fn change(
         &mut self,
-        load_balancers: &[Change<LoadBalancer>],
-        endpoints: &[Change<Endpoint>],
+        changes: &Changes,
         find: impl Fn(&ServiceName) -> Option<Arc<LoadBalancer>>,
         keyring: &mut Keyring,
         mut may_answer: impl FnMut(IpAddr, &Claim) -> bool,
     ) -> Option<Delta> {
-        let proxies = |object: &Option<Arc<LoadBalancer>>| {
-            let status = object.as_ref().and_then(|object| object.status.as_ref());
-            status.map(|status| status.proxies.clone()).unwrap_or_default()
-        };
-        let serve_alike =
-            load_balancers.iter().all(|change| proxies(&change.before) == proxies(&change.after));
-        if self.taken.is_contested() || !serve_alike {
+        if self.taken.is_contested() || !self.scene.follow_proxies(&changes.load_balancers) {
             return None;
         }
         let mut touched: BTreeSet<ServiceName> = BTreeSet::new();
-        for change in load_balancers {
+        for change in &changes.load_balancers {
             touched.extend(change.object().and_then(|object| name_of(object)));
         }
-        for change in endpoints {
+        for change in &changes.endpoints {
             self.note(change.before.as_ref(), change.after.as_ref());
             touched.extend(change.before.iter().chain(&change.after).filter_map(|e| balancer_of(e)));
         }
+        for change in &changes.claims {
+            self.scene.follow_claim(change);
+            let addresses =
+                change.before.iter().chain(&change.after).filter_map(|c| address(&c.spec.address));
+            let shown = addresses.filter_map(|address| self.shown.get(&address));
+            touched.extend(shown.flatten().cloned());
+        }
         self.stale = true;
-        let before: Vec<(Part, Vec<String>)> = touched.iter().map(|name| self.retract(name)).collect();
+        // These share with what they become whatever does not change.
+        let (directory, owned) = (self.desired.directory.clone(), self.desired.owned.clone());
+        let answering = self.desired.answering.clone();
+        let said: Vec<Vec<String>> = touched.iter().map(|name| self.retract(name)).collect();
         let mut delta = Delta::default();
-        for (name, (before, said)) in touched.into_iter().zip(before) {
+        for (name, said) in touched.into_iter().zip(said) {
             let rows = find(&name).and_then(|object| self.put(&object, keyring, &mut may_answer));
             if self.taken.is_contested() {
                 return None;
             }
-            let none = Part::default();
-            let after = self.parts.get(&name).unwrap_or(&none);
-            delta.directory |=
-                before.tunnels != after.tunnels || before.numbers.address != after.numbers.address;
-            delta.addresses |= before.owned != after.owned;
             let says = self.desired.left_out.get(&name).into_iter().flatten();
             delta.left_out.extend(says.filter(|why| !said.contains(why)).cloned());
             match rows {
@@ -272,6 +296,8 @@ impl Decision {
             }
         }
         self.stale = false;
+        delta.directory = directory != self.desired.directory;
+        delta.addresses = owned != self.desired.owned || answering != self.desired.answering;
         Some(delta)
     }
 
@@ -291,22 +317,33 @@ impl Decision {
         }
     }
 
-    /// Takes what a LoadBalancer put into the decision out again, and what was said of it.
-    fn retract(&mut self, name: &ServiceName) -> (Part, Vec<String>) {
+    /// Takes what a LoadBalancer put into the decision out again; returns what was said of it.
+    fn retract(&mut self, name: &ServiceName) -> Vec<String> {
         let part = self.parts.remove(name).unwrap_or_default();
         self.taken.release(&part.numbers);
         let desired = &mut self.desired;
         let said = desired.left_out.remove(name).unwrap_or_default();
         part.local.keys().for_each(|uid| drop(desired.local.remove(uid)));
+        for uid in &part.listed {
+            desired.listed.remove(uid);
+        }
         part.tunnels.keys().for_each(|id| drop(desired.directory.tunnels.remove(id)));
         if let Some(vip) = part.numbers.address.filter(|vip| !self.scene.protected.hosts.contains(vip)) {
             desired.directory.protected.hosts.remove(&vip);
+        }
+        if let Some(vip) = part.shown
+            && let Some(names) = self.shown.get_mut(&vip)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.shown.remove(&vip);
+            }
         }
         if let Some((vip, ..)) = &part.owned {
             desired.owned.remove(vip);
             desired.answering.remove(vip);
         }
-        (part, said)
+        said
     }
 
     /// Decides about a LoadBalancer that has nothing in the decision.
@@ -318,18 +355,23 @@ impl Decision {
     ) -> Option<ServiceRows> {
         let identity = Identity::of(object)?;
         let mut left_out = Vec::new();
-        let mut part = Part::default();
+        let shown = object.status.as_ref().and_then(|s| address(s.public_address.as_deref()?));
+        let mut part = Part { listed: balancer::listed(object, &self.scene), shown, ..Part::default() };
         let rows = self.rows(object, &identity, keyring, may_answer, (&mut part, &mut left_out));
         let desired = &mut self.desired;
         if !left_out.is_empty() {
             desired.left_out.insert(identity.name.clone(), left_out);
         }
         desired.local.extend(part.local.iter().map(|(uid, local)| (Arc::clone(uid), local.clone())));
+        desired.listed.extend(part.listed.iter().cloned());
         desired.directory.tunnels.extend(part.tunnels.iter().map(|(id, tunnel)| (*id, tunnel.clone())));
         desired.directory.protected.hosts.extend(part.numbers.address);
         if let Some((vip, claim, answers)) = &part.owned {
             desired.owned.insert(*vip, claim.clone());
             desired.answering.extend(answers.then_some(*vip));
+        }
+        if let Some(vip) = shown {
+            self.shown.entry(vip).or_default().insert(identity.name.clone());
         }
         self.parts.insert(identity.name, part);
         rows
@@ -368,8 +410,7 @@ impl Decision {
                 _ => proxy.state,
             };
         }
-        let vip = object.status.as_ref().and_then(|s| address(s.public_address.as_deref()?));
-        let vip = vip.filter(|vip| {
+        let vip = part.shown.filter(|vip| {
             let owner = scene.claimed.get(&*epic_crds::claim_name(*vip));
             if owner.is_some_and(|owner| **owner != *identity.uid) {
                 left_out.push(format!("{}: {vip} is claimed for another LoadBalancer", identity.name));

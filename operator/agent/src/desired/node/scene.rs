@@ -7,7 +7,7 @@ use std::sync::Arc;
 use epic_crds::well_known::TENANT_NAMESPACE_PREFIX;
 use epic_crds::{
     Account, AddressClaim, AddressPool, ConditionStatus, EPIC, EPICNode, EPICNodeReason, HasConditions as _,
-    ProxyState as CrdState,
+    LoadBalancer, ProxyState as CrdState,
 };
 use epic_lb::{Pass, Place as At, Protocol, Veth};
 use epic_model::address as text;
@@ -16,6 +16,7 @@ use epic_model::id::NodeName;
 use epic_model::owner::{self, Candidate, Service as NodeService};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
+use kates::Change;
 
 use super::super::{address, port};
 use super::{Objects, Place, UNKNOWN_BOOT};
@@ -43,6 +44,10 @@ pub(super) struct Scene {
     pub(super) announced: BTreeMap<String, String>,
     /// All claims.
     pub(super) claimed: BTreeMap<String, String>,
+    /// Which addresses are announced.
+    announcing: Announcing,
+    /// Proxies that serve, by node.
+    proxies: BTreeMap<String, usize>,
     /// Where no client may call from, beside the public addresses.
     pub(super) protected: Protected,
 }
@@ -58,6 +63,8 @@ impl Scene {
         let candidates = candidates(objects);
         let addresses = gue_addresses(objects);
         let pods = objects.pods.iter();
+        let announcing = Announcing::of(&objects.pools);
+        let proxies = serving_proxies(&objects.load_balancers);
         Self {
             place: place.clone(),
             eligible: owner::eligible(&candidates, previous),
@@ -66,11 +73,62 @@ impl Scene {
             pods: pods.filter_map(|pod| Some((pod.metadata.uid.clone()?, Arc::clone(pod)))).collect(),
             veths: veths_of_pods(&objects.pods, veths),
             networks: client_networks(&objects.accounts),
-            announced: announced(objects),
-            claimed: claimed(objects),
+            announced: owners(objects.claims.iter().filter(|claim| announcing.includes(claim))),
+            claimed: owners(objects.claims.iter()),
+            announcing,
+            proxies: proxies.into_iter().map(|(node, count)| (node.to_owned(), count)).collect(),
             protected: protected(objects, &addresses),
             addresses,
         }
+    }
+
+    /// Takes note of a claim that came, went or changed.
+    pub(super) fn follow_claim(&mut self, change: &Change<AddressClaim>) {
+        if let Some(claim) = &change.before {
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            self.claimed.remove(name);
+            self.announced.remove(name);
+        }
+        if let Some(claim) = &change.after {
+            self.claimed.extend(owners(std::iter::once(claim)));
+            self.announced
+                .extend(owners(std::iter::once(claim).filter(|claim| self.announcing.includes(claim))));
+        }
+    }
+
+    /// Takes note of the proxies of LoadBalancers that changed, if nothing follows from that for others. It does when a node
+    /// comes to run proxies or runs none any more, and when a pod here is a tenant's for being listed alone.
+    pub(super) fn follow_proxies(&mut self, changes: &[Change<LoadBalancer>]) -> bool {
+        let before: Vec<_> = changes.iter().filter_map(|change| change.before.clone()).collect();
+        let after: Vec<_> = changes.iter().filter_map(|change| change.after.clone()).collect();
+        let listed = |objects: &[Arc<LoadBalancer>]| -> BTreeSet<String> {
+            let entries = objects.iter().filter_map(|object| object.status.as_ref()).flat_map(|s| &s.proxies);
+            entries.map(|entry| entry.pod_uid.clone()).filter(|uid| self.pods.contains_key(uid)).collect()
+        };
+        let is_stranger = |uid: &String| {
+            let pod = self.pods.get(uid).and_then(|pod| pod.metadata.namespace.as_deref());
+            pod.is_some_and(|namespace| !self.networks.contains_key(namespace))
+        };
+        if listed(&before).symmetric_difference(&listed(&after)).any(is_stranger) {
+            return false;
+        }
+        let (gone, come) = (serving_proxies(&before), serving_proxies(&after));
+        let count = |counts: &BTreeMap<&str, usize>, node: &str| counts.get(node).copied().unwrap_or(0);
+        let nodes: BTreeSet<&str> = gone.keys().chain(come.keys()).copied().collect();
+        let new: Vec<(&str, usize)> = nodes
+            .into_iter()
+            .map(|node| {
+                let held = self.proxies.get(node).copied().unwrap_or(0);
+                (node, (held + count(&come, node)).saturating_sub(count(&gone, node)))
+            })
+            .collect();
+        if new.iter().any(|(node, count)| (*count > 0) != self.proxies.contains_key(*node)) {
+            return false;
+        }
+        for (node, count) in new.into_iter().filter(|(_, count)| *count > 0) {
+            self.proxies.insert(node.to_owned(), count);
+        }
+        true
     }
 
     /// Whether this node is to answer for the address of a LoadBalancer.
@@ -152,7 +210,7 @@ fn pod_address(pod: &Pod) -> Option<IpAddr> {
 pub fn candidates(objects: &Objects) -> Vec<Candidate> {
     let nodes: BTreeMap<&str, &Node> =
         objects.nodes.iter().filter_map(|node| Some((node.metadata.name.as_deref()?, &**node))).collect();
-    let serving = nodes_of_proxies(objects);
+    let serving = serving_proxies(&objects.load_balancers);
     let candidate = |object: &Arc<EPICNode>| {
         let name = object.metadata.name.as_deref()?;
         let node = *nodes.get(name)?;
@@ -162,21 +220,23 @@ pub fn candidates(objects: &Objects) -> Vec<Candidate> {
             agent_ready: object.is_condition_true(epic_crds::condition::READY),
             rebooted: is_rebooted(node, object),
             out_of_service: object.out_of_service().is_some(),
-            runs_proxy: serving.contains(name),
+            runs_proxy: serving.contains_key(name),
         })
     };
     objects.epic_nodes.iter().filter_map(candidate).collect()
 }
 
-/// Nodes on which a proxy of any LoadBalancer serves. One that drains counts, or the address would leave the flow table
-/// that its flows stand in. One that is pending does not: on a node that fails unseen it stays so.
-fn nodes_of_proxies(objects: &Objects) -> BTreeSet<&str> {
-    let statuses = objects.load_balancers.iter().filter_map(|object| object.status.as_ref());
-    statuses
-        .flat_map(|status| &status.proxies)
-        .filter(|proxy| proxy.state != CrdState::Pending)
-        .filter_map(|proxy| proxy.node.as_deref())
-        .collect()
+/// How many proxies of LoadBalancers serve, by node. One that drains counts, or the address would leave the flow table that
+/// its flows stand in. One that is pending does not: on a node that fails unseen it stays so.
+fn serving_proxies(load_balancers: &[Arc<LoadBalancer>]) -> BTreeMap<&str, usize> {
+    let statuses = load_balancers.iter().filter_map(|object| object.status.as_ref());
+    let serving =
+        statuses.flat_map(|status| &status.proxies).filter(|proxy| proxy.state != CrdState::Pending);
+    let mut counts = BTreeMap::new();
+    for node in serving.filter_map(|proxy| proxy.node.as_deref()) {
+        *counts.entry(node).or_default() += 1;
+    }
+    counts
 }
 
 /// Whether the node runs in another boot than the one its EPICNode speaks of. Where one of the two is not known it does not.
@@ -247,26 +307,32 @@ fn client_networks(accounts: &[Arc<Account>]) -> BTreeMap<Arc<str>, Option<Arc<[
         .collect()
 }
 
-/// The claims whose addresses are to be announced, by name: uids of their owners. Any pool that announces and holds the
-/// address will do, since pools are renamed and overlap; so will the one that it was taken from, which may have been
-/// edited since.
-fn announced(objects: &Objects) -> BTreeMap<String, String> {
-    let announces = |pool: &&Arc<AddressPool>| pool.spec.advertise.as_ref().is_some_and(|a| a.l2.is_some());
-    let pools: Vec<&Arc<AddressPool>> = objects.pools.iter().filter(announces).collect();
-    let names: BTreeSet<&str> = pools.iter().filter_map(|pool| pool.metadata.name.as_deref()).collect();
-    let entries = pools.iter().flat_map(|pool| &pool.spec.addresses);
-    let held = Pool::new("", entries.filter_map(|entry| entry.parse::<Interval>().ok()));
-    let is_announced = |claim: &&Arc<AddressClaim>| {
-        names.contains(claim.spec.pool.as_str())
-            || address(&claim.spec.address).is_some_and(|address| held.contains(address))
-    };
-    let claims = objects.claims.iter().filter(is_announced);
-    claims.filter_map(|claim| Some((claim.metadata.name.clone()?, claim.spec.owner.uid.clone()))).collect()
+/// Which claimed addresses are to be announced. Any pool that announces and holds the address will do, since pools are
+/// renamed and overlap; so will the one that it was taken from, which may have been edited since.
+#[derive(Debug)]
+struct Announcing {
+    pools: BTreeSet<String>,
+    held: Pool,
 }
 
-/// All claims by name: uids of their owners.
-fn claimed(objects: &Objects) -> BTreeMap<String, String> {
-    let claims = objects.claims.iter();
+impl Announcing {
+    fn of(pools: &[Arc<AddressPool>]) -> Self {
+        let announces =
+            |pool: &&Arc<AddressPool>| pool.spec.advertise.as_ref().is_some_and(|a| a.l2.is_some());
+        let pools: Vec<&Arc<AddressPool>> = pools.iter().filter(announces).collect();
+        let entries = pools.iter().flat_map(|pool| &pool.spec.addresses);
+        let held = Pool::new("", entries.filter_map(|entry| entry.parse::<Interval>().ok()));
+        Self { pools: pools.iter().filter_map(|pool| pool.metadata.name.clone()).collect(), held }
+    }
+
+    fn includes(&self, claim: &AddressClaim) -> bool {
+        self.pools.contains(&claim.spec.pool)
+            || address(&claim.spec.address).is_some_and(|address| self.held.contains(address))
+    }
+}
+
+/// Claims by name: uids of their owners.
+fn owners<'a>(claims: impl Iterator<Item = &'a Arc<AddressClaim>>) -> BTreeMap<String, String> {
     claims.filter_map(|claim| Some((claim.metadata.name.clone()?, claim.spec.owner.uid.clone()))).collect()
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use epic_abi::maps::VIP_OWNED;
-use epic_crds::EPICNode;
+use epic_crds::{AddressClaim, EPICNode};
 use epic_datapath::Maps;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kates::Key;
+use kates::{Change, Key};
 
 use super::Agent;
 use crate::desired::node::Objects;
@@ -24,6 +24,8 @@ use crate::node::told;
 pub(super) struct Answered {
     /// uid of the LoadBalancer that each is claimed for.
     known: BTreeMap<IpAddr, Arc<str>>,
+    /// Since when any node has answered for each, the latest of what was said.
+    told: BTreeMap<IpAddr, Timestamp>,
     /// Answered for by the programs of this node when this agent started.
     adopted: BTreeSet<IpAddr>,
 }
@@ -34,6 +36,7 @@ impl Answered {
         let owned = maps.vips.entries()?.into_iter().filter(|(_, vip)| vip.flags & VIP_OWNED != 0);
         Ok(Self {
             known: BTreeMap::new(),
+            told: BTreeMap::new(),
             adopted: owned.map(|(address, _)| IpAddr::from(address)).collect(),
         })
     }
@@ -41,30 +44,76 @@ impl Answered {
     /// Takes down what nodes say, and forgets addresses that are claimed no more. Nodes that are gone for good may go on
     /// saying it; what they said of an earlier claim does not count.
     pub(super) fn note(&mut self, objects: &Objects) {
-        let claims: BTreeMap<IpAddr, (&str, Option<Timestamp>)> = objects
+        self.told.clear();
+        objects.epic_nodes.iter().for_each(|node| drop(self.hear(node)));
+        let claims: BTreeMap<IpAddr, &AddressClaim> = objects
             .claims
             .iter()
-            .filter_map(|claim| {
-                let address = claim.spec.address.parse().ok()?;
-                let made = claim.metadata.creation_timestamp.as_ref().map(|time| time.0);
-                Some((address, (claim.spec.owner.uid.as_str(), made)))
-            })
+            .filter_map(|claim| Some((claim.spec.address.parse().ok()?, &**claim)))
             .collect();
-        let told = objects.epic_nodes.iter().filter_map(|node| node.status.as_ref());
-        for answer in told.flat_map(|status| &status.answers) {
-            let Ok(address) = answer.address.parse::<IpAddr>() else { continue };
-            let Some((uid, made)) = claims.get(&address) else { continue };
-            if made.is_none_or(|made| answer.since.0 >= made) {
-                self.known.insert(address, Arc::from(*uid));
-            }
-        }
         // What was answered for at the start is for whoever has it now; a later claim is another one.
         for address in std::mem::take(&mut self.adopted) {
-            if let Some((uid, _)) = claims.get(&address) {
-                self.known.insert(address, Arc::from(*uid));
+            if let Some(claim) = claims.get(&address) {
+                self.known.insert(address, claim.spec.owner.uid.as_str().into());
             }
         }
-        self.known.retain(|address, uid| claims.get(address).is_some_and(|(holder, _)| *holder == &**uid));
+        self.known
+            .retain(|address, uid| claims.get(address).is_some_and(|claim| claim.spec.owner.uid == **uid));
+        claims.iter().for_each(|(address, claim)| self.recognise(*address, claim));
+    }
+
+    /// Follows claims and nodes that changed. `find` gives the claim of an address as it is now.
+    pub(super) fn follow(
+        &mut self,
+        claims: &[Change<AddressClaim>],
+        nodes: &[Change<EPICNode>],
+        find: impl Fn(IpAddr) -> Option<Arc<AddressClaim>>,
+    ) {
+        let address = |claim: &AddressClaim| claim.spec.address.parse::<IpAddr>().ok();
+        let told: Vec<IpAddr> = nodes
+            .iter()
+            .filter_map(|change| change.after.as_ref())
+            .flat_map(|node| self.hear(node))
+            .collect();
+        for address in told {
+            if let Some(claim) = find(address) {
+                self.recognise(address, &claim);
+            }
+        }
+        for Change { before, after, .. } in claims {
+            let stays = |uid: &str| after.as_ref().is_some_and(|after| after.spec.owner.uid == uid);
+            if let Some(address) = before.as_deref().and_then(address)
+                && self.known.get(&address).is_some_and(|uid| !stays(uid))
+            {
+                self.known.remove(&address);
+            }
+            if let Some((address, claim)) = after.as_deref().and_then(|claim| Some((address(claim)?, claim)))
+            {
+                self.recognise(address, claim);
+            }
+        }
+    }
+
+    /// Takes down what a node says; returns of which addresses that is news.
+    fn hear(&mut self, node: &EPICNode) -> Vec<IpAddr> {
+        let mut news = Vec::new();
+        for answer in node.status.iter().flat_map(|status| &status.answers) {
+            let Ok(address) = answer.address.parse() else { continue };
+            let since = self.told.get(&address);
+            if since.is_none_or(|since| *since < answer.since.0) {
+                self.told.insert(address, answer.since.0);
+                news.push(address);
+            }
+        }
+        news
+    }
+
+    /// Knows an address for which a node has answered since this claim was made.
+    fn recognise(&mut self, address: IpAddr, claim: &AddressClaim) {
+        let Some(since) = self.told.get(&address) else { return };
+        if claim.metadata.creation_timestamp.as_ref().is_none_or(|made| *since >= made.0) {
+            self.known.insert(address, claim.spec.owner.uid.as_str().into());
+        }
     }
 
     /// Whether EPIC has answered for it since it was claimed for this LoadBalancer.
@@ -171,7 +220,6 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
-    use epic_crds::AddressClaim;
     use serde::de::DeserializeOwned;
 
     use super::*;
@@ -217,6 +265,29 @@ spec: {{address: 192.0.2.7, pool: p, owner: {{kind: k, namespace: n, name: x, ui
         answered.note(&objects(&[], ANSWERS));
         answered.note(&objects(&[claim("u", 9)], ANSWERS));
         assert!(!answered.knows(vip(), "u"), "what a dead node says is of an earlier claim");
+    }
+
+    #[test]
+    fn following_changes_knows_what_looking_at_everything_knows() {
+        fn change<K: kates::Object>(before: Option<Arc<K>>, after: Option<Arc<K>>) -> Change<K> {
+            let key = Key::of(&**before.as_ref().or(after.as_ref()).unwrap());
+            Change { key, before, after }
+        }
+        let (mut answered, silent, says) = (Answered::default(), node("n2", ""), node("n2", ANSWERS));
+        let (first, heir) = (claim("u", 1), claim("heir", 9));
+        answered.follow(&[change(None, Some(Arc::clone(&first)))], &[], |_| None);
+        assert!(!answered.knows(vip(), "u"));
+        answered.follow(&[], &[change(Some(silent), Some(Arc::clone(&says)))], |_| Some(Arc::clone(&first)));
+        assert!(answered.knows(vip(), "u"), "the claim is the same as before");
+        answered.follow(&[], &[change(Some(says), None)], |_| Some(Arc::clone(&first)));
+        assert!(answered.knows(vip(), "u"), "the node is gone");
+        answered.follow(&[change(Some(Arc::clone(&first)), Some(Arc::clone(&heir)))], &[], |_| None);
+        assert!(
+            !answered.knows(vip(), "u") && !answered.knows(vip(), "heir"),
+            "it was said before that claim"
+        );
+        answered.follow(&[change(Some(heir), Some(first))], &[], |_| None);
+        assert!(answered.knows(vip(), "u"));
     }
 
     #[test]

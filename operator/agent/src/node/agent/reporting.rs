@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use epic_crds::{MapUsage, NodeProgram};
+use epic_crds::{MapUsage, NodeProgram, NodeTunnels};
 use epic_datapath::BpfMaps;
 use epic_lb::Progress;
+use imbl::OrdSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::Version;
 
-use super::{Agent, Passed, SETTLED, TICK};
+use super::{Agent, Look, Passed, SETTLED, TICK};
 use crate::node::inputs::LASTING;
 use crate::node::judgement::Judgement;
 use crate::node::report;
@@ -23,26 +24,20 @@ impl Agent {
     pub(super) fn report(
         &mut self,
         passed: &Passed,
-        (complete, in_force): (bool, BTreeSet<IpAddr>),
+        (complete, in_force): (bool, OrdSet<IpAddr>),
         progress: &Progress,
-        full: bool,
+        look: Look,
     ) {
         let current = self.reports.borrow().clone();
         let reported = current.revision.clone().or_else(|| self.before.load_balancers_revision.clone());
-        let awaited = report::awaited(
-            passed.snapshot.list().map(|object| &**object),
-            passed.snapshot.list().map(|object| &**object),
-        );
-        let reached = if complete { self.reached(passed, &awaited) } else { None };
+        self.awaited.follow(&passed.snapshot);
+        let reached = if complete { self.reached(passed) } else { None };
         let behind = complete.then(|| self.leaving.behind(progress, passed.tables));
-        let ids: BTreeSet<u32> = passed.decision.desired().directory.tunnels.keys().copied().collect();
-        let before = current.tunnels.as_ref().or(self.before.tunnels.as_ref());
-        let settled = self.started.elapsed() >= SETTLED;
-        let time = Time(Timestamp::now());
-        let answering = &passed.decision.desired().answering;
-        let clock = (hello::now(), &time);
-        let tunnels = report::tunnels(&ids, &self.answering.heard(), before, settled, answering.len(), clock);
-        let usage = if full { self.usage() } else { None };
+        // Of many tunnels some change at any moment: a look at all of them once a second will do.
+        let is_due = look >= Look::Around || current.tunnels.is_none();
+        let tunnels = is_due.then(|| self.tunnels(passed, current.tunnels.as_ref()));
+        let programs = is_due.then(|| self.programs(passed));
+        let usage = if look == Look::Everything { self.usage() } else { None };
         let ready = self.readiness_of_node(passed, complete, progress);
         let public = &passed.interfaces.public;
         // Until the maps hold the addresses and the program hangs nothing answers.
@@ -55,10 +50,11 @@ impl Agent {
             next.gateways = self.gateways.clone().or(next.gateways);
             next.answers = answers.or(next.answers);
             next.conflicts = Some(conflicts);
-            next.programs = Some(self.programs(passed));
-            next.revision = report::revision(reported.as_deref(), reached.as_ref(), &awaited).or(reported);
+            next.programs = programs.or(next.programs);
+            let awaited = self.awaited.revisions();
+            next.revision = report::revision(reported.as_deref(), reached.as_ref(), awaited).or(reported);
             next.behind = behind.or(next.behind);
-            next.tunnels = Some(tunnels);
+            next.tunnels = tunnels.or(next.tunnels);
             next.map_usage = usage.or(next.map_usage);
             next.ready = ready.or(next.ready);
             let changed = next != *report;
@@ -69,7 +65,7 @@ impl Agent {
 
     /// Up to which revision of LoadBalancers the maps, which hold this pass, are complete. While nothing happens the
     /// watch says little about that, so for somebody who waits a list of the same content proves it.
-    fn reached(&self, passed: &Passed, awaited: &[Version]) -> Option<Version> {
+    fn reached(&self, passed: &Passed) -> Option<Version> {
         let mut reached = passed.balancers.clone()?;
         if let Some(now) = self.accumulator.snapshot() {
             let quiet = now.changes_since::<epic_crds::LoadBalancer>(Some(&passed.snapshot)).is_empty();
@@ -77,7 +73,7 @@ impl Agent {
                 reached = later.clone();
             }
         }
-        if awaited.iter().all(|awaited| reached.reaches(awaited)) {
+        if self.awaited.revisions().all(|awaited| reached.reaches(awaited)) {
             return Some(reached);
         }
         let mut listed = self.listed.lock();
@@ -97,6 +93,16 @@ impl Agent {
                 Some(reached)
             }
         }
+    }
+
+    fn tunnels(&self, passed: &Passed, before: Option<&NodeTunnels>) -> NodeTunnels {
+        let desired = passed.decision.desired();
+        let ids: BTreeSet<u32> = desired.directory.tunnels.keys().copied().collect();
+        let before = before.or(self.before.tunnels.as_ref());
+        let settled = self.started.elapsed() >= SETTLED;
+        let (time, answering) = (Time(Timestamp::now()), desired.answering.len());
+        let clock = (hello::now(), &time);
+        self.answering.heard(|heard| report::tunnels(&ids, heard, before, settled, answering, clock))
     }
 
     fn readiness_of_node(&self, passed: &Passed, complete: bool, progress: &Progress) -> Option<Judgement> {

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epic_datapath::{Attachment, Kept, Program};
-use epic_lb::{Address, Progress, RowId, Tables};
-use epic_reconciler::Status;
+use epic_lb::{Progress, ServiceName, Veth};
+use imbl::OrdSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::Key;
 use kube::api::{Patch, PatchParams};
 
-use super::{Agent, Passed, TICK};
+use super::{Agent, Look, Passed, TICK};
 use crate::metrics::chain;
 use crate::node::{announce, gate};
 
 impl Agent {
-    /// Everything that waits for the maps. `check` looks at every attached program again.
-    pub(super) fn settle(&mut self, full: bool, check: bool) {
+    /// Everything that waits for the maps. `check` looks at every attached program again. But for what `look` asks for, the
+    /// cost is that of what changed since the last time, and of what is late.
+    pub(super) fn settle(&mut self, look: Look, check: bool) {
         let pending = self.accumulator.pending();
         let gate = self.readiness.gate("watches");
         match pending.iter().next() {
@@ -33,10 +34,11 @@ impl Agent {
         let progress = self.handle.progress();
         // What fails of one LoadBalancer holds up nothing of the others.
         let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
+        let desired = passed.decision.desired();
         self.leaving.follow(&tables, &progress);
-        self.answering.grow(&passed.decision.desired().directory, &tables, &progress);
+        self.answering.grow(&desired.directory, &tables, &progress);
         self.attach(&passed, check);
-        let in_force = in_force(&passed.decision.desired().answering, &tables, &progress);
+        let in_force = self.in_force.follow(&desired.answering, &tables, &progress).clone();
         self.announce(&passed, &in_force);
         if complete {
             if self.refused.of_node.is_none() {
@@ -45,8 +47,8 @@ impl Agent {
         } else if let Some(starting) = &self.starting {
             starting.because(format!("maps are being written: {}", progress.health));
         }
-        self.open_gates(&passed, &tables, &progress);
-        self.report(&passed, (complete, in_force), &progress, full);
+        self.open_gates(&passed, &tables, &progress, look);
+        self.report(&passed, (complete, in_force), &progress, look);
         self.passed = Some(passed);
     }
 
@@ -92,7 +94,7 @@ impl Agent {
     }
 
     /// Tells the link about addresses that came here, as soon as the maps hold them.
-    fn announce(&self, passed: &Passed, in_force: &BTreeSet<IpAddr>) {
+    fn announce(&self, passed: &Passed, in_force: &OrdSet<IpAddr>) {
         let link = passed.interfaces.public.clone();
         let new = self.announced.lock().take_up(&link, in_force);
         if new.is_empty() {
@@ -110,21 +112,29 @@ impl Agent {
         });
     }
 
-    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, progress: &Progress) {
-        let heard = self.answering.heard();
+    /// Looks at the gates of listed pods of this node: at those that were found open and right only when it is time to look
+    /// around, or their pods changed.
+    fn open_gates(&mut self, passed: &Passed, tables: &epic_lb::Snapshot, progress: &Progress, look: Look) {
         let now = Instant::now();
-        let local = &passed.decision.desired().local;
-        self.patience
-            .retain(now, |service, id| local.values().any(|l| l.service == *service && l.id.get() == id));
+        let desired = passed.decision.desired();
+        let local = &desired.local;
+        if look >= Look::Around {
+            let proxies: BTreeSet<(&ServiceName, u32)> =
+                local.values().map(|local| (&local.service, local.id.get())).collect();
+            self.patience.retain(now, |service, id| proxies.contains(&(service, id)));
+            self.opened.clear();
+        }
         let current = self.accumulator.snapshot().unwrap_or_else(|| passed.snapshot.clone());
-        let listed: BTreeSet<String> = current
-            .list::<epic_crds::LoadBalancer>()
-            .filter_map(|object| object.status.as_ref())
-            .flat_map(|status| status.proxies.iter().map(|proxy| proxy.pod_uid.clone()))
-            .collect();
         for pod in current.list::<Pod>() {
-            let Some(uid) = pod.metadata.uid.as_deref().filter(|uid| listed.contains(*uid)) else { continue };
+            let Some(uid) = pod.metadata.uid.as_deref().filter(|uid| desired.listed.contains(*uid)) else {
+                continue;
+            };
             let local = local.get(uid);
+            let veth = local.map(|local| &local.veth);
+            let is_known = |(known, at): &(Arc<Pod>, Veth)| Arc::ptr_eq(known, pod) && veth == Some(at);
+            if self.opened.get(uid).is_some_and(is_known) {
+                continue;
+            }
             let programmed = match local {
                 None => Err("the host side of the pod's veth is not found".to_owned()),
                 Some(local) => gate::entries(tables, progress, local)
@@ -134,15 +144,20 @@ impl Agent {
                         hangs.then_some(()).ok_or_else(|| self.refused.why(wanted))
                     })
                     .and_then(|()| {
-                        let unheard = gate::unheard(&local.clients, |id| heard.contains_key(&id));
+                        let unheard = self
+                            .answering
+                            .heard(|heard| gate::unheard(&local.clients, |id| heard.contains_key(&id)));
                         self.patience.judge(local, &unheard, now)
                     })
                     .and_then(|()| gate::configured(pod, &local.veth, &self.boot_id)),
             };
-            let veth = local.map(|local| &local.veth);
             let time = Time(Timestamp::now());
+            let patch = gate::patch(pod, veth, &self.boot_id, &programmed, &time);
+            if let (Ok(()), Some(veth), None) = (&programmed, veth, &patch) {
+                self.opened.insert(uid.into(), (Arc::clone(pod), veth.clone()));
+            }
             let worth_saying = self.patience.is_worth_saying(pod, &programmed, now);
-            if worth_saying && let Some(patch) = gate::patch(pod, veth, &self.boot_id, &programmed, &time) {
+            if let Some(patch) = patch.filter(|_| worth_saying) {
                 self.patch(Key::of(&**pod), patch);
             }
         }
@@ -217,60 +232,9 @@ impl Refused {
     }
 }
 
-/// Addresses to answer for whose ports the maps hold. What fails behind one of them, an endpoint perhaps, keeps its clients
-/// from nothing else.
-fn in_force(answering: &BTreeSet<IpAddr>, tables: &Tables, progress: &Progress) -> BTreeSet<IpAddr> {
-    let holds = |address: &IpAddr| {
-        let mut ports = tables.frontends.prefix(Address::from(*address)).peekable();
-        let done = |key| tables.status(RowId::Frontend(key), progress) == Some(Status::Done);
-        ports.peek().is_some() && ports.all(|row| done(row.key))
-    };
-    answering.iter().copied().filter(holds).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use epic_lb::render::NodeSide;
-    use epic_lb::{
-        Alias, DataKey, FakeMaps, Frontend, FrontendKey, GroupId, Link, MapId, Place, Protocol, Service,
-        ServiceId, ServiceKeys, ServiceName, Tunnel, TunnelId, Writer,
-    };
-    use epic_reconciler::{Budget, Reconciler};
-
     use super::*;
-
-    /// A LoadBalancer with a port, a tunnel and an endpoint.
-    fn put(writer: &Writer, id: u16) -> IpAddr {
-        let name = ServiceName::new("epic-red", format!("web-{id}"));
-        let vip = IpAddr::from([192, 0, 2, id as u8]);
-        let keys = ServiceKeys { data: [DataKey([1; 16]); 3], node: None };
-        let row =
-            Service::new(name.clone(), "uid").granted(GroupId::new(1).unwrap(), ServiceId::new(id).unwrap());
-        let mut txn = writer.write();
-        let port = Frontend::proxied(FrontendKey::new(vip, 80, Protocol::Tcp), name.clone(), 0);
-        txn.upsert_service_and_frontends(Service { keys: Some(keys.into()), ..row }, vec![port]).unwrap();
-        let tunnel = TunnelId::new(id).unwrap();
-        txn.upsert_tunnel(Tunnel {
-            id: tunnel,
-            service: name.clone(),
-            client_node: [203, 0, 113, 9].into(),
-            epic_node: "n1".into(),
-            epic_address: [198, 51, 100, 1].into(),
-            epic_port: 6080,
-            link: Link { ifindex: 2, mtu: 1500, local: [198, 51, 100, 1].into() },
-        });
-        txn.upsert_alias(Alias {
-            service: name,
-            address: IpAddr::from([100, 127, 0, id as u8]).into(),
-            tunnel: Some(tunnel),
-            real: Place::new([10, 244, 1, 7].into(), 8080, Protocol::Tcp),
-            endpoint: "e".into(),
-        });
-        txn.commit();
-        vip
-    }
 
     #[test]
     fn what_is_refused_at_a_pod_s_veth_concerns_that_pod_and_at_the_node_s_interface_the_node_once_it_lasts()
@@ -295,24 +259,5 @@ mod tests {
         assert_eq!(refused.lasting(since + lasting, lasting), Some("all"));
         refused.take(BTreeMap::new());
         assert_eq!(refused.lasting(later(), lasting), None);
-    }
-
-    #[test]
-    fn an_endpoint_that_finds_no_room_keeps_no_address_from_being_announced() {
-        let writer = Writer::new();
-        let vips: BTreeSet<IpAddr> = [put(&writer, 1), put(&writer, 2)].into();
-        let unknown = IpAddr::from([192, 0, 2, 99]);
-        for (full, announced) in [(MapId::Aliases, 2), (MapId::Services, 1)] {
-            let mut maps = FakeMaps::new();
-            maps.set_room(MapId::ALL.iter().position(|map| *map == full).unwrap(), 1);
-            let side = NodeSide::new("n1", 1);
-            let mut reconciler = Reconciler::new(writer.reader(), maps, side, Default::default()).unwrap();
-            reconciler.round(Instant::now(), Budget::UNLIMITED);
-            let progress = reconciler.progress();
-            let tables = writer.snapshot();
-            assert!(!progress.covers(tables.revision()), "something finds no room");
-            let wanted = vips.iter().copied().chain([unknown]).collect();
-            assert_eq!(in_force(&wanted, &tables, &progress).len(), announced, "{full:?}");
-        }
     }
 }
