@@ -14,8 +14,10 @@ pub mod metrics;
 pub mod netlink;
 pub mod nft;
 pub mod node;
+mod plane;
 pub mod remotes;
 mod unreadable;
+mod wakes;
 
 use std::collections::BTreeSet;
 use std::io;

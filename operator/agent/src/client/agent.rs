@@ -6,17 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use epic_abi::maps::{CONFIG_KEY, Config, Local, Side};
 use epic_crds::well_known::{CONFIG_MAP_CLIENT, SECRET_GUE_KEYS};
 use epic_crds::{Endpoint, LoadBalancer};
-use epic_datapath::{Attachment, BpfMaps, Datapath, Maps, Options, Program};
+use epic_datapath::{Attachment, Datapath, Maps, Options, Program};
 use epic_lb::render::ClientSide;
-use epic_lb::{Ask, Handle, Initializer, Link, MapKey, RowId, TunnelId, Writer};
+use epic_lb::{Ask, Link, MapKey, RowId, TunnelId, Writer};
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
-use epic_reconciler::{ConfirmPrune, Reconciler, Status};
+use epic_reconciler::{ConfirmPrune, Status};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kates::{Accumulator, Client, Key, Query, Snapshot};
@@ -30,18 +29,13 @@ use super::{Error, Settings, ways};
 use crate::desired::client::{Desired, Facts, Objects, Ways, desired, epic_addresses};
 use crate::device::{self, Device};
 use crate::hello::caller::Caller;
-use crate::metrics::{MapsCollector, ReconcilerCollector};
 use crate::netlink::Netlink;
-use crate::netlink::watch::{Interest, Watch};
+use crate::netlink::watch::Interest;
 use crate::node::interfaces::by_family;
+use crate::plane::Plane;
+use crate::wakes::{self, TICK, Wake, Wakes};
 use crate::{inspect, nft, unreadable};
 
-/// Between two rounds of what only time changes.
-const TICK: Duration = Duration::from_secs(1);
-/// Between two full passes.
-const FULL: Duration = Duration::from_secs(30);
-/// Bursts of netlink messages are answered once.
-const NETLINK_QUIET: Duration = Duration::from_millis(20);
 /// How long a proxy address that only packets announced is answered to, in seconds.
 const LEARNED_SECONDS: u32 = 60;
 /// MTU of the underlay while there is no tunnel to take it from.
@@ -64,9 +58,7 @@ struct Agent {
     maps: Arc<Maps>,
     calling: Calling,
     port: watch::Sender<Option<u16>>,
-    writer: Writer,
-    handle: Handle,
-    initializer: Option<Initializer>,
+    plane: Plane,
     basis: Arc<Mutex<BTreeSet<String>>>,
     ways: Ways,
     ruled: Option<Facts>,
@@ -74,7 +66,6 @@ struct Agent {
     unrouted: Vec<(IpNet, String)>,
     attached: BTreeSet<Attachment>,
     passed: Option<Passed>,
-    full_at: Instant,
     starting: Option<Pending>,
     readiness: Readiness,
 }
@@ -155,44 +146,24 @@ pub(super) async fn run(
     let mut session = [0; 8];
     getrandom::fill(&mut session).map_err(Error::Random)?;
     let caller = Arc::new(Mutex::new(Caller::new(u64::from_ne_bytes(session))));
-    let writer = Writer::new();
-    let initializer = writer.register_initializer("api-server");
-    let reconciler = Reconciler::new(
-        writer.reader(),
-        BpfMaps::new(Arc::clone(&maps)),
-        ClientSide,
-        settings.host.reconciler,
-    )?;
     let basis = Arc::new(Mutex::new(BTreeSet::new()));
     let ask = AskAgain { client: client.clone(), namespace: namespace.clone(), basis: Arc::clone(&basis) };
-    let (stop, stopped) = watch::channel(false);
-    let (handle, running) = epic_reconciler::run(reconciler, ask, stopped)?;
+    let reconciler = settings.host.reconciler;
+    let mut plane: Plane =
+        Plane::start::<_, _, Error>(Writer::new(), &maps, (ClientSide, ask), reconciler, &metrics)?;
     let (port, port_changes) = watch::channel(None);
     let calling =
         Calling { caller: Arc::clone(&caller), maps: Arc::clone(&maps), changed: Arc::new(Notify::new()) };
     let hello = tokio::spawn(calling.clone().run(port_changes, shutdown.clone()));
-    let collector = ReconcilerCollector::default();
-    collector.watch(handle.clone());
-    metrics.register(|registry| {
-        registry.register_collector(Box::new(MapsCollector::new(Arc::clone(&maps))));
-        registry.register_collector(Box::new(collector));
-    });
     let view = inspect::client_view(
         settings.node_address.to_string(),
         Arc::clone(&maps),
         caller,
-        writer.clone(),
-        handle.clone(),
+        plane.writer.clone(),
+        plane.handle.clone(),
         readiness.clone(),
     );
-    let subject = inspect::Live {
-        side: epic_shell::Side::Client,
-        reader: writer.reader(),
-        handle: handle.clone(),
-        maps: Arc::clone(&maps),
-    };
-    let served = inspect::Served { view, subject: Arc::new(subject), reader: writer.reader() };
-    let commands = tokio::spawn(inspect::serve(settings.host.socket.clone(), served, shutdown.clone()));
+    plane.answer(settings.host.socket.clone(), epic_shell::Side::Client, view, shutdown.clone());
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {
         settings,
@@ -204,23 +175,18 @@ pub(super) async fn run(
         maps,
         calling,
         port,
-        writer,
-        handle,
-        initializer: Some(initializer),
+        plane,
         basis,
         ways: BTreeMap::new(),
         ruled: None,
         unrouted: Vec::new(),
         passed: None,
-        full_at: Instant::now(),
         starting: Some(starting),
         readiness,
     };
-    agent.turn(&shutdown).await?;
-    let _ = stop.send(true);
+    agent.turn(shutdown).await?;
     hello.abort();
-    commands.abort();
-    running.join().await;
+    agent.plane.end().await;
     Ok(())
 }
 
@@ -252,37 +218,26 @@ async fn first_facts(
 }
 
 impl Agent {
-    async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
-        let mut updates = self.accumulator.updates();
-        let mut host = Watch::open(Interest::Routes)?;
-        let mut progress = self.handle.watch();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    async fn turn(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut wakes = Wakes::new(&self.accumulator, &self.plane.handle, Interest::Routes, shutdown)?;
         loop {
             let (mut pass, mut moved) = (false, false);
-            tokio::select! {
-                _ = updates.next() => pass = true,
-                changed = host.changed() => {
-                    moved = changed.as_ref().map_or(true, |changed| changed.links);
-                    if changed.is_err() {
-                        host = Watch::open(Interest::Routes)?;
-                    }
-                    tokio::time::sleep(NETLINK_QUIET).await;
+            match wakes.next().await? {
+                Wake::Objects(_) => pass = true,
+                Wake::Host(changed) => {
+                    moved = changed.links;
+                    wakes::quiet().await;
                     pass = true;
                 }
-                changed = progress.changed() => if changed.is_err() { return Ok(()) },
-                _ = tick.tick() => {}
-                () = shutdown.cancelled() => return Ok(()),
+                Wake::Maps | Wake::Time => {}
+                Wake::End => return Ok(()),
             }
-            let full = Instant::now() >= self.full_at;
+            let full = wakes.take_full();
             if pass || full {
                 self.pass(full).await;
             }
             // An interface that was made anew may have the index of the one before, and nothing hangs there then.
             self.settle(full || moved);
-            if full {
-                self.full_at = Instant::now() + FULL;
-            }
         }
     }
 
@@ -323,7 +278,7 @@ impl Agent {
         let endpoints = objects.endpoints.iter().filter_map(|o| o.metadata.uid.clone());
         *self.basis.lock() = balancers.chain(endpoints).collect();
         let rows = std::mem::take(&mut desired.rows);
-        let (tables, refused) = rows.write(&self.writer, self.initializer.take().as_ref());
+        let (tables, refused) = rows.write(&self.plane.writer, self.plane.initializer.take().as_ref());
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
         }
@@ -419,7 +374,7 @@ impl Agent {
             None => self.readiness.gate("watches").open(),
         }
         let Some(passed) = self.passed.take() else { return };
-        let (tables, progress) = (self.writer.snapshot(), self.handle.progress());
+        let (tables, progress) = (self.plane.writer.snapshot(), self.plane.handle.progress());
         self.call_for(&passed.desired, |id| {
             let id = TunnelId::new(id).ok();
             id.and_then(|id| tables.status(RowId::Tunnel(id), &progress)) == Some(Status::Done)

@@ -18,13 +18,12 @@ use std::time::{Duration, Instant};
 use epic_abi::maps::{CONFIG_KEY, Config, Local as LocalEntry};
 use epic_crds::EPICNodeStatus;
 use epic_crds::well_known::EPIC_NAMESPACE;
-use epic_datapath::{Attachment, BpfMaps, Datapath, Maps};
+use epic_datapath::{Attachment, Datapath, Maps};
 use epic_lb::render::NodeSide;
-use epic_lb::{Handle, Initializer, Link, Veth, Writer};
+use epic_lb::{Link, Veth, Writer};
 use epic_model::id::NodeName;
 use epic_ops::readiness::Pending;
 use epic_ops::{Metrics, Readiness};
-use epic_reconciler::Reconciler;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -55,16 +54,11 @@ use crate::desired::ServiceRows;
 use crate::desired::keys::Keyring;
 use crate::desired::node::{Claim, Decision, Delta, Place, local_addresses};
 use crate::inspect;
-use crate::metrics::{MapsCollector, ReconcilerCollector};
 use crate::netlink::Netlink;
-use crate::netlink::watch::{Changed, Interest, Watch};
+use crate::netlink::watch::Interest;
+use crate::plane::Plane;
+use crate::wakes::{self, Wake, Wakes};
 
-/// Between two rounds of what only time changes: tunnels that fall silent, gates that waited long enough.
-const TICK: Duration = Duration::from_secs(1);
-/// Between two full passes.
-const FULL: Duration = Duration::from_secs(30);
-/// Bursts of netlink messages are answered once.
-const NETLINK_QUIET: Duration = Duration::from_millis(20);
 /// How long clients have to call after a start before a tunnel that was up is called down.
 const SETTLED: Duration = Duration::from_secs(15);
 
@@ -135,9 +129,7 @@ struct Agent {
     answering: Arc<Answering>,
     /// Where hello messages are answered.
     place: watch::Sender<Option<SocketAddr>>,
-    writer: Writer,
-    handle: Handle,
-    initializer: Option<Initializer>,
+    plane: Plane,
     basis: Arc<Mutex<Basis>>,
     listed: Arc<Mutex<Option<Listed>>>,
     /// At most one list at a time.
@@ -169,7 +161,6 @@ struct Agent {
     boot_id: String,
     before: EPICNodeStatus,
     started: Instant,
-    full_at: Instant,
     starting: Option<Pending>,
     readiness: Readiness,
     reports: watch::Sender<Report>,
@@ -182,15 +173,16 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let maps = Arc::clone(datapath.maps());
     let answering = Answering::adopt(Arc::clone(&maps))?;
     let netlink = Netlink::connect()?;
-    let writer = Writer::new();
-    let initializer = writer.register_initializer("api-server");
     let render = NodeSide::new(settings.node.as_str(), interfaces::MAGLEV_SEED);
-    let reconciler =
-        Reconciler::new(writer.reader(), BpfMaps::new(Arc::clone(&maps)), render, settings.host.reconciler)?;
     let basis = Arc::new(Mutex::new(Basis::default()));
     let ask = AskAgain { client: client.clone(), basis: Arc::clone(&basis) };
-    let (stop, stopped) = watch::channel(false);
-    let (handle, running) = epic_reconciler::run(reconciler, ask, stopped)?;
+    let mut plane: Plane = Plane::start::<_, _, Error>(
+        Writer::new(),
+        &maps,
+        (render, ask),
+        settings.host.reconciler,
+        &registry,
+    )?;
     let (place, place_changes) = watch::channel(None);
     let hello = tokio::spawn(Arc::clone(&answering).run(place_changes, shutdown.clone()));
     let (ears, (heard_on, ear_changes), (speak, mut heard)) =
@@ -198,29 +190,19 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let listening = tokio::spawn(ears.clone().run(ear_changes, speak, shutdown.clone()));
     let answered = Answered::adopt(&maps)?;
     let events = super::told::recorder(client.kube(), &settings.node);
-    let collector = ReconcilerCollector::default();
-    collector.watch(handle.clone());
     registry.register(|registry| {
-        registry.register_collector(Box::new(MapsCollector::new(Arc::clone(&maps))));
-        registry.register_collector(Box::new(collector));
         registry.register("hello_refused", "Hello entries refused", answering.refused.clone());
     });
     let view = inspect::node_view(
         settings.node.clone(),
         Arc::clone(&maps),
         Arc::clone(&answering),
-        writer.clone(),
-        handle.clone(),
+        plane.writer.clone(),
+        plane.handle.clone(),
         readiness.clone(),
     );
-    let subject = inspect::Live {
-        side: epic_shell::Side::Node { name: settings.node.as_str().into(), seed: interfaces::MAGLEV_SEED },
-        reader: writer.reader(),
-        handle: handle.clone(),
-        maps: Arc::clone(&maps),
-    };
-    let served = inspect::Served { view, subject: Arc::new(subject), reader: writer.reader() };
-    let commands = tokio::spawn(inspect::serve(settings.host.socket.clone(), served, shutdown.clone()));
+    let side = epic_shell::Side::Node { name: settings.node.as_str().into(), seed: interfaces::MAGLEV_SEED };
+    plane.answer(settings.host.socket.clone(), side, view, shutdown.clone());
     let attached = datapath.adopted().links.clone();
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {
@@ -232,9 +214,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         maps,
         answering,
         place,
-        writer,
-        handle,
-        initializer: Some(initializer),
+        plane,
         basis,
         listed: Arc::default(),
         listing: Arc::new(Semaphore::new(1)),
@@ -262,17 +242,14 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         boot_id: super::host::boot_id(),
         before,
         started: Instant::now(),
-        full_at: Instant::now(),
         starting: Some(starting),
         readiness,
         reports,
     };
-    let uninstalled = agent.turn(&mut heard, &shutdown).await?;
-    let _ = stop.send(true);
+    let uninstalled = agent.turn(&mut heard, shutdown).await?;
     hello.abort();
     listening.abort();
-    commands.abort();
-    running.join().await;
+    agent.plane.end().await;
     if !uninstalled {
         return Ok(End::Asked);
     }
@@ -306,45 +283,40 @@ impl Agent {
     async fn turn(
         &mut self,
         heard: &mut mpsc::Receiver<Arp>,
-        shutdown: &CancellationToken,
+        shutdown: CancellationToken,
     ) -> Result<bool, Error> {
-        let mut updates = self.accumulator.updates();
-        let mut links = Watch::open(Interest::Interfaces)?;
-        let mut progress = self.handle.watch();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut wakes = Wakes::new(&self.accumulator, &self.plane.handle, Interest::Interfaces, shutdown)?;
         loop {
             let (mut cause, mut moved, mut look) = (Cause::Nothing, false, Look::Changes);
             tokio::select! {
-                update = updates.next() => {
-                    if watched::epic(&update.snapshot).is_some_and(|epic| is_uninstalled(epic)) {
-                        return Ok(true);
+                wake = wakes.next() => match wake? {
+                    Wake::Objects(snapshot) => {
+                        if watched::epic(&snapshot).is_some_and(|epic| is_uninstalled(epic)) {
+                            return Ok(true);
+                        }
+                        cause = Cause::Objects;
                     }
-                    cause = Cause::Objects;
-                }
-                changed = links.changed() => {
-                    if changed.is_err() {
-                        links = Watch::open(Interest::Interfaces)?;
+                    Wake::Host(changed) => {
+                        moved = changed.links;
+                        self.inputs.note(changed);
+                        wakes::quiet().await;
+                        cause = Cause::Everything;
                     }
-                    let changed = changed.unwrap_or(Changed::EVERYTHING);
-                    moved = changed.links;
-                    self.inputs.note(changed);
-                    tokio::time::sleep(NETLINK_QUIET).await;
-                    cause = Cause::Everything;
-                }
+                    Wake::Maps => {}
+                    Wake::Time => look = Look::Around,
+                    Wake::End => return Ok(false),
+                },
                 Some(arp) = heard.recv() => if self.hear(&arp) { cause = Cause::Everything },
                 () = until(self.guard.next()) => {}
                 () = until(self.inputs.again()) => {
                     self.inputs.look_again();
                     cause = Cause::Everything;
                 }
-                changed = progress.changed() => if changed.is_err() { return Ok(false) },
-                _ = tick.tick() => look = Look::Around,
-                () = shutdown.cancelled() => return Ok(false),
             }
-            let full = Instant::now() >= self.full_at;
+            let full = wakes.take_full();
             if full {
                 self.inputs.expire();
+                look = Look::Everything;
             }
             if full || self.gateways.is_none() {
                 self.find_gateways().await;
@@ -361,13 +333,7 @@ impl Agent {
                 self.ask_for_addresses();
             }
             // An interface that was made anew may have the index of the one before, and nothing hangs there then.
-            if full {
-                look = Look::Everything;
-            }
             self.settle(look, full || moved);
-            if full {
-                self.full_at = Instant::now() + FULL;
-            }
         }
     }
 
@@ -436,7 +402,7 @@ impl Agent {
         // Tunnels that go leave the directory first, or a hello could bring their remotes back.
         self.answering.shrink(&desired.directory);
         *self.basis.lock() = Basis::of(&objects);
-        let (tables, refused) = rows.write(&self.writer, self.initializer.take().as_ref());
+        let (tables, refused) = rows.write(&self.plane.writer, self.plane.initializer.take().as_ref());
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
         }
@@ -479,7 +445,7 @@ impl Agent {
             self.answering.shrink(&desired.directory);
         }
         self.basis.lock().change(&changes);
-        let (tables, refused) = ServiceRows::write_all(services, &gone, &self.writer);
+        let (tables, refused) = ServiceRows::write_all(services, &gone, &self.plane.writer);
         for error in refused {
             tracing::warn!(%error, "refused by the tables");
         }

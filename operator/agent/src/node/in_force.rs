@@ -79,12 +79,15 @@ fn holds(address: IpAddr, tables: &Snapshot, progress: &Progress) -> Option<bool
     if ports.peek().is_none() {
         return Some(false);
     }
-    let status = ports.map(|row| progress.status(RowId::Frontend(row.key), row.revision));
-    status.fold(Some(true), |holds, status| match (holds, status) {
-        (Some(false), _) | (_, Status::Error(_)) => Some(false),
-        (holds, Status::Done) => holds,
-        (_, Status::Pending) => None,
-    })
+    let mut holds = Some(true);
+    for row in ports {
+        match progress.status(RowId::Frontend(row.key), row.revision) {
+            Status::Error(_) => return Some(false),
+            Status::Pending => holds = None,
+            Status::Done => {}
+        }
+    }
+    holds
 }
 
 #[cfg(test)]

@@ -13,11 +13,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::Version;
 
-use super::{Agent, Look, Passed, SETTLED, TICK};
+use super::{Agent, Look, Passed, SETTLED};
 use crate::node::inputs::LASTING;
 use crate::node::judgement::Judgement;
 use crate::node::report;
 use crate::node::watched;
+use crate::wakes::TICK;
 use crate::{hello, inspect};
 
 impl Agent {

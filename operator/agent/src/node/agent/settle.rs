@@ -14,9 +14,10 @@ use k8s_openapi::jiff::Timestamp;
 use kates::Key;
 use kube::api::{Patch, PatchParams};
 
-use super::{Agent, Look, Passed, TICK};
+use super::{Agent, Look, Passed};
 use crate::metrics::chain;
 use crate::node::{announce, gate};
+use crate::wakes::TICK;
 
 impl Agent {
     /// Everything that waits for the maps. `check` looks at every attached program again. But for what `look` asks for, the
@@ -30,8 +31,8 @@ impl Agent {
         }
         // What was begun to be decided and could not be is nobody's basis.
         let Some(passed) = self.passed.take_if(|passed| !passed.decision.is_stale()) else { return };
-        let tables = self.writer.snapshot();
-        let progress = self.handle.progress();
+        let tables = self.plane.writer.snapshot();
+        let progress = self.plane.handle.progress();
         // What fails of one LoadBalancer holds up nothing of the others.
         let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
         let desired = passed.decision.desired();
