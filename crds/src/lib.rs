@@ -60,7 +60,7 @@ pub use epic_node::{
     NodeProgram, NodeTunnel, NodeTunnels,
 };
 pub use load_balancer::{
-    AdvertisedBy, EndpointCounts, FIRST_LISTENER_PORT, GueTunnelEndpoint, GueTunnelLeg, LoadBalancer,
+    AdvertisedBy, Backup, EndpointCounts, FIRST_LISTENER_PORT, GueTunnelEndpoint, GueTunnelLeg, LoadBalancer,
     LoadBalancerReason, LoadBalancerSpec, LoadBalancerStatus, MAX_ALTERNATES, MAX_CLIENT_NODES, PortSlot,
     Proxy, ProxyState, Summary,
 };

@@ -153,10 +153,27 @@ pub struct LoadBalancerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::Cidr>", length(max = 256))]
     pub source_ranges: Vec<String>,
+    /// Where traffic goes while nothing of this LoadBalancer serves; it comes back by itself. Not supported yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
     /// Name for people; it has no other effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::Line>")]
     pub display_name: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub rest: Rest,
+}
+
+/// What takes the traffic of a LoadBalancer that has nothing that serves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct Backup {
+    /// Name of another LoadBalancer in the same namespace. It need not exist.
+    #[schemars(with = "schema::ObjectName")]
+    pub load_balancer: String,
     /// Fields of a newer version.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -484,6 +501,7 @@ impl LoadBalancerSpec {
         [
             ("spec.alt-address", self.alt_address.is_some()),
             ("spec.source-ranges", !self.source_ranges.is_empty()),
+            ("spec.backup", self.backup.is_some()),
             ("spec.public-address of IPv6", v6(&self.public_address)),
             (
                 "spec.public-ports of another protocol than TCP",
@@ -517,6 +535,10 @@ pub(crate) const RULES: &[(&str, &str)] = &[
     (
         "!has(self.status) || !has(self.status.alt__dash__address) || !has(self.spec.alt__dash__address) || self.spec.alt__dash__address == self.status.alt__dash__address",
         "spec.alt-address must be absent or equal to the granted status.alt-address",
+    ),
+    (
+        "!has(self.spec.backup) || self.spec.backup.load__dash__balancer != self.metadata.name",
+        "spec.backup must name another LoadBalancer",
     ),
 ];
 

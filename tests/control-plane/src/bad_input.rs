@@ -446,6 +446,7 @@ pub const FOREIGN: &[(&str, &str, Judged)] = &[
         ),
     ),
     ("LoadBalancer", "spec.alt-address", told("2001:db8::7", "Accepted", "NotSupportedYet")),
+    ("LoadBalancer", "spec.backup.load-balancer", told("sorry", "Accepted", "NotSupportedYet")),
     ("LoadBalancer", "spec.public-address", told("192.0.2.1", "Programmed", "AddressTaken")),
     (
         "LoadBalancer",

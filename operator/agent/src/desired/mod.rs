@@ -18,8 +18,8 @@ use std::sync::Arc;
 use epic_abi::Lb;
 use epic_crds::{HasConditions as _, LoadBalancer, Protocol as CrdProtocol};
 use epic_lb::{
-    Alias, Backend, EpicNode, Frontend, GroupId, Initializer, Pass, Protocol, Proxy, Service, ServiceId,
-    ServiceName, Since, Tunnel, WriteError, WriteTxn, Writer,
+    Alias, Backend, EpicNode, Frontend, GroupId, Initializer, Pass, Protocol, Proxy, Redirect, Service,
+    ServiceId, ServiceName, Since, Tunnel, WriteError, WriteTxn, Writer,
 };
 
 /// A LoadBalancer with everything that is its own.
@@ -29,6 +29,8 @@ pub struct ServiceRows {
     pub service: Service,
     /// Its public ports.
     pub frontends: Vec<Frontend>,
+    /// Where its traffic is to go while nothing of it serves.
+    pub redirect: Option<Redirect>,
     /// Its proxies, on an EPIC node.
     pub backends: Vec<Backend>,
     /// Its tunnels that end here.
@@ -47,6 +49,7 @@ impl ServiceRows {
         Self {
             service,
             frontends: Vec::new(),
+            redirect: None,
             backends: Vec::new(),
             tunnels: Vec::new(),
             proxies: Vec::new(),
@@ -59,6 +62,7 @@ impl ServiceRows {
     fn write(self, txn: &mut WriteTxn<'_>) -> Result<(), WriteError> {
         let name = self.service.name.clone();
         let written = txn.upsert_service_and_frontends(self.service, self.frontends);
+        txn.set_redirect(&name, self.redirect);
         txn.set_backends(&name, self.backends);
         txn.set_tunnels(&name, self.tunnels);
         txn.set_proxies(&name, self.proxies);

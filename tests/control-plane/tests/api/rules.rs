@@ -462,6 +462,16 @@ async fn enums_are_closed_and_unknown_fields_refused() {
 }
 
 #[tokio::test]
+async fn a_backup_is_another_load_balancer() {
+    namespace("epic-rules", true).await;
+    let of = load_balancer("epic-rules", "l");
+    let names = |name: &str| json!({"load-balancer": name});
+    judge_field(&of, "/spec/backup", &[names("sorry")], &[names("l")], "must name another LoadBalancer")
+        .await;
+    judge_field(&of, "/spec/backup", &[], &[names("No"), json!({})], "spec.backup").await;
+}
+
+#[tokio::test]
 async fn public_ports_are_unique_by_number_and_name() {
     namespace("epic-rules", true).await;
     let of = load_balancer("epic-rules", "l");

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use epic_crds::{Endpoint, LoadBalancer, ProxyState as CrdState};
+use epic_lb::rows::RedirectWhen;
 use epic_lb::{
     Alias, Backend, BackendState, Frontend, FrontendKey, Name, Pass, Place as At, Proxy, ProxyId, ProxyState,
-    ServiceName, Tunnel, TunnelId,
+    Redirect, ServiceName, Source, Tunnel, TunnelId,
 };
 
 use super::super::{Identity, address, is_refused, port, protocol};
@@ -111,6 +112,21 @@ pub(super) fn frontends(
         .collect()
 }
 
+/// The backup of a LoadBalancer. The tables have it, and no packet follows it yet.
+pub(super) fn backup(
+    object: &LoadBalancer,
+    service: &ServiceName,
+    left_out: &mut Vec<String>,
+) -> Option<Redirect> {
+    let backup = object.spec.backup.as_ref()?;
+    let to = ServiceName::new(service.namespace(), backup.load_balancer.as_str());
+    left_out.push(format!(
+        "{service}: its backup {to} gets no packets by these programs: a proxy reaches Endpoints of its own LoadBalancer alone"
+    ));
+    let (service, source, when) = (service.clone(), Source::Resource, RedirectWhen::NothingServes);
+    Some(Redirect { service, source, to, when, port: None })
+}
+
 pub(super) fn tunnels(object: &LoadBalancer, identity: &Identity, place: &Place) -> Vec<Tunnel> {
     let entries = object.status.iter().flat_map(|status| &status.gue_tunnel_endpoints);
     entries
@@ -177,4 +193,24 @@ pub(super) fn clients(endpoints: &[Arc<Endpoint>], tunnels: &[Tunnel]) -> BTreeM
         .filter_map(|endpoint| address(endpoint.spec.node_address.as_deref()?))
         .map(|node| (node, tunnels.iter().find(|t| t.client_node == node).map(|t| t.id.get())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_stands_in_the_tables_and_is_said_to_get_no_packets() {
+        let object = |backup: &str| -> LoadBalancer {
+            let text = format!(
+                "{{metadata: {{name: web, namespace: epic-red}}, spec: {{service-group: g, public-ports: []{backup}}}}}"
+            );
+            serde_yaml::from_str(&text).unwrap()
+        };
+        let (web, mut said) = (ServiceName::new("epic-red", "web"), Vec::new());
+        assert_eq!(backup(&object(""), &web, &mut said), None);
+        let row = backup(&object(", backup: {load-balancer: sorry}"), &web, &mut said).unwrap();
+        assert_eq!((row.to.to_string().as_str(), row.when), ("epic-red/sorry", RedirectWhen::NothingServes));
+        assert!(said.len() == 1 && said[0].contains("its backup epic-red/sorry gets no packets"), "{said:?}");
+    }
 }

@@ -441,7 +441,8 @@ impl Decision {
             scene.networks.get(identity.name.namespace()).cloned().unwrap_or_else(|| Some([].into()));
         let entry = responder::Tunnel { lb: identity.lb(), keys: hello, client_networks: allowed };
         part.tunnels.extend(tunnels.iter().map(|tunnel| (tunnel.id.get(), entry.clone())));
-        Some(ServiceRows { service, frontends, backends, tunnels, proxies, aliases, passes })
+        let redirect = balancer::backup(object, &identity.name, left_out);
+        Some(ServiceRows { service, frontends, redirect, backends, tunnels, proxies, aliases, passes })
     }
 }
 
