@@ -1,7 +1,8 @@
-//! Services and EndpointSlices of a Kubernetes cluster.
+//! Services, EndpointSlices and Pods of a Kubernetes cluster.
 //!
-//! What becomes of each field stands in [`service`] and [`endpoints`]. A change of one Service or of one of its slices costs that
-//! Service alone and goes through at once; bursts are batched by kates, which gives the most recent state.
+//! What becomes of each field stands in [`service`], [`endpoints`] and [`host_ports`]. A change of one Service, of one of its
+//! slices or of one Pod costs that service alone and goes through at once; bursts are batched by kates, which gives the most
+//! recent state. All that is watched was listed when the source completes.
 //!
 //! | field | here |
 //! | --- | --- |
@@ -11,12 +12,16 @@
 //! | `publishNotReadyAddresses`, conditions of endpoints | states of backends |
 //! | annotations `epic.acnodal.io/global`, `epic.acnodal.io/shared`, `epic.acnodal.io/cluster-affinity` | one service in several clusters, see [`cluster`] |
 //! | annotations `epic.acnodal.io/backup`, `epic.acnodal.io/local-redirect` | a redirect to a Service of the same namespace |
+//! | `hostPort` of Pods | a service a Pod, see [`HostPorts`] |
 //! | `loadBalancerClass` | which Services of type LoadBalancer are of concern, see [`Scope`] |
 //!
-//! Headless Services have no frontends of their own, Services of type ExternalName none at all.
+//! Headless Services have no frontends of their own, Services of type ExternalName none at all. Pods are read for their host
+//! ports alone: which backends of a local redirect are on this node the slices say (`nodeName`), so the Service it names needs a
+//! selector and may be headless.
 
 pub mod cluster;
 mod endpoints;
+mod host_ports;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +32,10 @@ use epic_lb::{Initializer, ServiceName, Source, WriteTxn, Writer};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::{Accumulator, Client, Key, Query, Snapshot, Update};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub use host_ports::{HostPorts, rows as rows_of_pod};
 
 use crate::{Origin, Rows};
 
@@ -40,23 +48,54 @@ pub struct Scope {
     /// Services of type LoadBalancer of this class alone, and of them only what makes them one; `None`: all Services, with
     /// everything they have.
     pub class: Option<String>,
-    /// Addresses at which node ports are served; empty: they are not.
+    /// Addresses of this node: at these node ports are served (empty: they are not), and a Pod may name one as its `hostIP`.
     pub node_addresses: Vec<IpAddr>,
+    /// Of which Pods host ports are served.
+    pub host_ports: HostPorts,
 }
 
-/// The rows of a Service and its slices; `None` if it is of no concern.
+/// What becomes of an object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Made {
+    /// Its rows; `None` if it is of no concern.
+    pub rows: Option<Rows>,
+    /// What it asks for in vain, and what to change.
+    pub refused: Option<String>,
+}
+
+/// Services by what they ask for in vain, and what to change.
+pub type Refused = BTreeMap<ServiceName, Arc<str>>;
+
+/// How it stands with a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Whether everything is in the tables that the cluster had when it was listed.
+    pub listed: bool,
+    /// Services of which a part is not in force. The rest of each is.
+    pub refused: Refused,
+}
+
+/// What becomes of a Service and its slices.
 pub fn rows<'a>(
     object: &core::Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     scope: &Scope,
-) -> Option<Rows> {
+) -> Made {
+    of_service(object, slices, scope).unwrap_or_default()
+}
+
+fn of_service<'a>(
+    object: &core::Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    scope: &Scope,
+) -> Option<Made> {
     let name = name_of(object)?;
     let hinted = endpoints::is_hinted(object);
     let (service, frontends) = service::rows(object, &name, scope, hinted)?;
     let publish = object.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let backends = endpoints::rows(&name, slices, publish, hinted);
     let redirect = service::redirect(object, &name);
-    Some(Rows { service, frontends, backends, redirect })
+    Some(Made { rows: Some(Rows { service, frontends, backends, redirect }), refused: None })
 }
 
 fn name_of(object: &core::Service) -> Option<ServiceName> {
@@ -74,6 +113,7 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 pub struct Kubernetes {
     accumulator: Accumulator,
     scope: Scope,
+    state: watch::Sender<State>,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -83,10 +123,53 @@ impl std::fmt::Debug for Kubernetes {
 }
 
 impl Kubernetes {
-    /// Watches Services and EndpointSlices.
-    pub fn new(client: &Client, scope: Scope) -> Self {
+    /// Watches Services and EndpointSlices, and Pods if their host ports are of concern; the receiver tells how it stands.
+    pub fn new(client: &Client, scope: Scope) -> (Self, watch::Receiver<State>) {
         let watches = client.accumulate().watch::<core::Service>(Query::all());
-        Self { accumulator: watches.watch::<EndpointSlice>(Query::all()).start(), scope }
+        let watches = watches.watch::<EndpointSlice>(Query::all());
+        let accumulator = match scope.host_ports.query() {
+            Some(query) => watches.watch::<core::Pod>(query).start(),
+            None => watches.start(),
+        };
+        let (state, receiver) = watch::channel(State::default());
+        (Self { accumulator, scope, state }, receiver)
+    }
+
+    /// Pods with host ports that changed, with what is made of them now.
+    fn touched_pods(&self, update: &Update) -> Vec<(ServiceName, Option<Made>)> {
+        if self.scope.host_ports == HostPorts::Off {
+            return Vec::new();
+        }
+        let changes = update.changes::<core::Pod>().into_iter();
+        let asks = changes
+            .filter(|change| change.before.iter().chain(&change.after).any(|pod| host_ports::asks(pod)));
+        let made = asks.map(|change| {
+            let made = change.after.map(|pod| rows_of_pod(&pod, &self.scope));
+            (host_ports::name_of(&change.key), made)
+        });
+        made.collect()
+    }
+
+    /// Takes in what changed services ask for in vain.
+    fn say(&self, refused: Vec<(ServiceName, Option<String>)>) {
+        self.state.send_if_modified(|state| {
+            let mut changed = !std::mem::replace(&mut state.listed, true);
+            for (service, why) in refused {
+                let why: Option<Arc<str>> = why.map(Arc::from);
+                if state.refused.get(&service) == why.as_ref() {
+                    continue;
+                }
+                changed = true;
+                match why {
+                    Some(why) => {
+                        tracing::warn!(%service, %why, "a part of a service is not in force");
+                        state.refused.insert(service, why);
+                    }
+                    None => drop(state.refused.remove(&service)),
+                }
+            }
+            changed
+        });
     }
 }
 
@@ -105,8 +188,21 @@ impl Origin for Kubernetes {
                 update = updates.next() => update,
                 () = stop.cancelled() => return,
             };
-            let wanted =
-                touched(&update, |object, slices| rows(object, slices.iter().map(|s| &***s), &self.scope));
+            let make = |object: &core::Service, slices: &[&Arc<EndpointSlice>]| {
+                Some(rows(object, slices.iter().map(|slice| &***slice), &self.scope))
+            };
+            let mut made = touched(&update, make);
+            made.extend(self.touched_pods(&update));
+            // Most changes of Pods are of no concern.
+            if update.before.is_some() && made.is_empty() {
+                continue;
+            }
+            let (mut wanted, mut refused) = (Vec::new(), Vec::new());
+            for (name, made) in made {
+                let Made { rows, refused: why } = made.unwrap_or_default();
+                wanted.push((name.clone(), rows));
+                refused.push((name, why));
+            }
             let mut txn = writer.write();
             if update.before.is_none() {
                 let keep: BTreeSet<&ServiceName> = wanted.iter().map(|(name, _)| name).collect();
@@ -117,6 +213,7 @@ impl Origin for Kubernetes {
                 txn.complete(&initializer);
             }
             txn.commit();
+            self.say(refused);
         }
     }
 }

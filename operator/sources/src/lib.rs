@@ -12,7 +12,7 @@
 //! | --- | --- |
 //! | [`Origin`], [`Rows`] | the trait, and what each says of a service |
 //! | [`mod@file`] | a state file: services that must not depend on an API server |
-//! | [`kubernetes`] | Services and EndpointSlices of a cluster |
+//! | [`kubernetes`] | Services and EndpointSlices of a cluster, and host ports of its Pods |
 //! | [`kubernetes::cluster`] | what another cluster shares of its Services |
 //! | [`socket`] | what processes of this host give through a Unix socket |
 //! | [`etcd`] | keys under a prefix of an etcd |

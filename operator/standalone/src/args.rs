@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use epic_lb::Location;
 use epic_sources::file::parse_span;
+use epic_sources::kubernetes::{HostPorts, Scope};
 
 /// The load-balancing control plane with maps in memory, and a prompt to look into it.
 ///
@@ -19,10 +20,10 @@ pub(crate) struct Args {
     /// State file with services (YAML). It is followed: replace it as a whole.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["kubeconfig", "socket", "etcd"])]
     pub(crate) state: Option<PathBuf>,
-    /// Kubeconfig of a cluster whose Services and EndpointSlices are followed.
+    /// Kubeconfig of a cluster whose Services, EndpointSlices and, for their host ports, Pods are followed.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Of the cluster only Services of type LoadBalancer and this class. Absent: all Services.
+    /// Of the cluster only Services of type LoadBalancer and this class. Absent: all Services, and host ports of Pods.
     #[arg(long, value_name = "CLASS", requires = "kubeconfig")]
     pub(crate) load_balancer_class: Option<String>,
     /// Unix socket on which other processes give services; who is known is kept in the folder SOCKET.kept.
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     /// Another cluster whose shared Services add backends to those of the same name here; may be given several times.
     #[arg(long, value_name = "NAME=KUBECONFIG", value_parser = other_cluster)]
     pub(crate) other_cluster: Vec<(String, PathBuf)>,
-    /// Address of this node, at which node ports are served; may be given several times.
+    /// Address of this node, at which node ports are served and which a Pod may have as hostIP; may be given several times.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) node_address: Vec<IpAddr>,
 
@@ -51,9 +52,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_span)]
     pub(crate) wait: Duration,
 
-    /// Name of this node: for policy Local, preferences by place, and health check node ports.
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    pub(crate) node: String,
+    /// Name of this node: for policy Local, preferences by place, health check node ports, and host ports, which are served of
+    /// its Pods alone. Absent: localhost, and the host ports of all Pods.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
     /// Zone of this node.
     #[arg(long, value_name = "NAME")]
     pub(crate) zone: Option<String>,
@@ -86,11 +88,22 @@ fn other_cluster(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 impl Args {
+    /// What of the cluster is of concern.
+    pub(crate) fn scope(&self) -> Scope {
+        let host_ports = match (&self.load_balancer_class, &self.node) {
+            (Some(_), _) => HostPorts::Off,
+            (None, Some(node)) => HostPorts::Node(node.clone()),
+            (None, None) => HostPorts::Everywhere,
+        };
+        let (class, node_addresses) = (self.load_balancer_class.clone(), self.node_address.clone());
+        Scope { class, node_addresses, host_ports }
+    }
+
     /// Where selection takes place.
     pub(crate) fn location(&self) -> Location {
         let arc = |name: &String| Arc::from(name.as_str());
         Location {
-            node: Some(arc(&self.node)),
+            node: Some(self.node.as_deref().unwrap_or("localhost").into()),
             zone: self.zone.as_ref().map(arc),
             cluster: self.cluster.as_ref().map(arc),
         }
@@ -104,6 +117,14 @@ mod tests {
     fn parse(words: &str) -> Args {
         let words = format!("epic-lb --state f {words}");
         Args::try_parse_from(words.split_whitespace()).unwrap()
+    }
+
+    #[test]
+    fn host_ports_are_those_of_the_named_node_and_none_beside_a_class() {
+        let scope = |words| parse(words).scope().host_ports;
+        assert_eq!(scope("--kubeconfig k"), HostPorts::Everywhere);
+        assert_eq!(scope("--kubeconfig k --node n1"), HostPorts::Node("n1".to_owned()));
+        assert_eq!(scope("--kubeconfig k --node n1 --load-balancer-class edge"), HostPorts::Off);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use epic_shell::{Direct, Part, Subject};
 use epic_sources::etcd;
 use epic_sources::file::State;
 use epic_sources::health::{NodeAnswers, Probed};
+use epic_sources::kubernetes;
 use epic_sources::socket::{self, Presence};
 use tokio::sync::watch;
 
@@ -31,7 +32,9 @@ pub(crate) struct Live {
     pub(crate) socket: Option<(PathBuf, watch::Receiver<socket::State>)>,
     /// How the etcd stands.
     pub(crate) etcd: Option<watch::Receiver<etcd::State>>,
-    /// Names of the initializers of clusters.
+    /// How the cluster stands.
+    pub(crate) kubernetes: Option<watch::Receiver<kubernetes::State>>,
+    /// Names of the initializers of other clusters.
     pub(crate) clusters: Vec<String>,
     pub(crate) probed: Probed,
     pub(crate) answers: Arc<NodeAnswers>,
@@ -111,6 +114,24 @@ impl Live {
             }
             let ok = state.revision.is_some() && state.refused.is_empty() && state.error.is_none();
             parts.push(Part { name: "etcd".to_owned(), ok, says });
+        }
+        if let Some(state) = &self.kubernetes {
+            let state = state.borrow().clone();
+            let mut says = match state.listed {
+                true => "kubernetes is listed".to_owned(),
+                false => {
+                    "kubernetes is not listed yet; if that stays so, see the warnings in the log".to_owned()
+                }
+            };
+            for (service, why) in state.refused.iter().take(NAMED) {
+                says += &format!("; {service}: {}", one_line(why));
+            }
+            if state.refused.len() > NAMED {
+                says +=
+                    &format!("; and {} more of which a part is not in force", state.refused.len() - NAMED);
+            }
+            let ok = state.listed && state.refused.is_empty();
+            parts.push(Part { name: "kubernetes".to_owned(), ok, says });
         }
         for name in &self.clusters {
             let pending = self.reader.snapshot().is_pending(name);

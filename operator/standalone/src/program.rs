@@ -13,7 +13,7 @@ use epic_sources::Origin as _;
 use epic_sources::etcd::Etcd;
 use epic_sources::file::StateFile;
 use epic_sources::health::{Health, NodeAnswers};
-use epic_sources::kubernetes::{Kubernetes, Scope, cluster::Cluster};
+use epic_sources::kubernetes::{Kubernetes, cluster::Cluster};
 use epic_sources::socket::{self, Socket};
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -74,6 +74,7 @@ impl Program {
             others.push(Cluster::new(name, &connect(path).await?));
         }
         let (writer, stop, location) = (Writer::new(), CancellationToken::new(), args.location());
+        let scope = args.scope();
         let maps = SharedMaps::new(DirectMaps::new());
         let side = Direct { location: location.clone(), seed: args.seed, room: args.room };
         let reconciler = Reconciler::new(writer.reader(), maps.clone(), side.renderer(), settings)?;
@@ -87,12 +88,10 @@ impl Program {
             epic_sources::start(file, &writer, stop.clone());
             (path, state)
         });
-        let cluster = client.map(|client| {
-            let scope = Scope { class: args.load_balancer_class, node_addresses: args.node_address };
-            let source = Kubernetes::new(&client, scope);
-            let name = source.name();
+        let kubernetes = client.map(|client| {
+            let (source, state) = Kubernetes::new(&client, scope);
             epic_sources::start(source, &writer, stop.clone());
-            name
+            state
         });
         let socket = args.socket.map(|path| {
             let (socket, state) = Socket::new(socket::Settings::new(&path));
@@ -108,7 +107,7 @@ impl Program {
             epic_sources::start(source, &writer, stop.clone());
             name
         });
-        let clusters = cluster.into_iter().chain(clusters).collect();
+        let clusters = clusters.collect();
 
         let (health, probed) = Health::new(&writer, epic_health::Settings::default());
         tokio::spawn(health.run(NetworkProber, stop.clone()));
@@ -132,6 +131,7 @@ impl Program {
             file,
             socket,
             etcd,
+            kubernetes,
             clusters,
             probed,
             answers,

@@ -59,7 +59,7 @@ impl Meshed {
 
     fn own(&mut self, server: &Server) {
         let client = kates::Client::new(server.client());
-        let own = Kubernetes::new(&client, Scope::default());
+        let (own, _state) = Kubernetes::new(&client, Scope::default());
         self.tasks.push(start(own, &self.writer, self.stop.clone()));
     }
 

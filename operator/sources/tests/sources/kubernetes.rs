@@ -5,25 +5,26 @@ use std::fs;
 use std::path::Path;
 
 use epic_lb::{Here, Source, Writer};
-use epic_sources::kubernetes::{Scope, apply, rows};
-use k8s_openapi::api::core::v1::Service;
+use epic_sources::kubernetes::{HostPorts, Made, Scope, apply, rows, rows_of_pod};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Deserialize as _;
 
 use crate::support::tables;
 
-/// Services and slices of a file of YAML documents.
-fn objects(text: &str) -> (Vec<Service>, Vec<EndpointSlice>) {
-    let (mut services, mut slices) = (Vec::new(), Vec::new());
+/// Services, slices and Pods of a file of YAML documents.
+fn objects(text: &str) -> (Vec<Service>, Vec<EndpointSlice>, Vec<Pod>) {
+    let (mut services, mut slices, mut pods) = (Vec::new(), Vec::new(), Vec::new());
     for document in serde_yaml::Deserializer::from_str(text) {
         let value = serde_yaml::Value::deserialize(document).unwrap();
         match value.get("kind").and_then(|kind| kind.as_str()) {
             Some("Service") => services.push(serde_yaml::from_value(value).unwrap()),
             Some("EndpointSlice") => slices.push(serde_yaml::from_value(value).unwrap()),
+            Some("Pod") => pods.push(serde_yaml::from_value(value).unwrap()),
             other => panic!("a document of kind {other:?}"),
         }
     }
-    (services, slices)
+    (services, slices, pods)
 }
 
 /// What a comment `# key: value` of the file says.
@@ -45,11 +46,16 @@ fn every_file_of_objects_gives_its_tables() {
                 .map(|text| text.parse().unwrap())
                 .into_iter()
                 .collect(),
+            host_ports: match told(&text, "host-ports-of") {
+                Some("all") => HostPorts::Everywhere,
+                Some(node) => HostPorts::Node(node.to_owned()),
+                None => HostPorts::Off,
+            },
         };
-        let (services, slices) = objects(&text);
+        let (services, slices, pods) = objects(&text);
         let writer = Writer::new().for_source(Source::Kubernetes);
         let mut txn = writer.write();
-        let wanted = services.iter().map(|service| {
+        let of_services = services.iter().map(|service| {
             let of = |slice: &&EndpointSlice| {
                 let labels = slice.metadata.labels.as_ref().unwrap();
                 Some(&labels["kubernetes.io/service-name"]) == service.metadata.name.as_ref()
@@ -62,13 +68,25 @@ fn every_file_of_objects_gives_its_tables() {
             );
             (name, rows(service, slices.iter().filter(of), &scope))
         });
+        let of_pods = pods.iter().map(|pod| {
+            let name = format!("{}:host-ports", pod.metadata.name.as_deref().unwrap());
+            let name = epic_lb::ServiceName::new(pod.metadata.namespace.as_deref().unwrap(), name);
+            (name, rows_of_pod(pod, &scope))
+        });
+        let (mut wanted, mut refused) = (Vec::new(), String::new());
+        for (name, Made { rows, refused: why }) in of_services.chain(of_pods) {
+            let lines = why.iter().map(|why| format!("{name}: {why}\n"));
+            refused.extend(lines);
+            wanted.push((name, rows));
+        }
         apply(&mut txn, wanted);
         txn.commit();
         let here = Here { node: Some("n1"), zone: Some("a"), cluster: None };
-        insta::assert_snapshot!(
-            file.file_stem().unwrap().to_string_lossy().into_owned(),
-            tables(&writer, here)
-        );
+        let mut text = tables(&writer, here);
+        if !refused.is_empty() {
+            text = format!("{text}== refused\n{refused}");
+        }
+        insta::assert_snapshot!(file.file_stem().unwrap().to_string_lossy().into_owned(), text);
     }
 }
 
@@ -80,12 +98,12 @@ apiVersion: v1
 metadata: {name: web, namespace: shop, uid: u1}
 spec: {type: ClusterIP, clusterIP: 10.96.0.7, ports: [{port: 80}]}
 ";
-    let (services, _) = objects(text);
+    let (services, ..) = objects(text);
     let writer = Writer::new().for_source(Source::Kubernetes);
     let name = epic_lb::ServiceName::new("shop", "web");
     let put = |service: &Service| {
         let mut txn = writer.write();
-        apply(&mut txn, [(name.clone(), rows(service, [], &Scope::default()))]);
+        apply(&mut txn, [(name.clone(), rows(service, [], &Scope::default()).rows)]);
         txn.commit();
         writer.snapshot().frontends.len()
     };

@@ -9,6 +9,8 @@ mod file;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
+mod host_ports;
+#[cfg(test)]
 mod kubernetes;
 #[cfg(test)]
 mod socket;

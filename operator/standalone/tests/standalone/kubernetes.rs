@@ -109,7 +109,7 @@ fn services_of_a_cluster_and_of_a_file_are_served_side_by_side() {
     program.until("selection 192.0.2.10:6443", |answer| serves(answer, "192.0.2.11:6443"));
     let health = program.until("health", |health| health["reconciled"] == true);
     let parts = health["parts"].as_array().expect("parts");
-    for name in ["file", "cluster"] {
+    for name in ["file", "kubernetes"] {
         assert!(parts.iter().any(|part| part["name"] == name && part["ok"] == true), "{health:#}");
     }
     assert!(program.ask("lb-maps dump 10.96.0.7").contains("192.0.2.101:8080/TCP"));
