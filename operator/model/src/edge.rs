@@ -90,6 +90,8 @@ pub struct Check {
     pub healthy_threshold: u32,
     /// Failures in a row until unhealthy.
     pub unhealthy_threshold: u32,
+    /// Port that is asked; `None`: the one that traffic goes to. The API has no such field, so no proxy is ever given one.
+    pub port: Option<u16>,
     /// What is asked.
     pub probe: Probe,
 }
@@ -193,6 +195,7 @@ impl Check {
             timeout: Duration::from_secs(2),
             healthy_threshold: 1,
             unhealthy_threshold: 3,
+            port: None,
             probe,
         }
     }

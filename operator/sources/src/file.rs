@@ -15,7 +15,7 @@ use epic_lb::{Initializer, ServiceName, Source, WriteTxn, Writer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use check::{Grpc, HealthCheck, Http, Span, Tcp, parse as parse_span};
+pub use check::{Grpc, HealthCheck, HealthCheckError, Http, Span, Tcp, parse as parse_span};
 pub use document::{Document, DocumentError, Entry, Member, Port, Transport};
 
 use crate::Origin;

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! A backend is probed if its service says how (`Edge::reach.check` of the most preferred source), if its place is an
-//! address with a TCP port, and if it is not in maintenance. What cannot be probed is named in [`Probed::unasked`], with the
-//! reason. A verdict is of a service and a place; it is written by a writer for [`Source::Local`], what this process knows
-//! itself, and goes with the last backend there.
+//! address with a TCP port or the check names one, and if it is not in maintenance. What cannot be probed is named in
+//! [`Probed::unasked`], with the reason. A verdict is of a service and a place; it is written by a writer for
+//! [`Source::Local`], what this process knows itself, and goes with the last backend there.
 //!
 //! Guarantees: verdicts come into the tables in batches, one transaction each; no verdict of a target that was removed, or of
 //! another question than the present one, is written after the tables were followed; one that a source wiped with its backend
@@ -158,13 +158,13 @@ impl Targets {
             _ => None,
         };
         self.say(key, unasked);
-        let Wanted::Asked(service, check) = wanted else {
+        let Wanted::Asked { service, port, check } = wanted else {
             let known = self.known.remove(&key)?;
             self.checker.remove(key);
             return now.verdicts.contains(key).then_some(Stale::Unwanted(known.service, key));
         };
         let check = self.shared(key, check);
-        let address = std::net::SocketAddr::new(key.place.address.ip(), key.place.port);
+        let address = std::net::SocketAddr::new(key.place.address.ip(), port);
         let group: Group = service.namespace().into();
         self.checker.upsert(key, Target::new(group, address, Arc::clone(&check)));
         let known = self.known.entry(key).or_insert(Known { service, check: Arc::clone(&check), last: None });
@@ -236,7 +236,7 @@ impl Targets {
 }
 
 enum Wanted {
-    Asked(ServiceName, Check),
+    Asked { service: ServiceName, port: u16, check: Check },
     Unasked(Unasked),
     Nothing,
 }
@@ -254,19 +254,23 @@ fn wanted(tables: &Snapshot, key: VerdictKey) -> Wanted {
         return Wanted::Nothing;
     }
     let place = key.place;
-    let why = if place.port == 0 {
+    let why = if place.port == 0 && check.port.is_none() {
         Some(format!("{place} has no port of its own to probe; name the port, or leave the health check out"))
     } else if place.address.ip().is_unspecified() {
         Some(format!("{place} is no address of a host; name the backend's address"))
-    } else if place.protocol != Protocol::Tcp {
+    } else if place.protocol != Protocol::Tcp && check.port.is_none() {
         Some(format!(
-            "{place} is not TCP, which all probes are made over; leave the health check of that service out"
+            "{place} is not TCP, which all probes are made over; name a TCP port in the health check, or leave it out"
         ))
     } else {
         None
     };
     match why {
         Some(why) => Wanted::Unasked(Unasked { service: row.service.clone(), why }),
-        None => Wanted::Asked(row.service.clone(), (*Check::of_group(check, row.service.name())).clone()),
+        None => Wanted::Asked {
+            service: row.service.clone(),
+            port: check.port.unwrap_or(place.port),
+            check: (*Check::of_group(check, row.service.name())).clone(),
+        },
     }
 }

@@ -12,6 +12,7 @@
 //! | `publishNotReadyAddresses`, conditions of endpoints | states of backends |
 //! | annotations `epic.acnodal.io/global`, `epic.acnodal.io/shared`, `epic.acnodal.io/cluster-affinity` | one service in several clusters, see [`cluster`] |
 //! | annotations `epic.acnodal.io/backup`, `epic.acnodal.io/local-redirect` | a redirect to a Service of the same namespace |
+//! | annotation `epic.acnodal.io/health-check` | how its backends are probed, in the form of the state file ([`HealthCheck`](crate::file::HealthCheck)); one that is not understood leaves the Service as it is, its backends unprobed, and is told in [`State`] |
 //! | `hostPort` of Pods | a service a Pod, see [`HostPorts`] |
 //! | `loadBalancerClass` | which Services of type LoadBalancer are of concern, see [`Scope`] |
 //!
@@ -91,11 +92,15 @@ fn of_service<'a>(
 ) -> Option<Made> {
     let name = name_of(object)?;
     let hinted = endpoints::is_hinted(object);
-    let (service, frontends) = service::rows(object, &name, scope, hinted)?;
+    let (check, refused) = match service::health_check(object) {
+        Ok(check) => (check, None),
+        Err(why) => (None, Some(why)),
+    };
+    let (service, frontends) = service::rows(object, &name, scope, hinted, check.as_ref())?;
     let publish = object.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
     let backends = endpoints::rows(&name, slices, publish, hinted);
     let redirect = service::redirect(object, &name);
-    Some(Made { rows: Some(Rows { service, frontends, backends, redirect }), refused: None })
+    Some(Made { rows: Some(Rows { service, frontends, backends, redirect }), refused })
 }
 
 fn name_of(object: &core::Service) -> Option<ServiceName> {

@@ -97,7 +97,7 @@ fn check(written: &HealthCheck) -> Option<Check> {
         timeout: time(written.timeout.as_ref()).unwrap_or(defaults.timeout).max(Duration::from_millis(1)),
         healthy_threshold: written.healthy_threshold.map_or(defaults.healthy_threshold, count),
         unhealthy_threshold: written.unhealthy_threshold.map_or(defaults.unhealthy_threshold, count),
-        probe: defaults.probe,
+        ..defaults
     })
 }
 
@@ -180,6 +180,7 @@ mod tests {
                     timeout: Duration::from_secs(1),
                     healthy_threshold: 2,
                     unhealthy_threshold: 4,
+                    port: None,
                     probe: Probe::Http {
                         path: "/ok".into(),
                         host: Some("a.example".into()),

@@ -1,8 +1,10 @@
-//! How the backends of a service are probed, in the words of a ServiceGroup's `health-check`.
+//! How the backends of a service are probed, in the words of a ServiceGroup's `health-check`: field `health-check` of a service
+//! in a state file, and the value of annotation `epic.acnodal.io/health-check` of a Kubernetes Service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use epic_model::edge;
+use epic_model::edge::{self, Edge, Reach};
 use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -29,6 +31,9 @@ pub struct HealthCheck {
     /// Failures in a row until unhealthy, 1 – 100; absent: 3. The first result decides alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unhealthy_threshold: Option<u32>,
+    /// Port that is asked, by TCP; absent: the backend's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Whether a connection is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<Tcp>,
@@ -95,7 +100,28 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     read.ok_or_else(|| format!("{text:?} is no length of time; write for example 250ms, 5s or 1m"))
 }
 
+/// Why a health check is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthCheckError {
+    /// It is no YAML of this form.
+    #[error("it is not understood: {0}; write for example {{http: {{path: /healthz}}, interval: 5s}}")]
+    Form(#[from] serde_yaml::Error),
+    /// A value cannot be; the text tells what to write instead.
+    #[error("{0}")]
+    Value(String),
+}
+
 impl HealthCheck {
+    /// Reads one that stands for itself, YAML or JSON, and checks what its form does not say.
+    ///
+    /// # Errors
+    /// [`HealthCheckError`].
+    pub fn parse(text: &str) -> Result<Self, HealthCheckError> {
+        let check: Self = serde_yaml::from_str(text)?;
+        check.check().map_err(HealthCheckError::Value)?;
+        Ok(check)
+    }
+
     /// What its form does not say; the text tells what to write instead.
     pub(super) fn check(&self) -> Result<(), String> {
         let named = [self.tcp.is_some(), self.http.is_some(), self.grpc.is_some()];
@@ -116,6 +142,9 @@ impl HealthCheck {
                 return Err(format!("health-check: {name} is from 1 to {MOST}"));
             }
         }
+        if self.port == Some(0) {
+            return Err("health-check: port 0 is no port; ports are 1 – 65535".to_owned());
+        }
         let Some(http) = &self.http else { return Ok(()) };
         if !http.path.starts_with('/') {
             return Err(format!("health-check: path {:?} does not begin with /", http.path));
@@ -126,8 +155,14 @@ impl HealthCheck {
         }
     }
 
+    /// As it stands in the row of a service.
+    pub(crate) fn edge(&self) -> Arc<Edge> {
+        let reach = Reach { check: self.in_force(), ..Reach::default() };
+        Arc::new(Edge { reach, ..Edge::default() })
+    }
+
     /// The check with every default in force; `None` if it names no probe.
-    pub(super) fn edge(&self) -> Option<edge::Check> {
+    fn in_force(&self) -> Option<edge::Check> {
         let probe = match (&self.tcp, &self.http, &self.grpc) {
             (Some(Tcp {}), _, _) => edge::Probe::Tcp,
             (_, Some(Http { path, host, statuses }), _) => edge::Probe::Http {
@@ -146,6 +181,7 @@ impl HealthCheck {
             timeout: self.timeout.map_or(default.timeout, |Span(span)| span),
             healthy_threshold: self.healthy_threshold.unwrap_or(default.healthy_threshold),
             unhealthy_threshold: self.unhealthy_threshold.unwrap_or(default.unhealthy_threshold),
+            port: self.port,
             probe: default.probe,
         })
     }

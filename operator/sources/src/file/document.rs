@@ -10,7 +10,6 @@ use epic_lb::{
     Backend, BackendState, Frontend, FrontendKey, Locality, Name, Place, Protocol, Redirect, RedirectWhen,
     Service, ServiceName, Source, TargetPort, Traffic,
 };
-use epic_model::edge::{Edge, Reach};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -350,13 +349,7 @@ impl Entry {
         let service = Service {
             source: Source::File,
             traffic: (traffic != *Traffic::DEFAULT).then(|| traffic.into()),
-            edge: match self.health_check.as_ref().and_then(HealthCheck::edge) {
-                None => plain.edge,
-                Some(check) => {
-                    let reach = Reach { check: Some(check), ..Reach::default() };
-                    Arc::new(Edge { reach, ..Edge::default() })
-                }
-            },
+            edge: self.health_check.as_ref().map_or(plain.edge, HealthCheck::edge),
             ..plain
         };
         let frontends = self.frontends.iter().map(|port| {

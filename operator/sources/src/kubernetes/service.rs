@@ -12,11 +12,14 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 
 use super::{Scope, cluster};
+use crate::file::HealthCheck;
 
 /// Names the Service of the same namespace that takes the traffic while nothing of this one serves.
 const ANNOTATION_BACKUP: &str = "epic.acnodal.io/backup";
 /// Names the Service of the same namespace that takes the traffic on nodes where it serves.
 const ANNOTATION_LOCAL: &str = "epic.acnodal.io/local-redirect";
+/// Says how the backends are probed, in the form of the state file's `health-check`.
+const ANNOTATION_CHECK: &str = "epic.acnodal.io/health-check";
 /// Seconds that `ClientIP` affinity lasts if nothing is said (Kubernetes, `sessionAffinityConfig`).
 const AFFINITY_SECONDS: i32 = 10_800;
 
@@ -26,6 +29,7 @@ pub(super) fn rows(
     name: &ServiceName,
     scope: &Scope,
     hinted: bool,
+    check: Option<&HealthCheck>,
 ) -> Option<(Service, Vec<Frontend>)> {
     let spec = object.spec.as_ref()?;
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
@@ -39,12 +43,14 @@ pub(super) fn rows(
     }
     let since = object.metadata.creation_timestamp.as_ref();
     let traffic = traffic(object, spec, hinted);
+    let plain = Service::new(name.clone(), object.metadata.uid.as_deref().unwrap_or_default());
     let service = Service {
         source: Source::Kubernetes,
         since: since.map(|time| Since::from_seconds(time.0.as_second())).unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or(0),
         traffic: (traffic != *Traffic::DEFAULT).then(|| traffic.into()),
-        ..Service::new(name.clone(), object.metadata.uid.as_deref().unwrap_or_default())
+        edge: check.map_or(plain.edge, HealthCheck::edge),
+        ..plain
     };
     Some((service, frontends(object, spec, name, kind, scope)))
 }
@@ -88,6 +94,14 @@ fn traffic(object: &core::Service, spec: &ServiceSpec, hinted: bool) -> Traffic 
 /// What an annotation of a Service says.
 pub(super) fn annotation<'o>(object: &'o core::Service, key: &str) -> Option<&'o str> {
     object.metadata.annotations.as_ref()?.get(key).map(|text| text.trim())
+}
+
+/// How the backends are probed, as the annotation says; the text of a refusal tells what to write instead.
+pub(super) fn health_check(object: &core::Service) -> Result<Option<HealthCheck>, String> {
+    let check = annotation(object, ANNOTATION_CHECK).map(HealthCheck::parse).transpose();
+    check.map_err(|error| {
+        format!("annotation {ANNOTATION_CHECK}: {error}; its backends are not probed until it is mended")
+    })
 }
 
 /// Where traffic goes instead, as the annotations say.

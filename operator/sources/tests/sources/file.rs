@@ -50,11 +50,12 @@ services:
 
 #[test]
 fn a_health_check_has_the_defaults_of_a_service_group() {
-    let text = "services: [{ name: a/b, health-check: { grpc: { service: shop }, timeout: 500ms } }]";
+    let text =
+        "services: [{ name: a/b, health-check: { grpc: { service: shop }, timeout: 500ms, port: 9000 } }]";
     let document = Document::parse(text).unwrap();
     let check = document.rows()[0].service.edge.reach.check.clone();
     let default = edge::Check::new(edge::Probe::Grpc { service: "shop".to_owned() });
-    assert_eq!(check, Some(edge::Check { timeout: Duration::from_millis(500), ..default }));
+    assert_eq!(check, Some(edge::Check { timeout: Duration::from_millis(500), port: Some(9000), ..default }));
     assert_eq!(Document::parse(&document.to_yaml().unwrap()).unwrap(), document);
     let without = Document::parse("services: [{ name: a/b }]").unwrap();
     assert_eq!(without.rows()[0].service.edge.reach.check, None, "nobody is probed who was not asked for");
@@ -76,6 +77,7 @@ fn what_cannot_be_is_refused_as_a_whole_with_the_service_and_what_to_write_inste
         "services: [{ name: a/b, health-check: { tcp: {}, interval: 1ms } }]",
         "services: [{ name: a/b, health-check: { tcp: {}, timeout: soon } }]",
         "services: [{ name: a/b, health-check: { tcp: {}, unhealthy-threshold: 0 } }]",
+        "services: [{ name: a/b, health-check: { tcp: {}, port: 0 } }]",
         "services: [{ name: a/b, health-check: { http: { path: livez } } }]",
         "services: [{ name: a/b, health-check: { http: { path: /, statuses: [7] } } }]",
         "services: [{ name: a/b, health-check-node-port: 0 }]",

@@ -134,6 +134,24 @@ async fn backends_of_services_with_a_check_are_judged_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_check_with_a_port_asks_there_whatever_the_protocol_of_the_backend() {
+    let scene = Scene::new(&[2]);
+    let udp = |last| Backend::new(name("shop/dns"), address(last), 53, Protocol::Udp);
+    scene.put([udp(1), udp(2)]);
+    let verdict = |tables: &Snapshot, last| {
+        let place = Place::new(address(last), 53, Protocol::Udp);
+        tables.verdicts.get(VerdictKey { service: name("shop/dns").id(), place }).map(|row| row.healthy)
+    };
+    let mut service = checked("shop/dns");
+    let mut edge = (*service.edge).clone();
+    edge.reach.check.as_mut().unwrap().port = Some(80);
+    service.edge = Arc::new(edge);
+    scene.serve(service);
+    scene.until(|tables| (verdict(tables, 1), verdict(tables, 2)) == (Some(true), Some(false))).await;
+    assert!(scene.probed.unasked().is_empty());
+}
+
+#[tokio::test]
 async fn a_verdict_goes_with_its_check_and_in_maintenance() {
     let scene = Scene::new(&[1]);
     scene.put([backend("shop/web", 1)]);

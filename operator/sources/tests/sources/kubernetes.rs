@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use epic_lb::{Here, Source, Writer};
+use epic_sources::file::Document;
 use epic_sources::kubernetes::{HostPorts, Made, Scope, apply, rows, rows_of_pod};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -88,6 +89,26 @@ fn every_file_of_objects_gives_its_tables() {
         }
         insta::assert_snapshot!(file.file_stem().unwrap().to_string_lossy().into_owned(), text);
     }
+}
+
+#[test]
+fn the_annotation_of_a_health_check_has_the_form_of_the_state_file() {
+    let check =
+        "{http: {path: /healthz, host: web.example}, port: 9000, interval: 2s, unhealthy-threshold: 5}";
+    let text = format!(
+        "
+kind: Service
+apiVersion: v1
+metadata: {{name: web, namespace: shop, uid: u1, annotations: {{epic.acnodal.io/health-check: \"{check}\"}}}}
+spec: {{type: ClusterIP, clusterIP: 10.96.0.7, ports: [{{port: 80}}]}}
+"
+    );
+    let (services, ..) = objects(&text);
+    let made = rows(&services[0], [], &Scope::default());
+    let document =
+        Document::parse(&format!("services: [{{name: shop/web, health-check: {check}}}]")).unwrap();
+    assert_eq!(made.refused, None);
+    assert_eq!(made.rows.unwrap().service.edge, document.rows()[0].service.edge);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::running::{Running, StateFile};
+use crate::running::{Backend, Running, StateFile};
 
 /// An API server that a kubeconfig leads to.
 struct Cluster {
@@ -59,6 +59,14 @@ impl Cluster {
         path
     }
 
+    /// Service shop/web with this annotation of its health check.
+    fn put_checked(&self, check: &str) {
+        let mut service = self.api.object("services", "shop", "web").expect("it was put");
+        service["metadata"]["annotations"] = json!({"epic.acnodal.io/health-check": check});
+        self.api.put("services", service);
+    }
+
+    /// Service shop/web, and the one backend it has.
     fn put(&self, last: u8) {
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -141,4 +149,42 @@ fn a_cluster_that_refuses_is_waited_for_and_named_and_the_file_is_served() {
     cluster.put(101);
     cluster.api.allow("services");
     program.until("selection 10.96.0.7:80", |answer| serves(answer, "192.0.2.101:8080"));
+}
+
+#[test]
+fn a_service_is_probed_as_its_annotation_says_and_served_if_that_is_not_understood() {
+    let (cluster, state) = (Cluster::new(), StateFile::new(FILE));
+    let mut backend = Backend::new(7);
+    cluster.put(101);
+    let kubeconfig = cluster.kubeconfig(state.path.parent().expect("a folder"));
+    let mut program = Running::start(&state.path, &["--kubeconfig", &kubeconfig.to_string_lossy()]);
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"port": 53, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [backend.address.ip()]}],
+    });
+    cluster.api.put("endpointslices", slice);
+    let verdict = |healthy: bool| move |rows: &Value| rows[0]["healthy"] == healthy;
+    let check =
+        |more: &str| format!("{{tcp: {{}}, port: {}, interval: 100ms{more}}}", backend.address.port());
+    cluster.put_checked(&check(""));
+    program.until("db prefix verdicts shop/web", verdict(true));
+    let broken = check(", colour: red");
+    let mended = check(", unhealthy-threshold: 1");
+    backend.die();
+    program.until("db prefix verdicts shop/web", verdict(false));
+
+    // Without a check that can be understood it counts as healthy, and that is told.
+    cluster.put_checked(&broken);
+    program.until("db prefix verdicts shop/web", |rows| *rows == json!([]));
+    program.until("selection 10.96.0.7:80", |answer| serves(answer, &backend.address.ip().to_string()));
+    let health = program.until("health", |health| health["parts"].to_string().contains("colour"));
+    let parts = health["parts"].as_array().expect("parts");
+    assert!(parts.iter().any(|part| part["name"] == "kubernetes" && part["ok"] == false), "{health:#}");
+    program.logs("colour");
+    cluster.put_checked(&mended);
+    program.until("db prefix verdicts shop/web", verdict(false));
+    let ok = |health: &Value| !health["parts"].to_string().contains("colour");
+    program.until("health", ok);
 }
