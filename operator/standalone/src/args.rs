@@ -9,6 +9,7 @@ use clap::Parser;
 use epic_lb::Location;
 use epic_sources::file::parse_span;
 use epic_sources::kubernetes::{HostPorts, Scope};
+use epic_sources::socket::{self, ClientName};
 
 /// The load-balancing control plane with maps in memory, and a prompt to look into it.
 ///
@@ -29,6 +30,10 @@ pub(crate) struct Args {
     /// Unix socket on which other processes give services; who is known is kept in the folder SOCKET.kept.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) socket: Option<PathBuf>,
+    /// A namespace in which one client of the socket alone may have services, and which; may be given several times. All others
+    /// are anybody's.
+    #[arg(long, value_name = "NAMESPACE=CLIENT", value_parser = socket_namespace, requires = "socket")]
+    pub(crate) socket_namespace: Vec<(String, ClientName)>,
     /// An etcd whose keys under --etcd-prefix give services.
     #[arg(long, value_name = "http://HOST:PORT")]
     pub(crate) etcd: Option<String>,
@@ -80,6 +85,14 @@ pub(crate) struct Args {
     pub(crate) reconciler: epic_reconciler::Flags,
 }
 
+fn socket_namespace(text: &str) -> Result<(String, ClientName), String> {
+    let split = text.split_once('=').filter(|(namespace, _)| !namespace.is_empty());
+    let (namespace, client) =
+        split.ok_or("give a namespace and the name of a client, for example shop=edge")?;
+    let client = ClientName::try_from(client.to_owned()).map_err(|error| error.to_string())?;
+    Ok((namespace.to_owned(), client))
+}
+
 fn other_cluster(text: &str) -> Result<(String, PathBuf), String> {
     let split = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
     let (name, path) =
@@ -88,6 +101,25 @@ fn other_cluster(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 impl Args {
+    /// The socket, if there is to be one.
+    ///
+    /// # Errors
+    /// A namespace that two clients have, and what to give instead.
+    pub(crate) fn socket(&self) -> Result<Option<socket::Settings>, String> {
+        let Some(path) = &self.socket else { return Ok(None) };
+        let mut settings = socket::Settings::new(path);
+        for (namespace, client) in &self.socket_namespace {
+            if let Some(other) = settings.namespaces.insert(namespace.clone(), client.clone())
+                && other != *client
+            {
+                return Err(format!(
+                    "--socket-namespace gives {namespace} to {other} and to {client}; a namespace is of one client"
+                ));
+            }
+        }
+        Ok(Some(settings))
+    }
+
     /// What of the cluster is of concern.
     pub(crate) fn scope(&self) -> Scope {
         let host_ports = match (&self.load_balancer_class, &self.node) {
@@ -135,6 +167,16 @@ mod tests {
             assert!(Args::try_parse_from(words.split_whitespace()).is_err(), "{words}");
         }
         assert!(Args::try_parse_from(["epic-lb", "--etcd-prefix", "/a"]).is_err(), "of which etcd?");
+        for words in [
+            "--socket s --socket-namespace shop",
+            "--socket s --socket-namespace =edge",
+            "--socket-namespace shop=edge",
+        ] {
+            let words = format!("epic-lb --state f {words}");
+            assert!(Args::try_parse_from(words.split_whitespace()).is_err(), "{words}");
+        }
+        let twice = parse("--socket s --socket-namespace shop=edge --socket-namespace shop=other").socket();
+        assert!(twice.unwrap_err().contains("of one client"));
         assert!(Args::try_parse_from(["epic-lb"]).is_err(), "without a source there is nothing to do");
     }
 }

@@ -14,7 +14,7 @@ use epic_sources::etcd::Etcd;
 use epic_sources::file::StateFile;
 use epic_sources::health::{Health, NodeAnswers};
 use epic_sources::kubernetes::{Kubernetes, cluster::Cluster};
-use epic_sources::socket::{self, Socket};
+use epic_sources::socket::Socket;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
@@ -63,6 +63,7 @@ impl Program {
     /// Starts everything. What a source says comes when it has listed.
     pub(crate) async fn start(args: Args) -> Result<Self, Error> {
         let settings = args.reconciler.settings().map_err(Error::Flags)?;
+        let socket = args.socket().map_err(Error::Flags)?;
         let client = match &args.kubeconfig {
             Some(path) => Some(connect(path).await?),
             None => None,
@@ -93,8 +94,9 @@ impl Program {
             epic_sources::start(source, &writer, stop.clone());
             state
         });
-        let socket = args.socket.map(|path| {
-            let (socket, state) = Socket::new(socket::Settings::new(&path));
+        let socket = socket.map(|settings| {
+            let path = settings.path.clone();
+            let (socket, state) = Socket::new(settings);
             epic_sources::start(socket, &writer, stop.clone());
             (path, state)
         });

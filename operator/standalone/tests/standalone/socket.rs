@@ -34,10 +34,14 @@ impl Client {
         writeln!(self.stream.get_mut(), "{line}").expect("the socket takes a line");
     }
 
-    fn hears(&mut self, wanted: &Value) {
+    fn hear(&mut self) -> Value {
         let mut line = String::new();
         self.stream.read_line(&mut line).expect("the socket answers");
-        assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON"), *wanted);
+        serde_json::from_str(&line).expect("JSON")
+    }
+
+    fn hears(&mut self, wanted: &Value) {
+        assert_eq!(self.hear(), *wanted);
     }
 
     fn register(&mut self, name: &str) {
@@ -87,4 +91,22 @@ fn who_registers_at_the_socket_is_asked_and_asked_again_after_a_restart() {
     client.hears(&json!({"ok": {}}));
     program.until("db prefix services shop/", |rows| *rows == json!([]));
     program.until("health", standing(true));
+}
+
+#[test]
+fn a_namespace_that_is_given_to_one_client_is_refused_to_others() {
+    let state = StateFile::new("services: []");
+    let path = state.path.with_file_name("services.sock");
+    let arguments = ["--socket", &*path.to_string_lossy(), "--socket-namespace", "shop=edge"];
+    let mut program = Running::start(&state.path, &arguments);
+    let mut other = Client::connect(&path);
+    other.register("other");
+    other.say(&json!({"list": {"services": [web("10.0.0.9")]}}));
+    let refused = other.hear();
+    assert!(refused["refused"]["why"].to_string().contains("edge"), "{refused}");
+    let mut client = Client::connect(&path);
+    client.register("edge");
+    client.say(&json!({"list": {"services": [web("10.0.0.1")]}}));
+    client.hears(&json!({"ok": {}}));
+    program.until("selection 192.0.2.7:80", |answer| answer.to_string().contains("10.0.0.1:8080"));
 }
