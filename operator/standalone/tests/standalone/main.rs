@@ -1,6 +1,8 @@
 //! Tests of the program: it is run, and what it says is read.
 
 #[cfg(test)]
+mod etcd;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod kubernetes;
