@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use jiff::SignedDuration;
+use jiff::fmt::friendly::SpanParser;
 
 use crate::backoff::Backoff;
 use crate::settings::{Budget, Settings};
@@ -41,9 +41,8 @@ pub struct Flags {
     ask_again: Duration,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
-    let read = text.parse::<SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok());
-    read.ok_or_else(|| format!("{text:?} is no length of time; write for example 250ms, 5s or 1m"))
+fn time(text: &str) -> Result<Duration, &'static str> {
+    SpanParser::new().parse_unsigned_duration(text).map_err(|_| "write for example 50ms, 5s or 5m")
 }
 
 impl Flags {
@@ -122,8 +121,12 @@ mod tests {
         let refused = |words| parse(words).unwrap().settings().unwrap_err();
         assert!(refused("--backoff-min 2s --backoff-max 1s").contains("other way round"));
         assert!(refused("--refresh 0s").contains("for example 5m"));
-        for words in ["--batch 0", "--budget-rows 0", "--refresh soon"] {
+        for words in ["--batch 0", "--budget-rows 0"] {
             parse(words).unwrap_err();
+        }
+        for words in ["--refresh soon", "--refresh 5", "--refresh=-5s"] {
+            let refusal = parse(words).unwrap_err().to_string();
+            assert!(refusal.contains("write for example 50ms, 5s or 5m"), "{words}: {refusal}");
         }
     }
 }

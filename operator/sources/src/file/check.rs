@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epic_model::edge::{self, Edge, Reach};
-use jiff::SignedDuration;
+use jiff::fmt::friendly::{SpanParser, SpanPrinter};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Least time between two probes, and least timeout.
@@ -79,8 +79,7 @@ pub struct Span(pub Duration);
 
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let signed = SignedDuration::try_from(self.0).map_err(serde::ser::Error::custom)?;
-        serializer.serialize_str(&format!("{signed:#}"))
+        serializer.serialize_str(&SpanPrinter::new().unsigned_duration_to_string(&self.0))
     }
 }
 
@@ -96,8 +95,8 @@ impl<'de> Deserialize<'de> for Span {
 /// # Errors
 /// With what to write instead.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let read = text.parse::<SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok());
-    read.ok_or_else(|| format!("{text:?} is no length of time; write for example 250ms, 5s or 1m"))
+    let read = SpanParser::new().parse_unsigned_duration(text);
+    read.map_err(|_| format!("{text:?} is no length of time; write for example 250ms, 5s or 1m"))
 }
 
 /// Why a health check is refused.
