@@ -12,6 +12,8 @@
 //! [`Probed::unasked`], with the reason. A verdict is of a service and a place; it is written by a writer for
 //! [`Source::Local`], what this process knows itself, and goes with the last backend there.
 //!
+//! [`Checks`] starts all of this in a process.
+//!
 //! Guarantees: verdicts come into the tables in batches, one transaction each; no verdict of a target that was removed, or of
 //! another question than the present one, is written after the tables were followed; one that a source wiped with its backend
 //! and put back is written again; a change costs the services and backends that changed.
@@ -19,6 +21,7 @@
 //! Caveat: when it ends, the verdicts stay as they are and grow old.
 
 mod node_ports;
+mod started;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +34,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use node_ports::NodeAnswers;
+pub use started::Checks;
 
 /// Who pays for slow answers: the namespace, which is the account's.
 type Group = Arc<str>;

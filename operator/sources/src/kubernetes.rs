@@ -21,6 +21,7 @@
 //! selector and may be headless.
 
 pub mod cluster;
+mod connect;
 mod endpoints;
 mod host_ports;
 mod service;
@@ -36,6 +37,7 @@ use kates::{Accumulator, Client, Key, Query, Snapshot, Update};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use connect::{ConnectError, connect};
 pub use host_ports::{HostPorts, rows as rows_of_pod};
 
 use crate::{Origin, Rows};

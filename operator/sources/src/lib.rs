@@ -11,6 +11,7 @@
 //! | module | |
 //! | --- | --- |
 //! | [`Origin`], [`Rows`] | the trait, and what each says of a service |
+//! | [`Sources`] | those of one process: started, and how each stands |
 //! | [`mod@file`] | a state file: services that must not depend on an API server |
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster, and host ports of its Pods |
 //! | [`kubernetes::cluster`] | what another cluster shares of its Services |
@@ -24,6 +25,7 @@ pub mod health;
 pub mod kubernetes;
 mod rows;
 pub mod socket;
+mod started;
 
 use std::future::Future;
 
@@ -31,6 +33,7 @@ use epic_lb::{Initializer, Source, Writer};
 use tokio_util::sync::CancellationToken;
 
 pub use rows::Rows;
+pub use started::{Sources, Standing};
 
 /// Something that rows are made of.
 pub trait Origin: Send + 'static {

@@ -1,22 +1,17 @@
 //! The parts, put together: sources, health checks, reconciler, health check ports.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use epic_health::NetworkProber;
-use epic_health::node_port::{NodePorts, Settings as PortSettings};
+use epic_health::node_port::Settings as PortSettings;
 use epic_lb::Writer;
 use epic_lb::maps::{DirectKey, DirectMaps};
 use epic_reconciler::{Ask, MapError, Reconciler, Running, SharedMaps, run};
 use epic_shell::Direct;
-use epic_sources::Origin as _;
-use epic_sources::etcd::Etcd;
-use epic_sources::file::StateFile;
-use epic_sources::health::{Health, NodeAnswers};
-use epic_sources::kubernetes::{Kubernetes, cluster::Cluster};
-use epic_sources::socket::Socket;
-use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use epic_sources::Sources;
+use epic_sources::etcd::AddressError;
+use epic_sources::health::Checks;
+use epic_sources::kubernetes::{ConnectError, connect};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -29,19 +24,12 @@ pub(crate) enum Error {
     /// Flags.
     #[error("{0}")]
     Flags(String),
-    /// The kubeconfig.
-    #[error("cannot use the kubeconfig {path}: {source}; give one that kubectl --kubeconfig works with", path = path.display())]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: kube::config::KubeconfigError,
-    },
-    /// The client of a cluster.
-    #[error(
-        "cannot set up the connection to the API server: {0}; look at server and certificates of the kubeconfig"
-    )]
-    Client(kube::Error),
+    /// The address of etcd.
+    #[error(transparent)]
+    Etcd(#[from] AddressError),
+    /// A cluster.
+    #[error(transparent)]
+    Cluster(#[from] ConnectError),
     /// The maps.
     #[error("the maps cannot be read: {0}")]
     Maps(#[from] MapError),
@@ -63,19 +51,10 @@ impl Program {
     /// Starts everything. What a source says comes when it has listed.
     pub(crate) async fn start(args: Args) -> Result<Self, Error> {
         let settings = args.reconciler.settings().map_err(Error::Flags)?;
-        let socket = args.socket().map_err(Error::Flags)?;
-        let client = match &args.kubeconfig {
-            Some(path) => Some(connect(path).await?),
-            None => None,
-        };
-        let etcd = args.etcd.as_ref().map(|address| Etcd::new(address, &args.etcd_prefix)).transpose();
-        let etcd = etcd.map_err(|error| Error::Flags(error.to_string()))?;
-        let mut others = Vec::new();
-        for (name, path) in &args.other_cluster {
-            others.push(Cluster::new(name, &connect(path).await?));
-        }
         let (writer, stop, location) = (Writer::new(), CancellationToken::new(), args.location());
-        let scope = args.scope();
+        // What fails leaves no task behind.
+        let unfinished = stop.clone().drop_guard();
+        let sources = sources(&args, &writer, &stop).await?;
         let maps = SharedMaps::new(DirectMaps::new());
         let side = Direct { location: location.clone(), seed: args.seed, room: args.room };
         let reconciler = Reconciler::new(writer.reader(), maps.clone(), side.renderer(), settings)?;
@@ -84,61 +63,17 @@ impl Program {
         let confirm = |_: Ask<DirectKey>| true;
         let (handle, running) = run(reconciler, confirm, stopped).map_err(Error::Thread)?;
 
-        let file = args.state.map(|path| {
-            let (file, state) = StateFile::new(&path);
-            epic_sources::start(file, &writer, stop.clone());
-            (path, state)
-        });
-        let kubernetes = client.map(|client| {
-            let (source, state) = Kubernetes::new(&client, scope);
-            epic_sources::start(source, &writer, stop.clone());
-            state
-        });
-        let socket = socket.map(|settings| {
-            let path = settings.path.clone();
-            let (socket, state) = Socket::new(settings);
-            epic_sources::start(socket, &writer, stop.clone());
-            (path, state)
-        });
-        let etcd = etcd.map(|(source, state)| {
-            epic_sources::start(source, &writer, stop.clone());
-            state
-        });
-        let clusters = others.into_iter().map(|source| {
-            let name = source.name();
-            epic_sources::start(source, &writer, stop.clone());
-            name
-        });
-        let clusters = clusters.collect();
-
-        let (health, probed) = Health::new(&writer, epic_health::Settings::default());
-        tokio::spawn(health.run(NetworkProber, stop.clone()));
         let progress = handle.clone();
         let forwards = move || progress.progress().health.is_node_ok();
-        let answers = Arc::new(NodeAnswers::new(writer.reader(), location.clone(), forwards));
-        let settings = PortSettings {
+        let ports = PortSettings {
             addresses: args.health_address,
             vip_port: args.vip_port,
             ..PortSettings::default()
         };
-        let (ports, server) = NodePorts::new(Arc::clone(&answers), settings);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(server.run()));
-        tokio::spawn(Arc::clone(&answers).follow(ports.clone(), stop.clone()));
-
-        let live = Live {
-            reader: writer.reader(),
-            handle,
-            maps,
-            side,
-            file,
-            socket,
-            etcd,
-            kubernetes,
-            clusters,
-            probed,
-            answers,
-            ports,
-        };
+        let settings = (epic_health::Settings::default(), ports);
+        let checks = Checks::start(&writer, NetworkProber, location, forwards, settings, &stop);
+        unfinished.disarm();
+        let live = Live { reader: writer.reader(), handle, maps, side, sources, checks };
         Ok(Self { live: Arc::new(live), stop, engine, running })
     }
 
@@ -155,10 +90,33 @@ impl Program {
     }
 }
 
-async fn connect(path: &Path) -> Result<kates::Client, Error> {
-    let refused = |source| Error::Kubeconfig { path: path.to_owned(), source };
-    let file = Kubeconfig::read_from(path).map_err(refused)?;
-    let config =
-        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(refused)?;
-    Ok(kates::Client::new(kube::Client::try_from(config).map_err(Error::Client)?))
+/// The sources that the command line names, running.
+async fn sources(args: &Args, writer: &Writer, stop: &CancellationToken) -> Result<Sources, Error> {
+    // First what may fail.
+    let socket = args.socket().map_err(Error::Flags)?;
+    let own = match &args.kubeconfig {
+        Some(path) => Some(connect(path).await?),
+        None => None,
+    };
+    let mut others = Vec::new();
+    for (name, path) in &args.other_cluster {
+        others.push((name, connect(path).await?));
+    }
+    let mut sources = Sources::new(writer, stop.clone());
+    if let Some(address) = &args.etcd {
+        sources.etcd(address, &args.etcd_prefix)?;
+    }
+    if let Some(path) = &args.state {
+        sources.file(path.clone());
+    }
+    if let Some(settings) = socket {
+        sources.socket(settings);
+    }
+    if let Some(client) = own {
+        sources.kubernetes(&client, args.scope());
+    }
+    for (name, client) in others {
+        sources.cluster(name, &client);
+    }
+    Ok(sources)
 }

@@ -15,4 +15,6 @@ mod kubernetes;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]
+mod started;
+#[cfg(test)]
 mod support;
