@@ -11,7 +11,7 @@
 //! | module | |
 //! | --- | --- |
 //! | [`Origin`], [`Rows`] | the trait, and what each says of a service |
-//! | [`Sources`] | those of one process: started, and how each stands |
+//! | [`Sources`] | those of one process: started, and how each stands; with feature `flags`, `Flags` are its command line |
 //! | [`mod@file`] | a state file: services that must not depend on an API server |
 //! | [`kubernetes`] | Services and EndpointSlices of a cluster, and host ports of its Pods |
 //! | [`kubernetes::cluster`] | what another cluster shares of its Services |
@@ -21,6 +21,8 @@
 
 pub mod etcd;
 pub mod file;
+#[cfg(feature = "flags")]
+mod flags;
 pub mod health;
 pub mod kubernetes;
 mod rows;
@@ -32,6 +34,8 @@ use std::future::Future;
 use epic_lb::{Initializer, Source, Writer};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "flags")]
+pub use flags::{Flags, FlagsError};
 pub use rows::Rows;
 pub use started::{Sources, Standing};
 

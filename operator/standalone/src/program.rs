@@ -8,8 +8,7 @@ use epic_lb::Writer;
 use epic_lb::maps::{DirectKey, DirectMaps};
 use epic_reconciler::{Ask, MapError, Reconciler, Running, SharedMaps, run};
 use epic_shell::Direct;
-use epic_sources::Sources;
-use epic_sources::etcd::AddressError;
+use epic_sources::FlagsError;
 use epic_sources::health::Checks;
 use epic_sources::kubernetes::{ConnectError, connect};
 use tokio::sync::watch;
@@ -24,10 +23,10 @@ pub(crate) enum Error {
     /// Flags.
     #[error("{0}")]
     Flags(String),
-    /// The address of etcd.
+    /// Sources.
     #[error(transparent)]
-    Etcd(#[from] AddressError),
-    /// A cluster.
+    Sources(#[from] FlagsError),
+    /// The cluster.
     #[error(transparent)]
     Cluster(#[from] ConnectError),
     /// The maps.
@@ -54,7 +53,11 @@ impl Program {
         let (writer, stop, location) = (Writer::new(), CancellationToken::new(), args.location());
         // What fails leaves no task behind.
         let unfinished = stop.clone().drop_guard();
-        let sources = sources(&args, &writer, &stop).await?;
+        let own = match &args.kubeconfig {
+            Some(path) => Some(connect(path).await?),
+            None => None,
+        };
+        let sources = args.sources.start(own.as_ref(), args.node.as_deref(), &writer, &stop).await?;
         let maps = SharedMaps::new(DirectMaps::new());
         let side = Direct { location: location.clone(), seed: args.seed, room: args.room };
         let reconciler = Reconciler::new(writer.reader(), maps.clone(), side.renderer(), settings)?;
@@ -88,35 +91,4 @@ impl Program {
         self.engine.send_replace(true);
         self.running.join().await;
     }
-}
-
-/// The sources that the command line names, running.
-async fn sources(args: &Args, writer: &Writer, stop: &CancellationToken) -> Result<Sources, Error> {
-    // First what may fail.
-    let socket = args.socket().map_err(Error::Flags)?;
-    let own = match &args.kubeconfig {
-        Some(path) => Some(connect(path).await?),
-        None => None,
-    };
-    let mut others = Vec::new();
-    for (name, path) in &args.other_cluster {
-        others.push((name, connect(path).await?));
-    }
-    let mut sources = Sources::new(writer, stop.clone());
-    if let Some(address) = &args.etcd {
-        sources.etcd(address, &args.etcd_prefix)?;
-    }
-    if let Some(path) = &args.state {
-        sources.file(path.clone());
-    }
-    if let Some(settings) = socket {
-        sources.socket(settings);
-    }
-    if let Some(client) = own {
-        sources.kubernetes(&client, args.scope());
-    }
-    for (name, client) in others {
-        sources.cluster(name, &client);
-    }
-    Ok(sources)
 }
