@@ -31,7 +31,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Runs on a node of the EPIC cluster.
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     /// Runs on a tenant's host.
     Client(ClientArgs),
     /// Says how the agent on this host is doing.
@@ -84,6 +84,8 @@ struct NodeArgs {
     /// Kubeconfig. Absent: the ServiceAccount of the pod.
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    services: node::services::Flags,
     #[command(flatten)]
     host: HostArgs,
     /// Takes away what an agent left on this node (programs, links, maps), and ends.
@@ -176,7 +178,7 @@ fn main() -> ExitCode {
             shown.print(Command::MapsDump(epic_datapath::dump::Extent { flows, counters }))
         }
         What::Shell(args) => shell(&args),
-        What::Node(args) => serve(run_node(args)),
+        What::Node(args) => serve(run_node(*args)),
         What::Client(args) => serve(run_client(args)),
     };
     match done {
@@ -222,7 +224,8 @@ async fn run_node(args: NodeArgs) -> Result<(), String> {
         return Ok(());
     }
     let Some(node) = args.node_name else { return Err("--node-name is needed".to_owned()) };
-    let settings = node::Settings { node, pod: args.pod_name, kubeconfig: args.kubeconfig, host };
+    let (pod, kubeconfig, services) = (args.pod_name, args.kubeconfig, args.services);
+    let settings = node::Settings { node, pod, kubeconfig, services, host };
     node::run(settings).await.map_err(|error| error.to_string())
 }
 

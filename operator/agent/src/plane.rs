@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::inspect::{self, ViewFn};
+use crate::inspect::{self, Parts, ViewFn};
 use crate::metrics::{MapsCollector, ReconcilerCollector};
 
 /// The running plane of one agent.
@@ -63,9 +63,14 @@ impl Plane {
     }
 
     /// Answers commands on a socket, until `shutdown`.
-    pub(crate) fn answer(&mut self, socket: PathBuf, side: Side, view: ViewFn, shutdown: CancellationToken) {
+    pub(crate) fn answer(
+        &mut self,
+        socket: PathBuf,
+        (side, view, parts): (Side, ViewFn, Parts),
+        shutdown: CancellationToken,
+    ) {
         let (reader, handle) = (self.writer.reader(), self.handle.clone());
-        let subject = inspect::Live { side, reader, handle, maps: Arc::clone(&self.maps) };
+        let subject = inspect::Live { side, reader, handle, maps: Arc::clone(&self.maps), parts };
         let served = inspect::Served { view, subject: Arc::new(subject), reader: self.writer.reader() };
         self.commands = Some(tokio::spawn(inspect::serve(socket, served, shutdown)));
     }

@@ -29,11 +29,11 @@ pub struct Flags {
     node_address: Vec<IpAddr>,
     /// Unix socket on which other processes give services; who is known is kept in the folder SOCKET.kept.
     #[arg(long, value_name = "SOCKET")]
-    socket: Option<PathBuf>,
+    services_socket: Option<PathBuf>,
     /// A namespace in which one client of the socket alone may have services, and which; may be given several times. All others
     /// are anybody's.
-    #[arg(long, value_name = "NAMESPACE=CLIENT", value_parser = socket_namespace, requires = "socket")]
-    socket_namespace: Vec<(String, ClientName)>,
+    #[arg(long, value_name = "NAMESPACE=CLIENT", value_parser = socket_namespace, requires = "services_socket")]
+    services_namespace: Vec<(String, ClientName)>,
     /// An etcd whose keys under --etcd-prefix give services.
     #[arg(long, value_name = "http://HOST:PORT")]
     etcd: Option<String>,
@@ -49,7 +49,7 @@ pub struct Flags {
 #[derive(Debug, thiserror::Error)]
 pub enum FlagsError {
     /// A namespace that two clients have.
-    #[error("--socket-namespace gives {namespace} to {one} and to {other}; a namespace is of one client")]
+    #[error("--services-namespace gives {namespace} to {one} and to {other}; a namespace is of one client")]
     Namespace {
         /// The namespace.
         namespace: String,
@@ -82,6 +82,14 @@ fn other_cluster(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 impl Flags {
+    /// Whether any source is named, the own cluster apart.
+    pub fn any(&self) -> bool {
+        self.state.is_some()
+            || self.services_socket.is_some()
+            || self.etcd.is_some()
+            || !self.other_cluster.is_empty()
+    }
+
     /// Starts the sources. `own`: a client of the own cluster, if that is to be followed; `node`: the name of this node, if it is
     /// known.
     ///
@@ -131,9 +139,9 @@ impl Flags {
     }
 
     fn socket(&self) -> Result<Option<socket::Settings>, FlagsError> {
-        let Some(path) = &self.socket else { return Ok(None) };
+        let Some(path) = &self.services_socket else { return Ok(None) };
         let mut settings = socket::Settings::new(path);
-        for (namespace, client) in &self.socket_namespace {
+        for (namespace, client) in &self.services_namespace {
             let before = settings.namespaces.insert(namespace.clone(), client.clone());
             if let Some(one) = before.filter(|before| before != client) {
                 let (namespace, other) = (namespace.clone(), client.clone());
@@ -172,21 +180,23 @@ mod tests {
     #[test]
     fn a_namespace_of_the_socket_is_of_one_client() {
         let socket = |words| parse(words).unwrap().socket();
-        let settings = socket("--socket s --socket-namespace shop=edge --socket-namespace web=edge");
+        let settings =
+            socket("--services-socket s --services-namespace shop=edge --services-namespace web=edge");
         let namespaces = settings.unwrap().unwrap().namespaces;
         assert_eq!(namespaces["shop"].as_str(), "edge");
         assert_eq!(namespaces.len(), 2);
-        let twice = socket("--socket s --socket-namespace shop=edge --socket-namespace shop=other");
+        let twice =
+            socket("--services-socket s --services-namespace shop=edge --services-namespace shop=other");
         assert!(twice.unwrap_err().to_string().contains("of one client"));
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for words in [
-            "--socket s --socket-namespace shop",
-            "--socket s --socket-namespace =edge",
-            "--socket s --socket-namespace shop=-",
-            "--socket-namespace shop=edge",
+            "--services-socket s --services-namespace shop",
+            "--services-socket s --services-namespace =edge",
+            "--services-socket s --services-namespace shop=-",
+            "--services-namespace shop=edge",
             "--etcd-prefix /a",
             "--other-cluster east",
             "--node-address nowhere",

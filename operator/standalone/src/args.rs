@@ -15,7 +15,7 @@ use epic_sources::file::parse_span;
 /// prompt on a terminal, or from --run; `help` lists them.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "epic-lb", version)]
-#[command(group = ArgGroup::new("source").args(["state", "kubeconfig", "socket", "etcd"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("source").args(["state", "kubeconfig", "services_socket", "etcd"]).required(true).multiple(true))]
 #[command(group = ArgGroup::new("of-cluster").arg("load_balancer_class").requires("kubeconfig"))]
 pub(crate) struct Args {
     /// Kubeconfig of a cluster whose Services, EndpointSlices and, for their host ports, Pods are followed.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use epic_health::NetworkProber;
 use epic_health::node_port::Settings as PortSettings;
-use epic_lb::Writer;
 use epic_lb::maps::{DirectKey, DirectMaps};
+use epic_lb::{Snapshot, Writer};
 use epic_reconciler::{Ask, MapError, Reconciler, Running, SharedMaps, run};
 use epic_shell::Direct;
 use epic_sources::FlagsError;
@@ -67,7 +67,7 @@ impl Program {
         let (handle, running) = run(reconciler, confirm, stopped).map_err(Error::Thread)?;
 
         let progress = handle.clone();
-        let forwards = move || progress.progress().health.is_node_ok();
+        let forwards = move |_: &Snapshot, _| progress.progress().health.is_node_ok();
         let ports = PortSettings {
             addresses: args.health_address,
             vip_port: args.vip_port,

@@ -163,7 +163,8 @@ pub(super) async fn run(
         plane.handle.clone(),
         readiness.clone(),
     );
-    plane.answer(settings.host.socket.clone(), epic_shell::Side::Client, view, shutdown.clone());
+    let looks = (epic_shell::Side::Client, view, Arc::new(Vec::new) as inspect::Parts);
+    plane.answer(settings.host.socket.clone(), looks, shutdown.clone());
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {
         settings,

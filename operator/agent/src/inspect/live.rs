@@ -5,10 +5,12 @@ use std::sync::Arc;
 use epic_datapath::{BpfMaps, Maps};
 use epic_lb::{EpicLayout, Handle, MapKey, MapValue, Progress, Reader, Snapshot};
 use epic_reconciler::{Layout as _, MapError, Maps as _};
-use epic_shell::{Side, Subject};
+use epic_shell::{Part, Side, Subject};
+
+/// Tells how the parts of a process stand.
+pub type Parts = Arc<dyn Fn() -> Vec<Part> + Send + Sync>;
 
 /// A running agent.
-#[derive(Debug)]
 pub struct Live {
     /// Whose maps these are.
     pub side: Side,
@@ -18,6 +20,8 @@ pub struct Live {
     pub handle: Handle,
     /// The maps.
     pub maps: Arc<Maps>,
+    /// What else of the process has something to say.
+    pub parts: Parts,
 }
 
 impl Subject for Live {
@@ -42,5 +46,9 @@ impl Subject for Live {
 
     fn side(&self) -> &Side {
         &self.side
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        (self.parts)()
     }
 }

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 
 pub use command::{Command, Error, Form, Place, print};
-pub use live::Live;
+pub use live::{Live, Parts};
 pub use prompt::{ShellError, ask, read_lines};
 pub use socket::{Served, serve};
 pub use view::{Tunnel, View, ViewFn, client_view, from_pins, node_view};

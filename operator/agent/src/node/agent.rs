@@ -48,6 +48,7 @@ use super::interfaces::{self, Interfaces};
 use super::judgement::Judgement;
 use super::lease::Contact;
 use super::report::Report;
+use super::services::{self, Services};
 use super::watched::{self, AskAgain, Basis};
 use super::{Error, Settings, is_uninstalled};
 use crate::desired::ServiceRows;
@@ -176,13 +177,11 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let render = NodeSide::new(settings.node.as_str(), interfaces::MAGLEV_SEED);
     let basis = Arc::new(Mutex::new(Basis::default()));
     let ask = AskAgain { client: client.clone(), basis: Arc::clone(&basis) };
-    let mut plane: Plane = Plane::start::<_, _, Error>(
-        Writer::new(),
-        &maps,
-        (render, ask),
-        settings.host.reconciler,
-        &registry,
-    )?;
+    let writer = Writer::new();
+    let mut services =
+        Services::start(&settings.services, &client, &settings.node, &writer, &shutdown).await?;
+    let mut plane: Plane =
+        Plane::start::<_, _, Error>(writer, &maps, (render, ask), settings.host.reconciler, &registry)?;
     let (place, place_changes) = watch::channel(None);
     let hello = tokio::spawn(Arc::clone(&answering).run(place_changes, shutdown.clone()));
     let (ears, (heard_on, ear_changes), (speak, mut heard)) =
@@ -202,7 +201,9 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         readiness.clone(),
     );
     let side = epic_shell::Side::Node { name: settings.node.as_str().into(), seed: interfaces::MAGLEV_SEED };
-    plane.answer(settings.host.socket.clone(), side, view, shutdown.clone());
+    services.check(&settings.services, &settings.node, &plane.writer, plane.handle.clone(), &shutdown);
+    let looks = (side, view, services::look(&Arc::new(services)));
+    plane.answer(settings.host.socket.clone(), looks, shutdown.clone());
     let attached = datapath.adopted().links.clone();
     tracing::info!(adopted = ?datapath.adopted(), "the data plane is loaded");
     let mut agent = Agent {

@@ -45,7 +45,7 @@ impl Leaving {
     /// Follows the tables.
     pub fn follow(&mut self, tables: &Arc<Snapshot>, progress: &Progress) {
         for change in tables.services.changes_since(&self.seen.services) {
-            let Some(old) = change.old() else { continue };
+            let Some(old) = change.old().filter(|old| old.ids.is_some()) else { continue };
             let id = old.name.id();
             if tables.service(id).is_none_or(|row| row.uid != old.uid) {
                 let gone = Gone { name: old.name.clone(), revision: tables.revision() };
@@ -66,7 +66,9 @@ impl Leaving {
         let why = reasons(&self.seen, progress);
         let mut by_namespace: BTreeMap<String, Vec<NodeBehind>> = BTreeMap::new();
         for id in late {
-            let known = self.seen.service(id).map(|row| (&row.name, &row.uid));
+            // What other sources name is no LoadBalancer.
+            let known = self.seen.service(id).filter(|row| row.ids.is_some());
+            let known = known.map(|row| (&row.name, &row.uid));
             let least: Arc<str> = Arc::default();
             let gone = self.gone.range((id, least)..).take_while(|((of, _), _)| *of == id);
             for (name, uid) in known.into_iter().chain(gone.map(|((_, uid), gone)| (&gone.name, uid))) {

@@ -21,6 +21,7 @@ pub mod lease;
 pub mod owner;
 pub mod removal;
 pub mod report;
+pub mod services;
 #[cfg(test)]
 mod situations;
 #[cfg(test)]
@@ -59,6 +60,8 @@ pub struct Settings {
     pub pod: Option<String>,
     /// Kubeconfig; without one, the ServiceAccount of the pod.
     pub kubeconfig: Option<PathBuf>,
+    /// What else there is than EPIC's objects.
+    pub services: services::Flags,
     /// The host.
     pub host: Host,
 }
@@ -81,6 +84,9 @@ pub enum Error {
     /// Netlink or signals.
     #[error("the kernel refused: {0}")]
     Kernel(#[from] std::io::Error),
+    /// A source of services.
+    #[error(transparent)]
+    Sources(#[from] epic_sources::FlagsError),
     /// The administrative port.
     #[error(transparent)]
     Serve(#[from] epic_ops::ServeError),

@@ -42,7 +42,7 @@ fn cells(engine: &Engine) -> Vec<Option<Place>> {
         _ => None,
     });
     let place = |word: u32| match engine.maps().get(&DirectKey::Backend(word & 0x00ff_ffff)) {
-        Some(DirectValue::Backend(backend)) => Some(backend.place),
+        Some(DirectValue::Backend(backend)) => Some(backend.place()),
         _ => None,
     };
     table.unwrap_or_default().into_iter().map(place).collect()

@@ -40,7 +40,9 @@ fn service_of(tables: &Tables, service: ServiceRef) -> Result<(&Arc<Stored<Servi
         return Err(Unready(format!("service {service} is not there yet")));
     };
     let Some(ids) = row.ids else {
-        return Err(Unready(format!("{service} has no IDs: only services of EPIC's objects reach its maps")));
+        return Err(Unready(format!(
+            "{service} is no LoadBalancer of EPIC: these programs have no packets for it; epic-lb serves it in memory"
+        )));
     };
     if let Err(owner) = tables.owns_ids(row) {
         return Err(Unready(format!("the IDs {ids} of {service} are those of {} as well", owner.name)));

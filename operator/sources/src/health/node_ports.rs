@@ -18,9 +18,12 @@ use tokio_util::sync::CancellationToken;
 pub struct NodeAnswers {
     reader: Reader,
     location: Location,
-    forwards: Box<dyn Fn() -> bool + Send + Sync>,
+    forwards: Box<Forwards>,
     ports: Mutex<Ports>,
 }
+
+/// Whether packets of a service are forwarded by this node, given the tables of now.
+type Forwards = dyn Fn(&Snapshot, ServiceRef) -> bool + Send + Sync;
 
 /// Which service has which port.
 #[derive(Debug, Default)]
@@ -37,11 +40,11 @@ impl fmt::Debug for NodeAnswers {
 }
 
 impl NodeAnswers {
-    /// For a node at this place; `forwards` says whether what forwards packets works.
+    /// For a node at this place; `forwards` says whether what forwards packets of a service works.
     pub fn new(
         reader: Reader,
         location: Location,
-        forwards: impl Fn() -> bool + Send + Sync + 'static,
+        forwards: impl Fn(&Snapshot, ServiceRef) -> bool + Send + Sync + 'static,
     ) -> Self {
         Self { reader, location, forwards: Box::new(forwards), ports: Mutex::default() }
     }
@@ -114,19 +117,19 @@ impl Answers for NodeAnswers {
         let mut serving = BTreeSet::new();
         let mut silent = Vec::new();
         for frontend in frontends {
+            let (service, key) = (&frontend.service, frontend.key);
+            if !(self.forwards)(&tables, service.id()) {
+                silent.push(format!("this node forwards nothing for {service} at {key}; ask its health"));
+                continue;
+            }
             let selection = Selection::of(&tables, frontend, self.location.here());
             if !selection.serves() {
-                silent.push(format!("nothing of {} serves {}", frontend.service, frontend.key));
+                silent.push(format!("nothing of {service} serves {key}"));
             }
             serving.extend(selection.serving().map(|row| row.place));
         }
-        let works = (self.forwards)();
-        let served = works && !serving.is_empty();
-        let reason = match (served, works) {
-            (true, _) => String::new(),
-            (false, true) => silent.join("; "),
-            (false, false) => "the maps of this node are not in order; ask its health".to_owned(),
-        };
+        let served = !serving.is_empty();
+        let reason = if served { String::new() } else { silent.join("; ") };
         Some(VipHealth { served, backends: serving.len(), reason })
     }
 
@@ -146,7 +149,7 @@ impl Answers for NodeAnswers {
             namespace: name.namespace().to_owned(),
             name: name.name().to_owned(),
             local_endpoints: addresses.len(),
-            proxy_healthy: (self.forwards)(),
+            proxy_healthy: (self.forwards)(&tables, name.id()),
         })
     }
 }

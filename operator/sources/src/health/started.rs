@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use epic_health::node_port::{NodePorts, Settings as PortSettings};
 use epic_health::{Prober, Settings};
-use epic_lb::{Location, Writer};
+use epic_lb::{Location, ServiceRef, Snapshot, Writer};
 use tokio_util::sync::CancellationToken;
 
 use super::{Health, NodeAnswers, Probed};
@@ -19,13 +19,13 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Starts both; they end with `stop`. `forwards` says whether what forwards packets works. Must be called inside a tokio
+    /// Starts both; they end with `stop`. `forwards` says whether what forwards packets of a service works. Must be called inside a tokio
     /// runtime.
     pub fn start(
         writer: &Writer,
         prober: impl Prober,
         location: Location,
-        forwards: impl Fn() -> bool + Send + Sync + 'static,
+        forwards: impl Fn(&Snapshot, ServiceRef) -> bool + Send + Sync + 'static,
         (settings, ports): (Settings, PortSettings),
         stop: &CancellationToken,
     ) -> Self {

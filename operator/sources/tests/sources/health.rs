@@ -235,7 +235,7 @@ fn local(of: &str, port: u16) -> Service {
 async fn answers_follow_the_tables_and_of_two_services_with_one_port_the_first_has_it() {
     let writer = Writer::new();
     let location = Location { node: Some("n1".into()), ..Location::default() };
-    let answers = Arc::new(NodeAnswers::new(writer.reader(), location, || true));
+    let answers = Arc::new(NodeAnswers::new(writer.reader(), location, |_, _| true));
     let (ports, _server) = NodePorts::new(Arc::clone(&answers), PortSettings::default());
     let stop = CancellationToken::new();
     let following = tokio::spawn(Arc::clone(&answers).follow(ports, stop.clone()));

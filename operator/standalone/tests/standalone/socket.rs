@@ -60,7 +60,7 @@ fn web(backend: &str) -> Value {
 fn who_registers_at_the_socket_is_asked_and_asked_again_after_a_restart() {
     let state = StateFile::new("services: []");
     let path = state.path.with_file_name("services.sock");
-    let arguments = ["--socket", &*path.to_string_lossy()];
+    let arguments = ["--services-socket", &*path.to_string_lossy()];
     let mut program = Running::start(&state.path, &arguments);
     let mut client = Client::connect(&path);
     client.register("edge");
@@ -97,7 +97,7 @@ fn who_registers_at_the_socket_is_asked_and_asked_again_after_a_restart() {
 fn a_namespace_that_is_given_to_one_client_is_refused_to_others() {
     let state = StateFile::new("services: []");
     let path = state.path.with_file_name("services.sock");
-    let arguments = ["--socket", &*path.to_string_lossy(), "--socket-namespace", "shop=edge"];
+    let arguments = ["--services-socket", &*path.to_string_lossy(), "--services-namespace", "shop=edge"];
     let mut program = Running::start(&state.path, &arguments);
     let mut other = Client::connect(&path);
     other.register("other");

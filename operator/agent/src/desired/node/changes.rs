@@ -304,3 +304,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pod_that_is_a_tenant_s_for_being_listed_alone_needs_a_decision_about_everything() {
+    let mut keyring = Keyring::new(Master::new(&[7; 32]).unwrap());
+    let it = |proxies: &[u16]| Balancer {
+        ids: 1,
+        vip: None,
+        tunnels: Vec::new(),
+        proxies: proxies.to_vec(),
+        generation: 1,
+        age: 0,
+    };
+    let (mut before, mut after) = (World::default(), World::default());
+    // Both nodes run proxies, before and after.
+    before.balancers[1] = Some(Balancer { ids: 2, ..it(&[3, 4]) });
+    before.balancers[0] = Some(it(&[]));
+    (after.balancers, after.balancers[0]) = (before.balancers.clone(), Some(it(&[1])));
+    for (tenant, follows) in [(true, true), (false, false)] {
+        let mut objects = before.objects();
+        if !tenant {
+            objects.accounts.clear();
+        }
+        let place = Place {
+            name: "n1".into(),
+            link: Link { ifindex: 2, mtu: 1500, local: [198, 51, 100, 1].into() },
+        };
+        let (veths, none) = (BTreeMap::new(), BTreeSet::new());
+        let mut decision = Decision::new(&objects, &place, &mut keyring, &veths, &none, |_, _| true);
+        let change = Change {
+            key: Key::namespaced("epic-red", "web-0"),
+            before: before.balancer(0),
+            after: after.balancer(0),
+        };
+        let changes = Changes { load_balancers: vec![change], ..Changes::default() };
+        let delta = decision.change(&changes, |_| after.balancer(0), &mut keyring, |_, _| true);
+        assert_eq!(delta.is_some(), follows, "its pod lies in the namespace of an Account: {tenant}");
+        assert_eq!(decision.desired().listed.contains("u1"), follows);
+    }
+}
