@@ -145,8 +145,6 @@ struct Agent {
     inputs: Inputs,
     in_force: InForce,
     awaited: Awaited,
-    /// Changes of tunnels up to which they were counted for the report.
-    counted: Option<u64>,
     /// Pods whose gates were found open and right, with their veths.
     opened: BTreeMap<Arc<str>, (Arc<Pod>, Veth)>,
     announced: Arc<Mutex<Announced>>,
@@ -230,7 +228,6 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
         inputs: Inputs::default(),
         in_force: InForce::default(),
         awaited: Awaited::default(),
-        counted: None,
         opened: BTreeMap::new(),
         announced: Arc::default(),
         guard: Guard::default(),

@@ -52,8 +52,6 @@ struct State {
     wanted: Option<Directory>,
     /// Tunnels of that which the maps did not hold.
     late: BTreeSet<u32>,
-    /// How often tunnels have come, gone or got another remote.
-    changes: u64,
 }
 
 impl State {
@@ -61,7 +59,6 @@ impl State {
     fn follow(&mut self, wanted: &Directory, is_done: impl Fn(u32) -> bool) -> Vec<(u32, SourceKey)> {
         let responder = &mut self.responder;
         let mut gone = Vec::new();
-        let mut changed = self.wanted.is_none();
         let before = match self.wanted.replace(wanted.clone()) {
             Some(before) => before,
             None => {
@@ -72,7 +69,6 @@ impl State {
             }
         };
         for change in before.tunnels.diff(&wanted.tunnels) {
-            changed = true;
             match change {
                 DiffItem::Add(id, _) => drop(self.late.insert(*id)),
                 DiffItem::Update { new: (id, tunnel), .. } => {
@@ -90,7 +86,6 @@ impl State {
         let come: Vec<u32> =
             self.late.iter().copied().filter(|id| heard.contains_key(id) || is_done(*id)).collect();
         for id in come {
-            changed = true;
             self.late.remove(&id);
             if let Some(tunnel) = wanted.tunnels.get(&id) {
                 responder.put(id, tunnel.clone());
@@ -99,7 +94,6 @@ impl State {
         if responder.directory().protected != wanted.protected {
             responder.protect(wanted.protected.clone());
         }
-        self.changes += u64::from(changed);
         gone.into_iter().filter_map(|id| Some((id, responder.remove(id)?))).collect()
     }
 }
@@ -134,7 +128,7 @@ impl Answering {
         }
         let swept = remotes::sweep(&maps)?;
         tracing::info!(remotes = responder.heard().len(), swept, "adopted learned remotes");
-        let state = Mutex::new(State { responder, wanted: None, late: BTreeSet::new(), changes: 0 });
+        let state = Mutex::new(State { responder, wanted: None, late: BTreeSet::new() });
         Ok(Arc::new(Self { state, maps, refused: Family::default() }))
     }
 
@@ -159,11 +153,6 @@ impl Answering {
                 tracing::warn!(tunnel, %error, "the remote of a tunnel that went stays in the maps");
             }
         }
-    }
-
-    /// Another number whenever tunnels came, went or got another remote.
-    pub fn changes(&self) -> u64 {
-        self.state.lock().changes
     }
 
     /// Looks at what is known of the other ends of those tunnels that are in the directory.
@@ -224,8 +213,6 @@ impl Answering {
         let mut state = self.state.lock();
         let responder = &mut state.responder;
         let outcome = responder.receive(from, bytes, hello::now());
-        state.changes += u64::from(!outcome.learned.is_empty());
-        let responder = &mut state.responder;
         for refusal in outcome.refused {
             self.refused.get_or_create(&RefusedLabels { reason: label(refusal) }).inc();
         }
@@ -292,7 +279,7 @@ mod tests {
                 let remote = epic_abi::maps::Remote { port: *id as u16 + 1, ..Default::default() };
                 responder.adopt(*id, Lb::new(1, 1), &remote);
             }
-            let mut state = State { responder, wanted: None, late: BTreeSet::new(), changes: 0 };
+            let mut state = State { responder, wanted: None, late: BTreeSet::new() };
             let (mut held, mut heard): (BTreeSet<u32>, BTreeSet<u32>) = (BTreeSet::new(), adopted);
             let mut wanted = Directory::default();
             for (tunnels, done, anew) in steps {

@@ -34,11 +34,10 @@ impl Agent {
         self.awaited.follow(&passed.snapshot);
         let reached = if complete { self.reached(passed) } else { None };
         let behind = complete.then(|| self.leaving.behind(progress, passed.tables));
-        // Which fall silent and are heard again is looked at once a second; what comes and goes goes with what is reported now.
-        let changes = self.answering.changes();
-        let is_due = look >= Look::Around || self.counted != Some(changes);
-        self.counted = Some(changes);
+        // Of many tunnels some change at any moment: a look at all of them once a second will do.
+        let is_due = look >= Look::Around || current.tunnels.is_none();
         let tunnels = is_due.then(|| self.tunnels(passed, current.tunnels.as_ref()));
+        let programs = is_due.then(|| self.programs(passed));
         let usage = if look == Look::Everything { self.usage() } else { None };
         let ready = self.readiness_of_node(passed, complete, progress);
         let public = &passed.interfaces.public;
@@ -52,7 +51,7 @@ impl Agent {
             next.gateways = self.gateways.clone().or(next.gateways);
             next.answers = answers.or(next.answers);
             next.conflicts = Some(conflicts);
-            next.programs = Some(self.programs(passed));
+            next.programs = programs.or(next.programs);
             let awaited = self.awaited.revisions();
             next.revision = report::revision(reported.as_deref(), reached.as_ref(), awaited).or(reported);
             next.behind = behind.or(next.behind);
