@@ -209,7 +209,8 @@ fn hellos(criterion: &mut Criterion) {
     let decision = Decision::new(&objects, &place, &mut keyring(), &veths, &BTreeSet::new(), |_, _| true);
     let directory = decision.into_desired().directory;
     let mut responder = Responder::new(CookieSecret::new([9; 32]));
-    responder.set_directory(directory.clone());
+    directory.tunnels.iter().for_each(|(id, tunnel)| responder.put(*id, tunnel.clone()));
+    responder.protect(directory.protected.clone());
     let mut now = 1_000 * SECOND;
     // Every tunnel is heard, each from a client of its own.
     let mut callers: Vec<(SocketAddr, Caller)> = directory

@@ -213,23 +213,6 @@ impl Responder {
         }
     }
 
-    /// Replaces the directory. Returns the sources of tunnels that are no longer there, which the caller removes
-    /// together with their remotes.
-    pub fn set_directory(&mut self, directory: Directory) -> Vec<(u32, SourceKey)> {
-        let gone: Vec<(u32, SourceKey)> = self
-            .heard
-            .iter()
-            .filter(|(id, _)| !directory.tunnels.contains_key(*id))
-            .map(|(id, heard)| (*id, heard.source))
-            .collect();
-        for (id, source) in &gone {
-            self.heard.remove(id);
-            self.vacate(*id, source);
-        }
-        self.directory = directory;
-        gone
-    }
-
     /// Takes a tunnel into the directory, or takes note of a change of it.
     pub fn put(&mut self, id: u32, tunnel: Tunnel) {
         self.directory.tunnels.insert(id, tunnel);

@@ -1,13 +1,13 @@
 //! Caller and responder against each other over a network that loses, replays and translates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use epic_abi::Lb;
 use epic_abi::hello::{Kind, Status, decode};
 use epic_abi::keys::CookieSecret;
-use epic_abi::maps::REMOTE_FIXED_PORTS;
+use epic_abi::maps::{REMOTE_FIXED_PORTS, SourceKey};
 use imbl::OrdSet;
 
 use super::caller::{Caller, EAGER, FIRST, PERIOD, Reached, Wanted};
@@ -38,8 +38,17 @@ fn inside() -> SocketAddr {
 
 fn responder(tunnels: &[u32]) -> Responder {
     let mut responder = Responder::new(CookieSecret::new([9; 32]));
-    responder.set_directory(directory(tunnels));
+    set_directory(&mut responder, directory(tunnels));
     responder
+}
+
+/// Makes this the directory of the responder; the sources of tunnels that were heard and are not in it.
+fn set_directory(responder: &mut Responder, directory: Directory) -> Vec<(u32, SourceKey)> {
+    let held = responder.directory().tunnels.keys().chain(responder.heard().keys());
+    let gone: BTreeSet<u32> = held.filter(|id| !directory.tunnels.contains_key(*id)).copied().collect();
+    directory.tunnels.iter().for_each(|(id, tunnel)| responder.put(*id, tunnel.clone()));
+    responder.protect(directory.protected);
+    gone.into_iter().filter_map(|id| Some((id, responder.remove(id)?))).collect()
 }
 
 fn directory(tunnels: &[u32]) -> Directory {
@@ -179,7 +188,7 @@ fn a_client_cannot_call_from_a_protected_address_or_from_outside_its_networks() 
         let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
         let mut directory = directory(&[4]);
         directory.tunnels.get_mut(&4).unwrap().client_networks = networks;
-        responder.set_directory(directory);
+        set_directory(&mut responder, directory);
         let (learned, _) = converse(&mut caller, &mut responder, address(from), START);
         assert!(learned.is_empty());
         assert_eq!(caller.states()[&4].refusal, Some(Status::AddressRefused));
@@ -191,7 +200,7 @@ fn an_address_of_a_live_tunnel_cannot_be_taken_but_a_silent_ones_can() {
     let mut directory = directory(&[4, 5]);
     directory.tunnels.get_mut(&5).unwrap().lb = lb(4);
     let mut responder = responder(&[]);
-    responder.set_directory(directory);
+    set_directory(&mut responder, directory);
     converse(&mut caller(1, &[4]), &mut responder, inside(), START);
     let mut other = caller(2, &[5]);
     let (learned, _) = converse(&mut other, &mut responder, inside(), START + SECOND);
@@ -206,7 +215,7 @@ fn an_address_that_a_tunnel_left_is_free_at_once() {
     let mut directory = directory(&[4, 5]);
     directory.tunnels.get_mut(&5).unwrap().lb = lb(4);
     let mut responder = responder(&[]);
-    responder.set_directory(directory.clone());
+    set_directory(&mut responder, directory.clone());
     let (mut first, mut other) = (caller(1, &[4]), caller(2, &[5]));
     converse(&mut first, &mut responder, inside(), START);
     converse(&mut first, &mut responder, address("10.0.0.6:6080"), START + LATER);
@@ -214,7 +223,7 @@ fn an_address_that_a_tunnel_left_is_free_at_once() {
     assert_eq!(learned.len(), 1, "it moved on");
 
     directory.tunnels.remove(&5);
-    responder.set_directory(directory);
+    set_directory(&mut responder, directory);
     let (learned, _) = converse(&mut first, &mut responder, inside(), START + 2 * LATER);
     assert_eq!(learned.len(), 1, "the other one's tunnel went");
 }
@@ -234,7 +243,7 @@ fn a_restarted_responder_keeps_remotes_and_challenges_without_moving_them() {
     let (learned, _) = converse(&mut caller, &mut first, inside(), START);
     let mut second = Responder::new(CookieSecret::new([3; 32]));
     second.adopt(4, lb(4), &learned[0].remote);
-    second.set_directory(directory(&[4]));
+    set_directory(&mut second, directory(&[4]));
     assert_eq!(second.heard()[&4].remote, inside());
     let (learned, _) = converse(&mut caller, &mut second, inside(), START + LATER);
     assert!(learned.is_empty(), "the same place is nothing new");
@@ -245,7 +254,7 @@ fn a_restarted_responder_keeps_remotes_and_challenges_without_moving_them() {
 fn a_tunnel_that_leaves_the_directory_takes_its_remote_along() {
     let (mut caller, mut responder) = (caller(1, &[4, 5]), responder(&[4, 5]));
     converse(&mut caller, &mut responder, inside(), START);
-    let gone = responder.set_directory(directory(&[5]));
+    let gone = set_directory(&mut responder, directory(&[5]));
     assert_eq!(gone.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [4]);
     assert_eq!(responder.heard().keys().copied().collect::<Vec<_>>(), [5]);
 }
