@@ -5,10 +5,10 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/epic
 export CARGO_TARGET_DIR ?= $(cache)/cargo-target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full bench bench-lb lab-up lab-down generate lint bpf images setup tools build
+.PHONY: help demo test test-full bench bench-datapath bench-lb lab-up lab-down generate lint bpf images setup tools build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## from nothing to a packet in a tenant's pod, with the story told (KEEP=1 leaves the lab up)
 	@hack/demo
@@ -21,6 +21,9 @@ test-full: ## the same with its sweeps in full length (about half an hour more)
 
 bench: ## end-to-end figures, also in target/bench/e2e.json
 	@hack/bench
+
+bench-datapath: ## what packets cost in the BPF programs, also in target/bench/datapath.json
+	@hack/bench-datapath
 
 bench-lb: ## figures of the load-balancing control plane, also in target/bench/lb.json
 	@hack/bench-lb

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use epic_abi::maps::Side;
 
 use crate::error::Error;
-use crate::pins::Pins;
+use crate::pins::{self, Pins};
 use crate::sys;
 
 /// A program of the object.
@@ -112,6 +112,8 @@ pub enum Attached {
 pub struct LinkStatus {
     /// What it is for.
     pub attachment: Attachment,
+    /// Id of the program it runs.
+    pub program: u32,
     /// The interface still exists.
     pub alive: bool,
     /// Its place among the programs of the hook, from 0; `None` when the interface is gone.
@@ -132,33 +134,35 @@ impl Links {
         Self { pins }
     }
 
-    /// What is pinned. Pins whose names nobody knows are removed: they are of an older version.
-    pub(crate) fn pinned(&self) -> Result<BTreeSet<Attachment>, Error> {
-        let mut pinned = BTreeSet::new();
+    /// What is pinned, but for links of programs that this version does not know.
+    pub(crate) fn known(&self) -> Result<BTreeSet<Attachment>, Error> {
+        let names = self.pins.link_names()?;
+        Ok(names.iter().filter_map(|name| Attachment::from_pin_name(name)).collect())
+    }
+
+    /// Removes links of programs that this version does not know. Only for who holds the directory, and nobody else's.
+    pub(crate) fn unpin_unknown(&self) -> Result<(), Error> {
         for name in self.pins.link_names()? {
-            match Attachment::from_pin_name(&name) {
-                Some(attachment) => {
-                    pinned.insert(attachment);
-                }
-                None => self.pins.unpin(&self.pins.link(&name))?,
+            if Attachment::from_pin_name(&name).is_none() {
+                pins::unpin(&self.pins.link(&name))?;
             }
         }
-        Ok(pinned)
+        Ok(())
     }
 
     /// Gives a pinned link a new program. `false` when its interface is gone; the pin is removed then.
     pub(crate) fn upgrade(&self, attachment: Attachment, program: &OwnedFd) -> Result<bool, Error> {
         let path = self.pins.link(&attachment.pin_name());
-        let Some(link) = self.pins.open(&path)? else { return Ok(false) };
+        let Some(link) = pins::open(&path)? else { return Ok(false) };
         if self.info(attachment, &link)?.ifindex != attachment.ifindex {
-            self.pins.unpin(&path)?;
+            pins::unpin(&path)?;
             return Ok(false);
         }
         match sys::link_update(&link, program) {
             Ok(()) => Ok(true),
             // The interface went just now.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                self.pins.unpin(&path)?;
+                pins::unpin(&path)?;
                 Ok(false)
             }
             Err(error) => Err(Error::refused(format!("replace the program of {attachment}"))(error)),
@@ -170,13 +174,14 @@ impl Links {
         &self,
         attachment: Attachment,
         program: &OwnedFd,
-        fresh: Fresh<'_>,
+        fresh: Option<Fresh<'_>>,
     ) -> Result<Attached, Error> {
         let path = self.pins.link(&attachment.pin_name());
         let mut done = Attached::Made;
-        if let Some(link) = self.pins.open(&path)? {
+        if let Some(link) = pins::open(&path)? {
             let info = self.info(attachment, &link)?;
             if info.ifindex == attachment.ifindex {
+                let Some(fresh) = fresh else { return Ok(Attached::Kept) };
                 if self.order(attachment)?.first() == Some(&info.program_id) {
                     return Ok(Attached::Kept);
                 }
@@ -184,7 +189,7 @@ impl Links {
                 self.make(attachment, &another)?;
                 return Ok(Attached::First);
             }
-            self.pins.unpin(&path)?;
+            pins::unpin(&path)?;
             done = Attached::Renewed;
         }
         self.make(attachment, program)?;
@@ -194,23 +199,24 @@ impl Links {
     /// Takes the program away from the interface; says whether it was there.
     pub(crate) fn detach(&self, attachment: Attachment) -> Result<bool, Error> {
         let path = self.pins.link(&attachment.pin_name());
-        let Some(link) = self.pins.open(&path)? else { return Ok(false) };
-        self.pins.unpin(&path)?;
+        let Some(link) = pins::open(&path)? else { return Ok(false) };
+        pins::unpin(&path)?;
         drop(link);
         Ok(true)
     }
 
     pub(crate) fn status(&self, attachment: Attachment) -> Result<Option<LinkStatus>, Error> {
-        let Some(link) = self.pins.open(&self.pins.link(&attachment.pin_name()))? else { return Ok(None) };
+        let Some(link) = pins::open(&self.pins.link(&attachment.pin_name()))? else { return Ok(None) };
         let info = self.info(attachment, &link)?;
-        let gone = LinkStatus { attachment, alive: false, place: None };
+        let program = info.program_id;
+        let gone = LinkStatus { attachment, program, alive: false, place: None };
         if info.ifindex != attachment.ifindex {
             return Ok(Some(gone));
         }
         match self.order(attachment) {
             Ok(order) => {
-                let place = order.iter().position(|id| *id == info.program_id);
-                Ok(Some(LinkStatus { attachment, alive: true, place }))
+                let place = order.iter().position(|id| *id == program);
+                Ok(Some(LinkStatus { attachment, program, alive: true, place }))
             }
             // It went since the link was read.
             Err(error) if error.is_absent() => Ok(Some(gone)),
@@ -222,7 +228,7 @@ impl Links {
         let link = sys::link_create_first(program, attachment.ifindex, attachment.program.attach_type())
             .map_err(Error::refused(format!("attach {attachment}")))?;
         // Replacing the pin drops the link that was there.
-        self.pins.replace(&link, &self.pins.link(&attachment.pin_name()))
+        pins::replace(&link, &self.pins.link(&attachment.pin_name()))
     }
 
     fn info(&self, attachment: Attachment, link: &OwnedFd) -> Result<sys::LinkInfo, Error> {

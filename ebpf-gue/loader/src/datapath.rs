@@ -1,11 +1,13 @@
 //! The data plane of a host: opened once by its agent, adopted if it runs already.
 //!
-//! Expected flow: [`Datapath::open`] → write maps ([`Datapath::maps`] or the reconciler) → [`Datapath::attach`] as
-//! interfaces come → [`Datapath::keep_only`] at every full pass. Dropping it leaves everything in place;
-//! [`Datapath::remove`] takes everything away.
+//! Expected flow: [`Datapath::open`] → write maps ([`Datapath::maps`] or the reconciler) → [`Datapath::switch`] once they
+//! are complete, unless [`Datapath::is_serving`] → [`Datapath::attach`] as interfaces come → [`Datapath::keep_only`] at
+//! every full pass. Dropping it leaves everything in place; [`Datapath::remove`] takes everything away.
 //!
-//! Guarantees: opening over running programs loses no packet. Maps keep their content, every link gets the new
-//! program by one atomic replacement, and nothing is touched when the kernel, the layout or a shape does not fit.
+//! Guarantees: opening over running programs loses no packet. Of the same layout and sizes, maps keep their content and
+//! every link gets the new program by one atomic replacement. Otherwise what runs goes on running on its own maps, while
+//! new ones are filled beside it; the switch moves one link after the other, and both sets of maps are complete meanwhile.
+//! A process that ends anywhere leaves one complete set serving, named by `current`, and the next one begins again.
 //! What it does not do: decide what is in the maps or where programs belong; raise any limit of the process.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,14 +17,18 @@ use std::sync::Arc;
 
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use epic_abi::maps::{MAPS, Side};
+use epic_abi::maps::{LAYOUT_VERSION, MAPS, Side};
 use parking_lot::Mutex;
 
 use crate::attach::{Attached, Attachment, LinkStatus, Links, Program};
 use crate::error::Error;
+use crate::former::{At, Former, Serving};
+use crate::identity::Identity;
+use crate::learned::{self, Pass};
 use crate::maps::{self, Maps};
-use crate::pins::{Hold, Pins};
-use crate::{kernel, object};
+use crate::pins::{self, Hold, Layout, Pins};
+use crate::sizes::Sizes;
+use crate::{flat, kernel, object};
 
 /// Where and how large.
 #[derive(Debug, Clone)]
@@ -31,26 +37,58 @@ pub struct Options {
     pub dir: PathBuf,
     /// Which agent asks: decides which programs are loaded and which maps are large.
     pub side: Side,
-    /// Entries of maps, by name, where the sizes of `epic-abi` do not fit. Maps that are adopted keep theirs.
+    /// What maps have room for. With other sizes than those that serve, maps are made anew and filled before they serve.
+    pub sizes: Sizes,
+    /// Entries of single maps, by name, where these do not fit.
     pub max_entries: BTreeMap<String, u32>,
+    /// Number of the layout. Another one than this version's is of use to tests of upgrades alone.
+    pub layout: u32,
 }
 
 impl Options {
-    /// Sizes as compiled in.
+    /// The usual sizes.
     pub fn new(dir: impl Into<PathBuf>, side: Side) -> Self {
-        Self { dir: dir.into(), side, max_entries: BTreeMap::new() }
+        Self {
+            dir: dir.into(),
+            side,
+            sizes: Sizes::default(),
+            max_entries: BTreeMap::new(),
+            layout: LAYOUT_VERSION,
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::new(self.layout, |spec| {
+            let given = self.max_entries.get(spec.name).copied();
+            given.unwrap_or_else(|| self.sizes.entries(spec, self.side))
+        })
     }
 }
 
 /// What opening found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// There were maps of an earlier run.
+    /// There were maps of an earlier run that fit.
     pub maps: bool,
+    /// What serves until the switch, when that is another layout or another size.
+    pub former: Option<String>,
     /// Links that run the new programs now.
     pub links: BTreeSet<Attachment>,
     /// Links whose interface was gone; they are removed.
     pub lost: BTreeSet<Attachment>,
+}
+
+/// A step of a switch to another layout. A process may end after any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// What was learned is in the new maps.
+    Copied,
+    /// The new layout is the one that the next start adopts.
+    Current,
+    /// A link runs the new program, or is gone with its interface.
+    Moved(Attachment),
+    /// The former layout is removed.
+    Removed,
 }
 
 /// The programs and maps of a host.
@@ -58,48 +96,86 @@ pub struct Adopted {
 pub struct Datapath {
     pins: Pins,
     links: Links,
+    identity: Identity,
+    layout: Layout,
     maps: Arc<Maps>,
     programs: BTreeMap<Program, OwnedFd>,
     object: Mutex<Ebpf>,
+    former: Option<Former>,
     adopted: Adopted,
     _hold: Hold,
 }
 
 impl Datapath {
-    /// Loads the programs onto new or adopted maps, and gives links of an earlier run the new programs.
+    /// Loads the programs onto new or adopted maps. Links of an earlier run get the new programs if the maps are adopted,
+    /// and at the [switch](Self::switch) otherwise.
     ///
     /// # Errors
-    /// Nothing is changed when the kernel is too old, another agent holds the directory, or the pins are of another
-    /// layout. The verifier's words are in the error when it refuses a program.
+    /// Nothing is changed when the kernel is too old, another agent holds the directory, or nobody knows what is pinned
+    /// there. The verifier's words are in the error when it refuses a program.
     pub fn open(options: &Options) -> Result<Self, Error> {
         kernel::check()?;
         let pins = Pins::new(&options.dir);
         let hold = pins.hold()?;
-        let found = maps::check_pinned(&pins)?;
-        if !found {
-            maps::write_layout(&pins)?;
+        flat::take_up(&pins)?;
+        let identity = options.identity();
+        let layout = pins.layout(&identity.name());
+        let current = pins.current()?;
+        let is_adopted = current.as_ref() == Some(&layout);
+        if !is_adopted {
+            // An earlier try to fill it, which nobody has served.
+            layout.remove()?;
         }
-        let mut object = load(&pins, options)?;
-        let mut programs = BTreeMap::new();
-        for program in Program::ALL.into_iter().filter(|program| program.side() == options.side) {
-            programs.insert(program, instance(&mut object, program)?);
-        }
+        layout.make()?;
+        learned::lend(&pins, &layout, &identity)?;
+        let (object, programs) = load(&pins, &layout, &identity, options.side)?;
+        learned::share(&pins, &layout, &identity)?;
+        let former = match current {
+            Some(current) if !is_adopted => {
+                let former = serving(&pins, current, options)?;
+                learned::copy(&former.layout, &layout, &identity, Pass::Entries)?;
+                Some(former)
+            }
+            _ => None,
+        };
         let mut datapath = Self {
             links: Links::new(pins.clone()),
-            maps: Arc::new(Maps::from_pins(&pins)?),
+            maps: Arc::new(Maps::of(&layout, pins.dir())?),
             programs,
             object: Mutex::new(object),
-            adopted: Adopted { maps: found, ..Adopted::default() },
+            adopted: Adopted {
+                maps: is_adopted,
+                former: former.as_ref().map(|former| former.layout.name()),
+                ..Adopted::default()
+            },
+            former,
+            identity,
+            layout,
             pins,
             _hold: hold,
         };
         datapath.maps.maglev.sweep()?;
-        datapath.upgrade_links()?;
+        match &datapath.former {
+            Some(former) => {
+                for stray in datapath.pins.layouts()? {
+                    if stray != datapath.layout && stray != former.layout {
+                        stray.remove()?;
+                    }
+                }
+                datapath.maps.mirror(Some((&former.layout, &datapath.layout)))?;
+                datapath.adopted.links = datapath.links.known()?;
+            }
+            None => {
+                datapath.pins.set_current(&datapath.layout)?;
+                datapath.upgrade_links()?;
+                datapath.clean()?;
+            }
+        }
         Ok(datapath)
     }
 
     fn upgrade_links(&mut self) -> Result<(), Error> {
-        for attachment in self.links.pinned()? {
+        for attachment in self.links.known()? {
             let Some(program) = self.programs.get(&attachment.program) else {
                 self.links.detach(attachment)?;
                 continue;
@@ -111,6 +187,85 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    /// Leaves nothing but this layout, once every link runs its programs.
+    fn clean(&self) -> Result<(), Error> {
+        self.links.unpin_unknown()?;
+        for other in self.pins.layouts()?.into_iter().filter(|other| *other != self.layout) {
+            // Flows that began before the last link was moved.
+            learned::copy(&other, &self.layout, &self.identity, Pass::Entries)?;
+            other.remove()?;
+        }
+        learned::sweep(&self.pins, &self.identity)
+    }
+
+    /// Whether the programs run on these maps. Until they do, another layout serves, and these are to be filled.
+    pub fn is_serving(&self) -> bool {
+        self.former.is_none()
+    }
+
+    /// What serves at this moment.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn serving(&self) -> Result<Serving, Error> {
+        Serving::read(self.former.as_ref().map_or(&self.layout, |former| &former.layout))
+    }
+
+    /// Lets the programs run on these maps, which must be complete. Does nothing when they do already.
+    ///
+    /// # Errors
+    /// A link could not be moved, or the file system refused. What was moved stays, and a repetition goes on.
+    pub fn switch(&mut self) -> Result<(), Error> {
+        while self.advance()?.is_some() {}
+        Ok(())
+    }
+
+    /// Does one step of [`Self::switch`] and says which; `None` when there is none left.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn advance(&mut self) -> Result<Option<Step>, Error> {
+        let Some(former) = &mut self.former else { return Ok(None) };
+        let step = match &mut former.at {
+            At::Filling => {
+                learned::copy(&former.layout, &self.layout, &self.identity, Pass::Entries)?;
+                learned::copy(&former.layout, &self.layout, &self.identity, Pass::Last)?;
+                former.at = At::Copied;
+                Step::Copied
+            }
+            At::Copied => {
+                self.pins.set_current(&self.layout)?;
+                former.at = At::Current(self.links.known()?);
+                Step::Current
+            }
+            At::Current(left) => {
+                let mut refused = None;
+                let moved = left.iter().copied().find(|attachment| {
+                    let moved = match self.programs.get(&attachment.program) {
+                        Some(program) => self.links.upgrade(*attachment, program),
+                        None => self.links.detach(*attachment),
+                    };
+                    // One that is refused keeps nothing from the others.
+                    moved.map_err(|error| refused.get_or_insert(error)).is_ok()
+                });
+                match (moved, refused) {
+                    (Some(attachment), _) => {
+                        left.remove(&attachment);
+                        Step::Moved(attachment)
+                    }
+                    (None, Some(error)) => return Err(error),
+                    (None, None) => {
+                        self.maps.mirror(None)?;
+                        self.clean()?;
+                        self.former = None;
+                        Step::Removed
+                    }
+                }
+            }
+        };
+        Ok(Some(step))
     }
 
     /// What opening found.
@@ -129,17 +284,20 @@ impl Datapath {
     }
 
     /// Sees to it that the program hangs at the interface, before all others. Repeating it is cheap and is the check
-    /// of the order.
+    /// of the order. Until the switch it is the program of the layout that serves, which takes no place back.
     ///
     /// # Errors
     /// [`Error::is_absent`] when the interface does not exist.
     pub fn attach(&self, attachment: Attachment) -> Result<Attached, Error> {
         let name = attachment.program.name();
-        let program = self.programs.get(&attachment.program).ok_or(Error::NoProgram(name))?;
-        self.links.attach(attachment, program, &|program| {
+        let former = self.former.as_ref().filter(|former| !matches!(former.at, At::Current(_)));
+        let programs = former.map_or(&self.programs, |former| &former.programs);
+        let program = programs.get(&attachment.program).ok_or(Error::NoProgram(name))?;
+        let fresh = |program| {
             let mut object = self.object.lock();
             instance(&mut object, program)
-        })
+        };
+        self.links.attach(attachment, program, former.is_none().then_some(&fresh))
     }
 
     /// Takes the program away from the interface; says whether it was there.
@@ -170,7 +328,7 @@ impl Datapath {
                 }
             }
         }
-        for stray in self.links.pinned()?.difference(wanted) {
+        for stray in self.links.known()?.difference(wanted) {
             if let Err(error) = self.links.detach(*stray) {
                 kept.refused.insert(*stray, error);
             }
@@ -224,26 +382,57 @@ pub fn remove(dir: &Path) -> Result<(), Error> {
 pub fn links(dir: &Path) -> Result<Vec<LinkStatus>, Error> {
     let links = Links::new(Pins::new(dir));
     let mut status = Vec::new();
-    for attachment in links.pinned()? {
+    for attachment in links.known()? {
         status.extend(links.status(attachment)?);
     }
     Ok(status)
 }
 
-fn load(pins: &Pins, options: &Options) -> Result<Ebpf, Error> {
+/// The layout that serves, with its programs.
+fn serving(pins: &Pins, layout: Layout, options: &Options) -> Result<Former, Error> {
+    let former = Former::open(layout)?;
+    let ours = Program::ALL.into_iter().filter(|program| program.side() == options.side);
+    if ours.clone().all(|program| former.programs.contains_key(&program)) {
+        return Ok(former);
+    }
+    let number = pins::open(&former.layout.map(epic_abi::maps::LAYOUT.name))?;
+    if number.map(|map| maps::read_layout(&map)).transpose()? != Some(LAYOUT_VERSION) {
+        return Ok(former);
+    }
+    // It was flat, which kept no programs.
+    let as_made = Identity::new(LAYOUT_VERSION, |spec| Sizes::default().entries(spec, options.side));
+    let (_, programs) = load(pins, &former.layout, &as_made, options.side)?;
+    Ok(Former { programs, ..former })
+}
+
+/// Loads the programs of a side onto the maps of a layout, making those that are missing, and pins them.
+fn load(
+    pins: &Pins,
+    layout: &Layout,
+    identity: &Identity,
+    side: Side,
+) -> Result<(Ebpf, BTreeMap<Program, OwnedFd>), Error> {
+    if pins::open(&layout.map(epic_abi::maps::LAYOUT.name))?.is_none() {
+        maps::write_layout(layout, identity.layout())?;
+    }
     let mut loader = EbpfLoader::new();
     // No type information of the kernel is needed: the programs read the packet and `__sk_buff` alone.
     loader.btf(None);
     for spec in MAPS {
-        let entries = options
-            .max_entries
-            .get(spec.name)
-            .copied()
-            .unwrap_or_else(|| maps::entries_for(spec, options.side));
-        loader.map_max_entries(spec.name, entries);
-        loader.map_pin_path(spec.name, pins.map(spec.name));
+        if let Some(map) = pins::open(&layout.map(spec.name))? {
+            maps::check_shape(pins.dir(), spec, &map)?;
+        }
+        loader.map_max_entries(spec.name, identity.entries(spec));
+        loader.map_pin_path(spec.name, layout.map(spec.name));
     }
-    loader.load(object::bytes()).map_err(|error| Error::Object(Box::new(error)))
+    let mut object = loader.load(object::bytes()).map_err(|error| Error::Object(Box::new(error)))?;
+    let mut programs = BTreeMap::new();
+    for program in Program::ALL.into_iter().filter(|program| program.side() == side) {
+        let loaded = instance(&mut object, program)?;
+        pins::replace(&loaded, &layout.program(program.name()))?;
+        programs.insert(program, loaded);
+    }
+    Ok((object, programs))
 }
 
 /// A loaded instance of a program, of its own even if there is one already.

@@ -19,8 +19,8 @@ pub enum Error {
     Held(PathBuf),
     /// Maps of another layout are pinned.
     #[error(
-        "maps of layout {found} are pinned in {dir}, this version knows layout {known}; \
-         run the version that made them, or remove them (interrupts traffic): rm -r {dir}"
+        "maps of layout {found} are pinned in {dir}, this version reads layout {known}; \
+         use the version of the agent that made them, or remove them (interrupts traffic): rm -r {dir}"
     )]
     Layout {
         /// Where.

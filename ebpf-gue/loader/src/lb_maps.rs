@@ -3,7 +3,7 @@
 //! Entries are written one by one. Batches would not be faster (about a microsecond an entry either way, the system
 //! call included) and would give up the order in which the reconciler writes. Whole maps are read in batches.
 //!
-//! A tunnel that goes takes its learned remote and source with it, or a later tunnel of the same id would send to a
+//! A tunnel that goes, or becomes another LoadBalancer's, takes its learned remote and source with it, or a later tunnel of the same id would send to a
 //! stranger. Nothing else that programs or the hello handler write is touched.
 
 use std::collections::BTreeMap;
@@ -24,41 +24,55 @@ pub struct BpfMaps {
     maps: Arc<Maps>,
 }
 
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Entries it has.
+    pub entries: usize,
+    /// Entries it may have: what the pinned map was made for.
+    pub capacity: u32,
+}
+
 impl BpfMaps {
     /// Writes to these maps.
     pub fn new(maps: Arc<Maps>) -> Self {
         Self { maps }
     }
 
-    /// How many entries each map has, without looking into Maglev tables: those of every LoadBalancer are maps of their
-    /// own. Maps of the other side are left out.
+    /// How full each map is, without looking into Maglev tables: those of every LoadBalancer are maps of their own. Maps of
+    /// the other side are left out.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn counts(&self) -> Result<BTreeMap<MapId, usize>, Error> {
+    pub fn usage(&self) -> Result<BTreeMap<MapId, Usage>, Error> {
         let m = &self.maps;
-        let mut counts = BTreeMap::from([
-            (MapId::TunnelStats, m.tunnel_stats.count()?),
-            (MapId::Nodes, m.nodes.count()?),
-            (MapId::Tunnels, m.tunnels.count()?),
-            (MapId::Keys, m.keys.count()?),
-        ]);
-        if m.side() == Side::Client {
-            counts.extend([(MapId::Routes, m.routes.count()?), (MapId::Endpoints, m.endpoints.count()?)]);
-            return Ok(counts);
+        macro_rules! usage {
+            ($($map:ident: $table:ident,)+) => {
+                [$((MapId::$map, Usage { entries: m.$table.count()?, capacity: m.$table.capacity() }),)+]
+            };
         }
-        counts.extend([
-            (MapId::EndpointAliases, m.endpoint_aliases.count()?),
-            (MapId::Proxies, m.proxies.count()?),
-            (MapId::LocalProxies, m.local_proxies.count()?),
-            (MapId::Aliases, m.aliases.count()?),
-            (MapId::Passes, m.passes.count()?),
-            (MapId::Maglev, m.maglev.count()?),
-            (MapId::Listeners, m.listeners.count()?),
-            (MapId::Services, m.services.count()?),
-            (MapId::Vips, m.vips.count()?),
-        ]);
-        Ok(counts)
+        let mut usage = BTreeMap::from(usage! {
+            TunnelStats: tunnel_stats,
+            Nodes: nodes,
+            Tunnels: tunnels,
+            Keys: keys,
+        });
+        if m.side() == Side::Client {
+            usage.extend(usage! { Routes: routes, Endpoints: endpoints, });
+            return Ok(usage);
+        }
+        usage.extend(usage! {
+            EndpointAliases: endpoint_aliases,
+            Proxies: proxies,
+            LocalProxies: local_proxies,
+            Aliases: aliases,
+            Passes: passes,
+            Maglev: maglev,
+            Listeners: listeners,
+            Services: services,
+            Vips: vips,
+        });
+        Ok(usage)
     }
 
     fn read_one(&self, map: MapId, each: &mut dyn FnMut(MapKey, MapValue)) -> Result<(), Error> {
@@ -105,7 +119,13 @@ impl BpfMaps {
         match (key, value) {
             (MapKey::TunnelStats(id), MapValue::TunnelStats) => m.tunnel_stats.ensure(id),
             (MapKey::Node(key), MapValue::Node(value)) => m.nodes.set(key, value),
-            (MapKey::Tunnel(key), MapValue::Tunnel(value)) => m.tunnels.set(key, value),
+            (MapKey::Tunnel(key), MapValue::Tunnel(value)) => {
+                // An id that changes hands takes no far end along.
+                if m.tunnels.get(key)?.is_some_and(|held| held.lb != value.lb) {
+                    self.forget_remote(*key)?;
+                }
+                m.tunnels.set(key, value)
+            }
             (MapKey::Keys(key), MapValue::Keys(value)) => m.keys.set(key, value),
             (MapKey::EndpointAlias(key), MapValue::EndpointAlias(value)) => {
                 m.endpoint_aliases.set(key, value)

@@ -9,23 +9,30 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use epic_abi::Lb;
-use epic_abi::maps::MAGLEV_SLOTS;
+use epic_abi::maps::{MAGLEV, MAGLEV_SLOTS};
 
 use crate::error::Error;
-use crate::pins::Pins;
+use crate::pins::{self, Layout};
 use crate::sys;
 use crate::table::{bytes_of, read};
 
 /// The tables of all LoadBalancers.
 #[derive(Debug)]
 pub struct Maglev {
-    pins: Pins,
+    layout: Layout,
     outer: OwnedFd,
+    capacity: u32,
 }
 
 impl Maglev {
-    pub(crate) fn new(pins: Pins, outer: OwnedFd) -> Self {
-        Self { pins, outer }
+    pub(crate) fn new(layout: Layout, outer: OwnedFd) -> Result<Self, Error> {
+        let capacity = crate::table::capacity(MAGLEV.name, &outer)?;
+        Ok(Self { layout, outer, capacity })
+    }
+
+    /// How many LoadBalancers may have a table.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     /// Puts a table in place: slot by slot a proxy id, 0 for none. Slots beyond `slots` stay 0.
@@ -43,7 +50,7 @@ impl Maglev {
             sys::map_update(&table, &index.to_ne_bytes(), &proxy.to_ne_bytes()).map_err(refused())?;
         }
         // What can fail comes before the packets see the new table.
-        let next = self.pins.prepare(&table, &self.pins.maglev(&name(lb)))?;
+        let next = pins::prepare(&table, &self.layout.maglev(&name(lb)))?;
         let descriptor = table.as_raw_fd() as u32;
         sys::map_update(&self.outer, bytes_of(&lb), &descriptor.to_ne_bytes()).map_err(refused())?;
         next.commit()
@@ -59,7 +66,7 @@ impl Maglev {
         if !sys::map_lookup(&self.outer, bytes_of(&lb), &mut id).map_err(refused())? {
             return Ok(None);
         }
-        let Some(table) = self.pins.open(&self.pins.maglev(&name(lb)))? else { return Ok(None) };
+        let Some(table) = pins::open(&self.layout.maglev(&name(lb)))? else { return Ok(None) };
         if sys::map_info(&table).map_err(refused())?.id != u32::from_ne_bytes(id) {
             return Ok(None);
         }
@@ -80,7 +87,7 @@ impl Maglev {
     pub fn remove(&self, lb: Lb) -> Result<bool, Error> {
         let removed = sys::map_delete(&self.outer, bytes_of(&lb))
             .map_err(Error::refused(format!("remove the Maglev table of {}/{}", lb.group, lb.service)))?;
-        self.pins.unpin(&self.pins.maglev(&name(lb)))?;
+        pins::unpin(&self.layout.maglev(&name(lb)))?;
         Ok(removed)
     }
 
@@ -122,9 +129,9 @@ impl Maglev {
     /// Removes pins of tables that are not in the map any more, as a crash may leave them.
     pub(crate) fn sweep(&self) -> Result<(), Error> {
         let known: Vec<_> = self.keys()?.into_iter().map(name).collect();
-        for pinned in self.pins.maglev_names()? {
+        for pinned in self.layout.maglev_names()? {
             if !known.contains(&pinned) {
-                self.pins.unpin(&self.pins.maglev(&pinned))?;
+                pins::unpin(&self.layout.maglev(&pinned))?;
             }
         }
         Ok(())

@@ -3,14 +3,16 @@
 //! The agent, its commands (`maps dump`, `status`, `tunnels`) and the tests use the same handles. Opening needs
 //! neither the object nor the hold of an agent; whoever opens the maps may also write them, so commands must not.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use epic_abi::maps::{self as abi, MapKind, MapSpec, Side};
 use epic_abi::{Ip, Lb};
 
 use crate::error::Error;
+use crate::learned;
 use crate::maglev::Maglev;
-use crate::pins::Pins;
+use crate::pins::{self, Layout, Pins};
 use crate::sys::{self, MapInfo};
 use crate::table::{PerCpuTable, Table};
 
@@ -59,22 +61,24 @@ pub struct SourcePrefix {
 unsafe impl aya::Pod for SourcePrefix {}
 
 impl Maps {
-    /// Opens the maps that an agent has pinned in `dir`.
+    /// Opens the maps that serve in `dir`, where an agent has pinned them.
     ///
     /// # Errors
-    /// There are none, or they are of another layout or shape.
+    /// There are none, or they are of another layout.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let pins = Pins::new(dir);
-        if pinned_layout(&pins)?.is_none() {
-            return Err(Error::NoMaps(dir.to_owned()));
+        let no_maps = || Error::NoMaps(dir.to_owned());
+        let layout = Pins::new(dir).current()?.ok_or_else(no_maps)?;
+        let number = pins::open(&layout.map(abi::LAYOUT.name))?.ok_or_else(no_maps)?;
+        match read_layout(&number)? {
+            abi::LAYOUT_VERSION => Self::of(&layout, dir),
+            found => Err(Error::Layout { dir: dir.to_owned(), found, known: abi::LAYOUT_VERSION }),
         }
-        Self::from_pins(&pins)
     }
 
-    pub(crate) fn from_pins(pins: &Pins) -> Result<Self, Error> {
+    pub(crate) fn of(layout: &Layout, dir: &Path) -> Result<Self, Error> {
         let fd = |spec: &MapSpec| {
-            let fd = pins.open(&pins.map(spec.name))?;
-            fd.ok_or_else(|| Error::NoMaps(pins.dir().to_owned()))
+            let fd = pins::open(&layout.map(spec.name))?;
+            fd.ok_or_else(|| Error::NoMaps(dir.to_owned()))
         };
         let vips = fd(&abi::VIPS)?;
         let side = match sys::map_info(&vips).map_err(Error::refused("read the map vips"))?.max_entries {
@@ -84,13 +88,13 @@ impl Maps {
         macro_rules! tables {
             ($($field:ident: $spec:ident,)+) => {
                 Self {
-                    vips: Table::new(&abi::VIPS, vips),
+                    vips: Table::new(&abi::VIPS, vips)?,
                     tunnel_stats: PerCpuTable::new(&abi::TUNNEL_STATS, fd(&abi::TUNNEL_STATS)?)?,
                     drops: PerCpuTable::new(&abi::DROPS, fd(&abi::DROPS)?)?,
                     stats: PerCpuTable::new(&abi::STATS, fd(&abi::STATS)?)?,
-                    maglev: Maglev::new(pins.clone(), fd(&abi::MAGLEV)?),
+                    maglev: Maglev::new(layout.clone(), fd(&abi::MAGLEV)?)?,
                     side,
-                    $($field: Table::new(&abi::$spec, fd(&abi::$spec)?),)+
+                    $($field: Table::new(&abi::$spec, fd(&abi::$spec)?)?,)+
                 }
             };
         }
@@ -117,44 +121,37 @@ impl Maps {
         })
     }
 
+    /// What is learned from now on goes into the maps of the layout that serves, too, if it has its own; `None` ends that.
+    pub(crate) fn mirror(&self, serving: Option<(&Layout, &Layout)>) -> Result<(), Error> {
+        let other = |spec: &MapSpec| match serving {
+            Some((serving, own)) => learned::apart(spec, serving, own),
+            None => Ok(None),
+        };
+        self.remotes.mirror(other(&abi::REMOTES)?.map(|(serving, _)| serving));
+        self.sources.mirror(other(&abi::SOURCES)?.map(|(serving, _)| serving));
+        Ok(())
+    }
+
     /// Which agent these maps belong to.
     pub fn side(&self) -> Side {
         self.side
     }
 }
 
-/// Entries of a map when the agent of `side` creates it.
-pub(crate) fn entries_for(spec: &MapSpec, side: Side) -> u32 {
-    if spec.side == Side::Both || spec.side == side { spec.max_entries } else { 1 }
-}
-
-/// Checks all that is pinned before anything is loaded onto it. Says whether there was anything.
-pub(crate) fn check_pinned(pins: &Pins) -> Result<bool, Error> {
-    match pinned_layout(pins)? {
-        None => match pins.map_names()?.into_iter().next() {
-            None => return Ok(false),
-            Some(example) => return Err(Error::Foreign { dir: pins.dir().to_owned(), example }),
-        },
-        Some(abi::LAYOUT_VERSION) => {}
-        Some(found) => {
-            return Err(Error::Layout { dir: pins.dir().to_owned(), found, known: abi::LAYOUT_VERSION });
-        }
+/// Fails unless a map that is pinned in `dir` has the form that `spec` says.
+pub(crate) fn check_shape(dir: &Path, spec: &MapSpec, map: &OwnedFd) -> Result<(), Error> {
+    let info = sys::map_info(map).map_err(Error::refused(format!("read the map {}", spec.name)))?;
+    let shape = |kind, key, value| format!("kind {kind}, keys of {key}, values of {value} bytes");
+    let found = shape(info.kind, info.key_size, info.value_size);
+    let expected = shape(kind_number(spec.kind), spec.key_size, spec.value_size);
+    if found == expected {
+        return Ok(());
     }
-    for spec in abi::MAPS {
-        let Some(fd) = pins.open(&pins.map(spec.name))? else { continue };
-        let info = sys::map_info(&fd).map_err(Error::refused(format!("read the map {}", spec.name)))?;
-        let shape = |kind, key, value| format!("kind {kind}, keys of {key}, values of {value} bytes");
-        let found = shape(info.kind, info.key_size, info.value_size);
-        let expected = shape(kind_number(spec.kind), spec.key_size, spec.value_size);
-        if found != expected {
-            return Err(Error::Shape { dir: pins.dir().to_owned(), name: spec.name, found, expected });
-        }
-    }
-    Ok(true)
+    Err(Error::Shape { dir: dir.to_owned(), name: spec.name, found, expected })
 }
 
 /// Creates the map that says of which layout the others are, before any of them.
-pub(crate) fn write_layout(pins: &Pins) -> Result<(), Error> {
+pub(crate) fn write_layout(layout: &Layout, number: u32) -> Result<(), Error> {
     let spec = &abi::LAYOUT;
     let make = || {
         let fd = sys::map_create(
@@ -164,28 +161,28 @@ pub(crate) fn write_layout(pins: &Pins) -> Result<(), Error> {
             spec.value_size,
             spec.max_entries,
         )?;
-        sys::map_update(&fd, &0u32.to_ne_bytes(), &abi::LAYOUT_VERSION.to_ne_bytes())?;
-        sys::pin(&fd, &pins.map(spec.name))
+        sys::map_update(&fd, &0u32.to_ne_bytes(), &number.to_ne_bytes())?;
+        sys::pin(&fd, &layout.map(spec.name))
     };
     make().map_err(Error::refused("create the map layout"))
 }
 
-fn pinned_layout(pins: &Pins) -> Result<Option<u32>, Error> {
-    let Some(fd) = pins.open(&pins.map(abi::LAYOUT.name))? else { return Ok(None) };
+/// The number of a layout, out of its map.
+pub(crate) fn read_layout(map: &OwnedFd) -> Result<u32, Error> {
     let read = || {
-        let MapInfo { kind, key_size, value_size, .. } = sys::map_info(&fd)?;
+        let MapInfo { kind, key_size, value_size, .. } = sys::map_info(map)?;
         let mut value = [0; 4];
         // Whatever has another shape is of a layout that nobody knows.
         if (kind, key_size, value_size) == (sys::MAP_TYPE_ARRAY, 4, 4) {
-            sys::map_lookup(&fd, &0u32.to_ne_bytes(), &mut value)?;
+            sys::map_lookup(map, &0u32.to_ne_bytes(), &mut value)?;
         }
         Ok(u32::from_ne_bytes(value))
     };
-    read().map(Some).map_err(Error::refused("read the map layout"))
+    read().map_err(Error::refused("read the map layout"))
 }
 
 /// Numbers of `enum bpf_map_type`.
-fn kind_number(kind: MapKind) -> u32 {
+pub(crate) fn kind_number(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash => 1,
         MapKind::Array => sys::MAP_TYPE_ARRAY,

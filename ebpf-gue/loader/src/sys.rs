@@ -111,9 +111,27 @@ pub(crate) fn map_lookup(map: impl AsFd, key: &[u8], value: &mut [u8]) -> io::Re
     }
 }
 
+/// What may be there before a write; numbers of `BPF_ANY`, `BPF_NOEXIST`, `BPF_EXIST`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Update {
+    /// Anything.
+    Any = 0,
+    /// Nothing; else `EEXIST`.
+    Create = 1,
+    /// A value; else `ENOENT`.
+    Replace = 2,
+}
+
 /// Writes a value. The slices must have the map's sizes.
+pub(crate) fn map_write(map: impl AsFd, key: &[u8], value: &[u8], update: Update) -> io::Result<()> {
+    let mut attributes = element(map, key, pointer(value.as_ptr()));
+    attributes.flags = update as u64;
+    bpf(MAP_UPDATE, &mut attributes).map(drop)
+}
+
+/// Writes a value, whatever is there.
 pub(crate) fn map_update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
-    bpf(MAP_UPDATE, &mut element(map, key, pointer(value.as_ptr()))).map(drop)
+    map_write(map, key, value, Update::Any)
 }
 
 /// Removes a key. `Ok(false)` when it was not there.

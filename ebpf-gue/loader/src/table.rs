@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 
 use aya::Pod;
 use epic_abi::maps::MapSpec;
+use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::sys;
@@ -23,16 +24,30 @@ const CHUNK: u32 = 1_024;
 pub struct Table<K, V> {
     name: &'static str,
     fd: OwnedFd,
+    capacity: u32,
+    /// A map of the same form that gets every write too.
+    mirror: Mutex<Option<OwnedFd>>,
     _types: PhantomData<fn(K) -> V>,
 }
 
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
-    pub(crate) fn new(spec: &MapSpec, fd: OwnedFd) -> Self {
+    pub(crate) fn new(spec: &MapSpec, fd: OwnedFd) -> Result<Self, Error> {
         debug_assert_eq!(
             (size_of::<K>(), size_of::<V>()),
             (spec.key_size as usize, spec.value_size as usize)
         );
-        Self { name: spec.name, fd, _types: PhantomData }
+        let capacity = capacity(spec.name, &fd)?;
+        Ok(Self { name: spec.name, fd, capacity, mirror: Mutex::default(), _types: PhantomData })
+    }
+
+    /// How many entries there may be.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// From now on every write goes to this map too, or to this one alone. It is of the same form.
+    pub(crate) fn mirror(&self, other: Option<OwnedFd>) {
+        *self.mirror.lock() = other;
     }
 
     /// The value of `key`.
@@ -50,7 +65,11 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     /// # Errors
     /// The kernel refused; `E2BIG` when the map is full.
     pub fn set(&self, key: &K, value: &V) -> Result<(), Error> {
-        sys::map_update(&self.fd, bytes_of(key), bytes_of(value)).map_err(self.refused("write"))
+        let mirror = self.mirror.lock();
+        for map in mirror.iter().chain([&self.fd]) {
+            sys::map_update(map, bytes_of(key), bytes_of(value)).map_err(self.refused("write"))?;
+        }
+        Ok(())
     }
 
     /// Removes `key`; says whether it was there.
@@ -58,7 +77,12 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     /// # Errors
     /// The kernel refused.
     pub fn remove(&self, key: &K) -> Result<bool, Error> {
-        sys::map_delete(&self.fd, bytes_of(key)).map_err(self.refused("remove from"))
+        let mirror = self.mirror.lock();
+        let mut found = false;
+        for map in mirror.iter().chain([&self.fd]) {
+            found = sys::map_delete(map, bytes_of(key)).map_err(self.refused("remove from"))?;
+        }
+        Ok(found)
     }
 
     /// All entries. Entries that change meanwhile may or may not be among them.
@@ -92,6 +116,7 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
 pub struct PerCpuTable<K, V> {
     name: &'static str,
     fd: OwnedFd,
+    capacity: u32,
     cpus: usize,
     _types: PhantomData<fn(K) -> V>,
 }
@@ -102,14 +127,18 @@ impl<K: Pod + Ord, V: Pod + Default> PerCpuTable<K, V> {
             (size_of::<K>(), size_of::<V>()),
             (spec.key_size as usize, spec.value_size as usize)
         );
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(what, source)| Error::Refused { action: format!("read {what}"), source })?;
-        Ok(Self { name: spec.name, fd, cpus, _types: PhantomData })
+        let capacity = capacity(spec.name, &fd)?;
+        let cpus = cpus().map_err(Error::refused("read the number of CPUs"))?;
+        Ok(Self { name: spec.name, fd, capacity, cpus, _types: PhantomData })
     }
 
-    /// The kernel pads each CPU's value to eight bytes.
+    /// How many entries there may be.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     fn stride() -> usize {
-        size_of::<V>().next_multiple_of(8)
+        stride(size_of::<V>())
     }
 
     /// The values of all CPUs.
@@ -173,6 +202,25 @@ impl<K: Pod + Ord, V: Pod + Default> PerCpuTable<K, V> {
     fn refused(&self, verb: &str) -> impl FnOnce(io::Error) -> Error {
         Error::refused(format!("{verb} the map {}", self.name))
     }
+}
+
+/// How many entries a map may have.
+pub(crate) fn capacity(name: &str, map: &OwnedFd) -> Result<u32, Error> {
+    Ok(sys::map_info(map).map_err(Error::refused(format!("read the map {name}")))?.max_entries)
+}
+
+/// The kernel pads each CPU's value to eight bytes.
+fn stride(value_size: usize) -> usize {
+    value_size.next_multiple_of(8)
+}
+
+fn cpus() -> io::Result<usize> {
+    aya::util::nr_cpus().map_err(|(_, source)| source)
+}
+
+/// Bytes of the values of all CPUs.
+pub(crate) fn per_cpu(value_size: usize) -> io::Result<usize> {
+    Ok(stride(value_size) * cpus()?)
 }
 
 /// How many entries a map has. The kernel tells of no map how many it holds.

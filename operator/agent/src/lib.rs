@@ -16,15 +16,18 @@ pub mod nft;
 pub mod node;
 mod plane;
 pub mod remotes;
+mod sizes;
 mod unreadable;
 mod wakes;
+
+pub use sizes::SizeFlags;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use epic_datapath::{Attached, Attachment, Datapath, Kept};
+use epic_datapath::{Attached, Attachment, Datapath, Kept, Options, Sizes};
 use epic_ops::{Metrics, Readiness, ServeError};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +42,15 @@ pub struct Host {
     pub socket: PathBuf,
     /// How the reconciler works.
     pub reconciler: epic_reconciler::Settings,
+    /// What the maps have room for.
+    pub sizes: Sizes,
+}
+
+impl Host {
+    /// How the data plane of one side is opened here.
+    fn datapath(&self, side: epic_abi::maps::Side) -> Options {
+        Options { sizes: self.sizes, ..Options::new(&self.bpffs_dir, side) }
+    }
 }
 
 /// Runs `work` beside health and metrics, until it ends or is asked to. Without health and metrics nobody can tell how
@@ -77,6 +89,18 @@ fn not_ready(readiness: &Readiness, what: &str, why: &str) {
         tracing::warn!(what, why, "cannot decide; everything stays as it is");
     }
     readiness.gate(what).close(why);
+}
+
+/// Lets the programs run on maps that were made beside those that serve, once they are complete. The error is why they do
+/// not yet.
+fn switch(datapath: &mut Datapath, complete: bool, health: impl std::fmt::Display) -> Result<(), String> {
+    let serving = datapath.adopted().former.clone().unwrap_or_default();
+    if !complete {
+        return Err(format!("{serving} serves until the maps of this version are written: {health}"));
+    }
+    datapath.switch().map_err(|error| format!("{serving} serves in part, trying again: {error}"))?;
+    tracing::info!(from = serving, "the programs run on the maps of this version");
+    Ok(())
 }
 
 /// Attaches these programs and detaches all others that are ours. An interface that is gone meanwhile is left out.

@@ -126,6 +126,8 @@ struct HostArgs {
     socket: Option<PathBuf>,
     #[command(flatten)]
     reconciler: epic_reconciler::Flags,
+    #[command(flatten)]
+    sizes: epic_agent::SizeFlags,
 }
 
 impl HostArgs {
@@ -133,6 +135,7 @@ impl HostArgs {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, defaults.port));
         Ok(Host {
             reconciler: self.reconciler.settings()?,
+            sizes: self.sizes.sizes(),
             bpffs_dir: self.bpffs_dir.unwrap_or_else(|| defaults.pins.into()),
             listen: self.listen.unwrap_or(local),
             socket: self.socket.unwrap_or_else(|| defaults.socket.into()),

@@ -1,8 +1,10 @@
 //! Layout of every BPF map: name, key, value, size, who writes, who reads.
 //!
 //! The programs define their maps from these types; loader, agent and tests read and write them through the same
-//! ones. A change of any key or value needs a new [`LAYOUT_VERSION`]: an agent that finds another version pinned
-//! does not adopt those maps. Adding a drop reason or an event, or giving a reserved flag bit a meaning, does not.
+//! ones. A change of any key or value needs a new [`LAYOUT_VERSION`]: an agent that finds another version pinned fills
+//! maps of its own beside those and switches when they are complete. Two things no later layout may change, so that
+//! each version can read them of any other: `vips` is keyed by address and its value begins with [`Vip::flags`],
+//! `tunnels` is keyed by id and its value begins with [`Tunnel::lb`]. Adding a drop reason or an event, or giving a reserved flag bit a meaning, does not.
 //!
 //! Values over 8 bytes live in HASH maps: an ARRAY is updated in place and its readers see half of a write.
 //! Integers are in host byte order, addresses are [`Ip`], flags that are not defined are zero. Zero in an id means
@@ -53,6 +55,33 @@ pub enum Side {
     Both,
 }
 
+/// Whose entries a map holds, which says what becomes of them when another layout takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Of desired state: each layout has its own, and the agent fills it again.
+    Desired,
+    /// Of what was seen on the wire, which nobody could write again: all layouts that know this version share one map.
+    Learned {
+        /// Version of key and value, apart from [`LAYOUT_VERSION`].
+        version: u32,
+    },
+}
+
+/// What a map has to have room for: its entries grow in proportion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// As many as compiled in.
+    Fixed,
+    /// LoadBalancers; [`MAX_LBS`] as compiled in.
+    LoadBalancers,
+    /// Tunnels; [`MAX_TUNNELS`] as compiled in.
+    Tunnels,
+    /// Endpoints; [`MAX_ENDPOINTS`] as compiled in.
+    Endpoints,
+    /// Flows from the internet; [`MAX_FLOWS`] as compiled in.
+    Flows,
+}
+
 /// A map as a value: for the loader's checks, for dumps and for documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSpec {
@@ -68,6 +97,10 @@ pub struct MapSpec {
     pub max_entries: u32,
     /// Who uses it.
     pub side: Side,
+    /// Whose entries it holds.
+    pub home: Home,
+    /// What its entries are in proportion to.
+    pub room: Room,
 }
 
 impl MapSpec {
@@ -80,7 +113,19 @@ impl MapSpec {
             value_size: size_of::<V>() as u32,
             max_entries: max_entries as u32,
             side,
+            home: Home::Desired,
+            room: Room::Fixed,
         }
+    }
+
+    /// The same map, of what is learned.
+    const fn learned(self, version: u32) -> Self {
+        Self { home: Home::Learned { version }, ..self }
+    }
+
+    /// The same map, with room in proportion.
+    const fn room(self, room: Room) -> Self {
+        Self { room, ..self }
     }
 }
 

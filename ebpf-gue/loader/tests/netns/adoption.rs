@@ -4,7 +4,7 @@ use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use epic_abi::Lb;
-use epic_abi::maps::{LAYOUT_VERSION, Side};
+use epic_abi::maps::Side;
 use epic_datapath::dump::{Extent, dump};
 use epic_datapath::{Datapath, Error, Maps, Options};
 use epic_testnet::Bpffs;
@@ -142,32 +142,6 @@ fn only_one_agent_may_hold_the_pins() {
 }
 
 #[test]
-fn maps_of_another_layout_are_refused_and_left_alone() {
-    let bpffs = Bpffs::new();
-    let options = small(&bpffs, Side::Node);
-    drop(Datapath::open(&options).unwrap());
-    let layout = aya::maps::MapData::from_pin(options.dir.join("layout")).unwrap();
-    let mut layout = aya::maps::Array::<_, u32>::try_from(aya::maps::Map::Array(layout)).unwrap();
-    layout.set(0, LAYOUT_VERSION + 1, 0).unwrap();
-    let refused = Datapath::open(&options).unwrap_err().to_string();
-    let expected = format!("maps of layout {} are pinned", LAYOUT_VERSION + 1);
-    assert!(refused.contains(&expected) && refused.contains("rm -r"), "{refused}");
-    layout.set(0, LAYOUT_VERSION, 0).unwrap();
-    assert!(Datapath::open(&options).unwrap().adopted().maps, "nothing was harmed");
-}
-
-#[test]
-fn pins_without_a_layout_are_refused() {
-    let bpffs = Bpffs::new();
-    let options = small(&bpffs, Side::Node);
-    drop(Datapath::open(&options).unwrap());
-    std::fs::remove_file(options.dir.join("layout")).unwrap();
-    assert!(matches!(Datapath::open(&options).unwrap_err(), Error::Foreign { .. }));
-    epic_datapath::remove(&options.dir).unwrap();
-    Datapath::open(&options).expect("a fresh start");
-}
-
-#[test]
 fn a_directory_that_is_no_bpffs_is_refused_with_the_remedy() {
     let options = Options::new("/tmp/epic-is-not-here", Side::Node);
     let refused = Datapath::open(&options).unwrap_err().to_string();
@@ -183,12 +157,12 @@ fn a_maglev_table_whose_pin_was_lost_reads_as_unknown_and_is_swept() {
     let (kept, lost) = (Lb::new(1, 1), Lb::new(1, 2));
     datapath.maps().maglev.set(kept, &[5; 10]).unwrap();
     datapath.maps().maglev.set(lost, &[6; 10]).unwrap();
-    std::fs::remove_file(options.dir.join("maglev-tables/1-2")).unwrap();
+    std::fs::remove_file(options.dir.join("current/maglev-tables/1-2")).unwrap();
     assert_eq!(datapath.maps().maglev.get(lost).unwrap(), None);
     assert_eq!(datapath.maps().maglev.keys().unwrap(), [kept, lost]);
     drop(datapath);
     let datapath = Datapath::open(&options).unwrap();
     assert_eq!(datapath.maps().maglev.get(kept).unwrap().unwrap()[9], 5);
     assert!(datapath.maps().maglev.remove(kept).unwrap());
-    assert!(!options.dir.join("maglev-tables/1-1").exists());
+    assert!(!options.dir.join("current/maglev-tables/1-1").exists());
 }

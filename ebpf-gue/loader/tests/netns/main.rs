@@ -5,6 +5,7 @@
 mod adoption;
 mod client_host;
 mod isolation;
+mod layouts;
 mod links;
 mod mtu;
 mod refusals;

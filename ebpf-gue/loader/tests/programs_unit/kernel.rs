@@ -46,12 +46,17 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn load(side: Side) -> Self {
+        Self::load_object(side, epic_datapath::object_bytes())
+    }
+
+    /// Another object with the same maps.
+    pub(crate) fn load_object(side: Side, bytes: &[u8]) -> Self {
         epic_testnet::require_root();
         let mut object = EbpfLoader::new()
             .btf(None)
             .map_max_entries("flows", 1024)
             .map_max_entries("learned_proxies", 64)
-            .load(epic_datapath::object_bytes())
+            .load(bytes)
             .expect("the object of `make bpf` loads; run the tests as root on a kernel of 6.6 or newer");
         for program in Program::ALL.into_iter().filter(|program| program.side() == side) {
             let program: &mut SchedClassifier =
@@ -61,19 +66,30 @@ impl Kernel {
         Self { object }
     }
 
+    /// A program of the object.
+    pub(crate) fn program(&self, program: Program) -> &SchedClassifier {
+        self.object.program(program.name()).unwrap().try_into().unwrap()
+    }
+
     /// Runs `program` on `frame`.
     pub(crate) fn run(&self, program: Program, frame: &[u8]) -> Outcome {
         self.run_segmented(program, frame, 0)
     }
 
+    /// `__sk_buff` of a packet that comes in by an interface, as a super-packet of segments of `gso_size` bytes (0: none).
+    pub(crate) fn context(ifindex: u32, gso_size: u32) -> [u8; SKB_LEN] {
+        let mut context = [0u8; SKB_LEN];
+        let mut put = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        put(SKB_IFINDEX, ifindex);
+        put(SKB_GSO_SIZE, gso_size);
+        put(SKB_GSO_SEGS, if gso_size == 0 { 0 } else { 2 });
+        context
+    }
+
     /// Runs `program` on `frame` as a super-packet of segments of `gso_size` bytes (0: none).
     pub(crate) fn run_segmented(&self, program: Program, frame: &[u8], gso_size: u32) -> Outcome {
-        let program: &SchedClassifier = self.object.program(program.name()).unwrap().try_into().unwrap();
-        let mut context = [0u8; SKB_LEN];
-        context[SKB_IFINDEX..SKB_IFINDEX + 4].copy_from_slice(&IFINDEX.to_ne_bytes());
-        context[SKB_GSO_SIZE..SKB_GSO_SIZE + 4].copy_from_slice(&gso_size.to_ne_bytes());
-        let segments: u32 = if gso_size == 0 { 0 } else { 2 };
-        context[SKB_GSO_SEGS..SKB_GSO_SEGS + 4].copy_from_slice(&segments.to_ne_bytes());
+        let program = self.program(program);
+        let context = Self::context(IFINDEX, gso_size);
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions {
             data_in: Some(frame),

@@ -8,6 +8,7 @@
 
 mod arp;
 mod client;
+mod cost;
 mod fence;
 mod frame;
 mod from_client;

@@ -88,7 +88,11 @@ pub(crate) fn local_proxy() -> Proxy {
 
 /// An EPIC node with everything in its maps.
 pub(crate) fn node() -> Kernel {
-    let mut kernel = Kernel::load(Side::Node);
+    node_in(Kernel::load(Side::Node))
+}
+
+/// The same in programs that are loaded already.
+pub(crate) fn node_in(mut kernel: Kernel) -> Kernel {
     kernel.set("config", CONFIG_KEY, config());
     kernel.set("locals", ip(NODE), Local { ifindex: IFINDEX });
     kernel.set("nodes", ip(NODE2), Node::default());
@@ -128,7 +132,11 @@ pub(crate) fn node() -> Kernel {
 
 /// A client node with everything in its maps.
 pub(crate) fn client() -> Kernel {
-    let mut kernel = Kernel::load(Side::Client);
+    client_in(Kernel::load(Side::Client))
+}
+
+/// The same in programs that are loaded already.
+pub(crate) fn client_in(mut kernel: Kernel) -> Kernel {
     kernel.set("config", CONFIG_KEY, config());
     kernel.set("locals", ip(CLIENT), Local { ifindex: IFINDEX });
     kernel.set("nodes", ip(NODE), Node::default());
@@ -147,6 +155,17 @@ pub(crate) fn client() -> Kernel {
 
 /// A kernel in a namespace whose default route is interface `nic`, and whose pods are behind `cni`.
 pub(crate) fn routed<T: Send>(work: impl FnOnce(&mut Kernel) -> T + Send) -> T {
+    in_netns(|nic| work(&mut routed_in(node(), nic)))
+}
+
+/// The same in programs that are loaded already, in such a namespace.
+pub(crate) fn routed_in(mut kernel: Kernel, nic: u32) -> Kernel {
+    kernel.set("config", CONFIG_KEY, Config { public_ifindex: nic, underlay_ifindex: nic, ..config() });
+    kernel
+}
+
+/// Such a namespace; `work` is told the index of `nic`.
+pub(crate) fn in_netns<T: Send>(work: impl FnOnce(u32) -> T + Send) -> T {
     let netns = Netns::new("bpf-unit");
     netns.ip("link add nic type veth peer name wire");
     netns.ip("link add cni type veth peer name pod");
@@ -160,9 +179,5 @@ pub(crate) fn routed<T: Send>(work: impl FnOnce(&mut Kernel) -> T + Send) -> T {
     netns.sysctl("net/ipv4/ip_forward", "1");
     let nic = netns.ip("-o link show nic");
     let nic: u32 = nic.split(':').next().unwrap().trim().parse().unwrap();
-    netns.run(|| {
-        let mut kernel = node();
-        kernel.set("config", CONFIG_KEY, Config { public_ifindex: nic, underlay_ifindex: nic, ..config() });
-        work(&mut kernel)
-    })
+    netns.run(|| work(nic))
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use epic_abi::maps::{CONFIG_KEY, Config, Local, Side};
 use epic_crds::well_known::{CONFIG_MAP_CLIENT, SECRET_GUE_KEYS};
 use epic_crds::{Endpoint, LoadBalancer};
-use epic_datapath::{Attachment, Datapath, Maps, Options, Program};
+use epic_datapath::{Attachment, Datapath, Maps, Program};
 use epic_lb::render::ClientSide;
 use epic_lb::{Ask, Link, MapKey, RowId, TunnelId, Writer};
 use epic_ops::readiness::Pending;
@@ -141,7 +141,7 @@ pub(super) async fn run(
     };
     // Before anything of this host is touched.
     device::check_conflicts(&netlink, &first.proxies).await?;
-    let datapath = Datapath::open(&Options::new(&settings.host.bpffs_dir, Side::Client))?;
+    let datapath = Datapath::open(&settings.host.datapath(Side::Client))?;
     let maps = Arc::clone(datapath.maps());
     let mut session = [0; 8];
     getrandom::fill(&mut session).map_err(Error::Random)?;
@@ -382,7 +382,14 @@ impl Agent {
         });
         let attached = self.attach(&passed.device, check);
         // What fails of one LoadBalancer holds up nothing of the others.
-        if progress.has_attempted(passed.tables) && progress.covers_node(passed.tables) && attached {
+        let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
+        if !self.datapath.is_serving() {
+            match crate::switch(&mut self.datapath, complete, &progress.health) {
+                Ok(()) => self.readiness.gate("layout").open(),
+                Err(why) => self.not_ready("layout", &why),
+            }
+        }
+        if complete && attached && self.datapath.is_serving() {
             self.starting = None;
         } else if let Some(starting) = &self.starting {
             starting.because(format!("maps are being written: {}", progress.health));

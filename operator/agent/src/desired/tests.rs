@@ -12,6 +12,7 @@ use epic_reconciler::{Budget, Reconciler, Render, Settings};
 use imbl::{OrdMap, OrdSet};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::de::DeserializeOwned;
 
@@ -618,6 +619,22 @@ fn every_proxy_may_reach_the_xds_of_the_operator() {
     let rows = decide(&objects).rows;
     assert_eq!(rows.passes[0].service, None, "those of all LoadBalancers");
     assert_eq!(rows.passes[0].place.to_string(), "10.96.0.7:18000/TCP");
+    // Where sockets are balanced the packet names the pod.
+    let slice = |endpoints: &str| {
+        let text = format!(
+            "{{metadata: {{name: epic-xds-1}}, addressType: IPv4, endpoints: {endpoints}, ports: [{{port: 18001}}]}}"
+        );
+        read::<EndpointSlice>(&text)
+    };
+    objects.xds_slices = vec![
+        slice(
+            "[{addresses: [10.244.1.9], conditions: {ready: true}}, {addresses: [10.244.1.8], conditions: {ready: false}}]",
+        ),
+        slice("[{addresses: [10.244.1.9]}]"),
+    ];
+    let rows = decide(&objects).rows;
+    let places: Vec<String> = rows.passes.iter().map(|pass| pass.place.to_string()).collect();
+    assert_eq!(places, ["10.96.0.7:18000/TCP", "10.244.1.9:18001/TCP"]);
 }
 
 #[test]

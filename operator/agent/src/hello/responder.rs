@@ -142,6 +142,11 @@ impl Heard {
         now.saturating_sub(self.last) <= self.period.max(SECOND) * SILENT_PERIODS
     }
 
+    /// The LoadBalancer that its tunnel was of when it called.
+    pub fn lb(&self) -> Lb {
+        self.source.lb
+    }
+
     /// Whether a hello of this session and sequence is an old one.
     fn has_seen(&self, session: u64, sequence: u32) -> bool {
         (self.session == session && sequence <= self.sequence) || self.retired.contains(&session)

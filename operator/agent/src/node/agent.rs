@@ -172,7 +172,8 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let Parts { settings, client, accumulator, datapath, before, contact, reports, readiness, .. } = parts;
     let (registry, shutdown) = (parts.registry, parts.shutdown);
     let maps = Arc::clone(datapath.maps());
-    let answering = Answering::adopt(Arc::clone(&maps))?;
+    let serving = datapath.serving()?;
+    let answering = Answering::adopt(Arc::clone(&maps), &serving.tunnels)?;
     let netlink = Netlink::connect()?;
     let render = NodeSide::new(settings.node.as_str(), interfaces::MAGLEV_SEED);
     let basis = Arc::new(Mutex::new(Basis::default()));
@@ -187,7 +188,7 @@ pub(super) async fn run(parts: Parts, starting: Pending) -> Result<End, Error> {
     let (ears, (heard_on, ear_changes), (speak, mut heard)) =
         (Ears::default(), watch::channel(None), mpsc::channel(QUEUE));
     let listening = tokio::spawn(ears.clone().run(ear_changes, speak, shutdown.clone()));
-    let answered = Answered::adopt(&maps)?;
+    let answered = Answered::adopt(serving.owned);
     let events = super::told::recorder(client.kube(), &settings.node);
     registry.register(|registry| {
         registry.register("hello_refused", "Hello entries refused", answering.refused.clone());

@@ -62,15 +62,22 @@ impl State {
         let before = match self.wanted.replace(wanted.clone()) {
             Some(before) => before,
             None => {
-                // An earlier agent heard of tunnels that are no more.
-                let heard = responder.heard().keys();
-                gone.extend(heard.filter(|id| !wanted.tunnels.contains_key(*id)));
+                // An earlier agent heard of tunnels that are no more, or another's now.
+                let is_wanted = |(id, heard): &(&u32, &Heard)| {
+                    wanted.tunnels.get(*id).is_some_and(|tunnel| tunnel.lb == heard.lb())
+                };
+                gone.extend(responder.heard().iter().filter(|heard| !is_wanted(heard)).map(|(id, _)| *id));
                 Directory::default()
             }
         };
         for change in before.tunnels.diff(&wanted.tunnels) {
             match change {
                 DiffItem::Add(id, _) => drop(self.late.insert(*id)),
+                // Whoever had the id called for itself alone.
+                DiffItem::Update { old: (_, old), new: (id, tunnel) } if old.lb != tunnel.lb => {
+                    self.late.insert(*id);
+                    gone.push(*id);
+                }
                 DiffItem::Update { new: (id, tunnel), .. } => {
                     if !self.late.contains(id) {
                         responder.put(*id, tunnel.clone());
@@ -82,6 +89,7 @@ impl State {
                 }
             }
         }
+        let forgotten = gone.into_iter().filter_map(|id| Some((id, responder.remove(id)?))).collect();
         let heard = responder.heard();
         let come: Vec<u32> =
             self.late.iter().copied().filter(|id| heard.contains_key(id) || is_done(*id)).collect();
@@ -94,7 +102,7 @@ impl State {
         if responder.directory().protected != wanted.protected {
             responder.protect(wanted.protected.clone());
         }
-        gone.into_iter().filter_map(|id| Some((id, responder.remove(id)?))).collect()
+        forgotten
     }
 }
 
@@ -110,17 +118,17 @@ pub enum Error {
 }
 
 impl Answering {
-    /// Takes over what an earlier agent learned.
+    /// Takes over what an earlier agent learned of these tunnels.
     ///
     /// # Errors
     /// The maps cannot be read, or there is no randomness.
-    pub fn adopt(maps: Arc<Maps>) -> Result<Arc<Self>, Error> {
+    pub fn adopt(maps: Arc<Maps>, tunnels: &BTreeMap<u32, epic_abi::Lb>) -> Result<Arc<Self>, Error> {
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(Error::Random)?;
         let mut responder = Responder::new(CookieSecret::new(random));
         for (id, remote) in maps.remotes.entries()? {
-            match maps.tunnels.get(&id)? {
-                Some(tunnel) => responder.adopt(id, tunnel.lb, &remote),
+            match tunnels.get(&id) {
+                Some(lb) => responder.adopt(id, *lb, &remote),
                 None => {
                     maps.remotes.remove(&id)?;
                 }
@@ -280,7 +288,8 @@ mod tests {
                 responder.adopt(*id, Lb::new(1, 1), &remote);
             }
             let mut state = State { responder, wanted: None, late: BTreeSet::new() };
-            let (mut held, mut heard): (BTreeSet<u32>, BTreeSet<u32>) = (BTreeSet::new(), adopted);
+            let mut held = BTreeMap::new();
+            let mut heard: BTreeMap<u32, u16> = adopted.into_iter().map(|id| (id, 1)).collect();
             let mut wanted = Directory::default();
             for (tunnels, done, anew) in steps {
                 if anew {
@@ -291,19 +300,20 @@ mod tests {
                 gone.iter().for_each(|id| drop(wanted.tunnels.remove(id)));
                 wanted.tunnels.extend(tunnels.iter().map(|(id, service)| (*id, tunnel(*service))));
                 let forgotten = state.follow(&wanted, |id| done.contains(&id));
+                // What was heard of, or held, for whom. An id that is another's now is as one that came.
+                let is_same = |id: &u32, of: &u16| tunnels.get(id) == Some(of);
                 let expected: BTreeSet<u32> =
-                    heard.iter().filter(|id| !tunnels.contains_key(id)).copied().collect();
+                    heard.iter().filter(|(id, of)| !is_same(id, of)).map(|(id, _)| *id).collect();
                 prop_assert_eq!(forgotten.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), expected);
-                heard.retain(|id| tunnels.contains_key(id));
-                held = tunnels
-                    .keys()
-                    .filter(|id| held.contains(id) || heard.contains(id) || done.contains(id))
-                    .copied()
-                    .collect();
+                heard.retain(|id, of| is_same(id, of));
+                held.retain(|id, of| is_same(id, of));
+                let come = |id: &u32| heard.contains_key(id) || done.contains(id);
+                held.extend(tunnels.iter().filter(|(id, _)| come(id)));
                 let directory = &state.responder.directory().tunnels;
-                prop_assert_eq!(directory.keys().copied().collect::<BTreeSet<_>>(), held.clone());
-                prop_assert!(directory.iter().all(|(id, tunnel)| wanted.tunnels.get(id) == Some(tunnel)));
-                prop_assert_eq!(state.responder.heard().keys().copied().collect::<BTreeSet<_>>(), heard.clone());
+                let services: BTreeMap<u32, u16> =
+                    directory.iter().map(|(id, tunnel)| (*id, tunnel.lb.service)).collect();
+                prop_assert_eq!(&services, &held);
+                prop_assert!(state.responder.heard().keys().eq(heard.keys()));
             }
         }
     }

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use epic_abi::maps::Side;
 use epic_crds::well_known::{ANNOTATION_UNINSTALL, EPIC_NAMESPACE};
 use epic_crds::{EPIC, EPICNode, EPICNodeReason};
-use epic_datapath::{Datapath, Options};
+use epic_datapath::Datapath;
 use epic_ops::{Metrics, Readiness};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -155,7 +155,7 @@ async fn work(
         let removed = epic_datapath::remove(&settings.host.bpffs_dir);
         detached(&accumulator, &reports, removed, shutdown).await;
     } else {
-        let datapath = match Datapath::open(&Options::new(&settings.host.bpffs_dir, Side::Node)) {
+        let datapath = match Datapath::open(&settings.host.datapath(Side::Node)) {
             Ok(datapath) => datapath,
             Err(error) => {
                 tasks.iter().for_each(tokio::task::JoinHandle::abort);

@@ -37,10 +37,7 @@ fn the_table_says_what_an_agent_says_of_its_node() {
         ("the machine was restarted", first_report(Some("of an earlier boot"))),
         ("there is no EPIC object", judged(Judgement::without_epic("there is none"))),
         ("the kernel will not do", judged(Judgement::without_datapath(&kernel.into()))),
-        (
-            "maps of another layout, or of somebody else, are pinned",
-            judged(Judgement::without_datapath(&layout)),
-        ),
+        ("pins are there that no version of EPIC has made so", judged(Judgement::without_datapath(&layout))),
         ("the programs cannot be loaded", judged(Judgement::without_datapath(&held()))),
         ("a program cannot be attached", of_maps(None, Some("no"), &[])),
         ("Secret epic-gue-master has no usable key", judged(Judgement::without_key("none"))),

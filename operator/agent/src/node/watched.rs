@@ -10,6 +10,7 @@ use epic_reconciler::ConfirmPrune;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::{Accumulator, Client, Key, Query, Snapshot, Version};
 use parking_lot::Mutex;
 
@@ -18,6 +19,8 @@ use crate::desired::node::{Changes, Objects};
 
 /// Service in front of the operator's xDS.
 const XDS_SERVICE: &str = "epic-xds";
+/// Label of EndpointSlices with the name of their Service.
+const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Starts watching, the DaemonSet of this name too if there is one. LoadBalancers are never listed older than `reported`:
 /// the operator has acted on that.
@@ -39,7 +42,8 @@ pub fn watch(client: &Client, node: &str, daemon_set: Option<&str>, reported: Op
         .watch::<Node>(Query::all())
         .watch::<Pod>(Query::all().field("spec.nodeName", node))
         .watch::<Secret>(here().field("metadata.name", SECRET_GUE_MASTER))
-        .watch::<Service>(here().field("metadata.name", XDS_SERVICE));
+        .watch::<Service>(here().field("metadata.name", XDS_SERVICE))
+        .watch::<EndpointSlice>(here().labels(format!("{LABEL_SERVICE_NAME}={XDS_SERVICE}")));
     match daemon_set {
         Some(name) => watches.watch::<DaemonSet>(here().field("metadata.name", name)).start(),
         None => watches.start(),
@@ -71,6 +75,7 @@ pub fn objects(snapshot: &Snapshot) -> Option<Objects> {
         nodes: snapshot.list().cloned().collect(),
         pods: snapshot.list().cloned().collect(),
         xds: snapshot.get(&Key::namespaced(EPIC_NAMESPACE, XDS_SERVICE)).cloned(),
+        xds_slices: snapshot.list().cloned().collect(),
     })
 }
 
@@ -117,6 +122,7 @@ pub fn has_changed_otherwise(now: &Snapshot, before: &Snapshot) -> bool {
         || has::<Pod>(now, before)
         || has::<Secret>(now, before)
         || has::<Service>(now, before)
+        || has::<EndpointSlice>(now, before)
         || now.differs::<EPICNode, _>(before, decisive)
 }
 

@@ -24,14 +24,32 @@ fn vips(lab: &Lab) -> [(&'static str, SocketAddr); 2] {
 
 pub(crate) fn an_upgrade_costs_no_connection(lab: &Lab) {
     let streams = vips(lab).map(|(tenant, vip)| (tenant, Stream::start(lab, vip)));
-    // As an upgrade to another version does, this replaces every pod of the chart.
+    // As an upgrade to another version does, this replaces every pod of the chart, and the agents want other BPF maps.
     lab.stage(&[
         "chart",
         "--set-string",
         "operator.podAnnotations.again=yes",
+        "--set",
+        "agent.extraEnv[0].name=EPIC_MAX_TUNNELS",
         "--set-string",
-        "agent.podAnnotations.again=yes",
+        "agent.extraEnv[0].value=32768",
+        "--set",
+        "agent.extraEnv[1].name=EPIC_MAX_FLOWS",
+        "--set-string",
+        "agent.extraEnv[1].value=131072",
     ]);
+    for node in lab.nodes() {
+        lab.until("the maps that serve have the new sizes", || {
+            let node = lab.get(&format!("/apis/epic.acnodal.io/v1/namespaces/epic/epicnodes/{node}"));
+            let usage = node["status"]["map-usage"].as_array().cloned().unwrap_or_default();
+            let tunnels = usage.iter().find(|usage| usage["map"] == "tunnels").cloned();
+            if tunnels.as_ref().is_some_and(|tunnels| tunnels["capacity"] == 32_768) {
+                Ok(())
+            } else {
+                Err(tunnels)
+            }
+        });
+    }
     for (tenant, stream) in streams {
         let tally = stream.finish(400);
         assert!(tally.is_right(tenant), "tenant {tenant}: {tally}");

@@ -23,6 +23,7 @@ use epic_model::id::NodeName;
 use epic_model::owner::Service as NodeService;
 use imbl::{OrdMap, OrdSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::Change;
 
 use self::scene::Scene;
@@ -58,6 +59,8 @@ pub struct Objects {
     pub pods: Vec<Arc<Pod>>,
     /// The Service of the operator's xDS.
     pub xds: Option<Arc<CoreService>>,
+    /// The pods behind it.
+    pub xds_slices: Vec<Arc<EndpointSlice>>,
 }
 
 /// This node, as far as rows depend on it.
@@ -192,7 +195,7 @@ impl Decision {
         let (fences, others) = scene.fences(objects);
         let nodes = scene.addresses.iter().filter(|(name, _)| **name != *place.name);
         let rows = Rows {
-            passes: scene::xds(objects.xds.as_deref()),
+            passes: scene::xds(objects.xds.as_deref(), &objects.xds_slices),
             nodes: nodes.map(|(name, address)| EpicNode::new(*address, name)).collect(),
             ..Rows::default()
         };

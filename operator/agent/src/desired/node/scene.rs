@@ -16,6 +16,7 @@ use epic_model::id::NodeName;
 use epic_model::owner::{self, Candidate, Service as NodeService};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service as CoreService};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::Change;
 
 use super::super::{address, port};
@@ -377,13 +378,29 @@ fn ranges(given: Option<&epic_crds::AddressRanges>, default: &str) -> Vec<IpNet>
     [Some(v4), v6].into_iter().flatten().filter_map(|range| text::parse_network(range).ok()).collect()
 }
 
-/// Every proxy may reach the operator's xDS.
-pub(super) fn xds(service: Option<&CoreService>) -> Vec<Pass> {
-    let Some(spec) = service.and_then(|service| service.spec.as_ref()) else { return Vec::new() };
-    let addresses: Vec<IpAddr> = spec.cluster_ips.iter().flatten().filter_map(|ip| address(ip)).collect();
-    let ports = spec.ports.iter().flatten().filter_map(|p| port(i64::from(p.port)));
-    ports
-        .flat_map(|port| addresses.iter().map(move |address| (*address, port)))
+/// Every proxy may reach the operator's xDS: by the addresses of its Service, and by those of the pods behind it. Where
+/// sockets are balanced (Cilium without kube-proxy), a proxy that dials the one sends packets to the other.
+pub(super) fn xds(service: Option<&CoreService>, slices: &[Arc<EndpointSlice>]) -> Vec<Pass> {
+    let spec = service.and_then(|service| service.spec.as_ref());
+    let cluster_ips = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
+    let addresses: Vec<IpAddr> = cluster_ips.filter_map(|ip| address(ip)).collect();
+    let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten();
+    let of_service = ports
+        .filter_map(|p| port(i64::from(p.port)))
+        .flat_map(|port| addresses.iter().map(move |address| (*address, port)));
+    let of_pods = slices.iter().flat_map(|slice| {
+        let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
+            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+        });
+        let addresses = ready.flat_map(|endpoint| &endpoint.addresses).filter_map(|ip| address(ip));
+        let ports = slice.ports.iter().flatten().filter_map(|p| port(i64::from(p.port?)));
+        let ports: Vec<u16> = ports.collect();
+        addresses.flat_map(move |address| ports.clone().into_iter().map(move |port| (address, port)))
+    });
+    // By set, for an address may be in two slices.
+    let places: BTreeSet<(IpAddr, u16)> = of_service.chain(of_pods).collect();
+    places
+        .into_iter()
         .map(|(address, port)| {
             let place = At::new(address, port, Protocol::Tcp);
             Pass { service: None, place, purpose: "xDS".into() }

@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use epic_abi::maps::VIP_OWNED;
 use epic_crds::{AddressClaim, EPICNode};
-use epic_datapath::Maps;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kates::{Change, Key};
@@ -32,13 +30,9 @@ pub(super) struct Answered {
 
 impl Answered {
     /// With those that the programs answer for.
-    pub(super) fn adopt(maps: &Maps) -> Result<Self, epic_datapath::Error> {
-        let owned = maps.vips.entries()?.into_iter().filter(|(_, vip)| vip.flags & VIP_OWNED != 0);
-        Ok(Self {
-            known: BTreeMap::new(),
-            told: BTreeMap::new(),
-            adopted: owned.map(|(address, _)| IpAddr::from(address)).collect(),
-        })
+    pub(super) fn adopt(owned: impl IntoIterator<Item = epic_abi::Ip>) -> Self {
+        let adopted = owned.into_iter().map(IpAddr::from).collect();
+        Self { known: BTreeMap::new(), told: BTreeMap::new(), adopted }
     }
 
     /// Takes down what nodes say, and forgets addresses that are claimed no more. Nodes that are gone for good may go on

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use epic_crds::{MapUsage, NodeProgram, NodeTunnels};
-use epic_datapath::BpfMaps;
+use epic_datapath::{BpfMaps, Usage};
 use epic_lb::Progress;
 use imbl::OrdSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -145,15 +145,14 @@ impl Agent {
     }
 
     fn usage(&self) -> Option<Vec<MapUsage>> {
-        let counts = BpfMaps::new(Arc::clone(&self.maps)).counts().ok()?;
-        let counts: BTreeMap<&'static str, usize> =
-            counts.into_iter().map(|(map, count)| (map.name(), count)).collect();
-        let node = epic_abi::maps::MAPS.iter().filter(|spec| spec.side != epic_abi::maps::Side::Client);
-        let ours = node.filter(|spec| epic_lb::MapId::ALL.iter().any(|map| map.name() == spec.name));
-        let usage = ours.map(|spec| MapUsage {
-            map: spec.name.to_owned(),
-            entries: counts.get(spec.name).map_or(0, |count| i64::try_from(*count).unwrap_or(i64::MAX)),
-            capacity: i64::from(spec.max_entries),
+        let usage = BpfMaps::new(Arc::clone(&self.maps)).usage().ok()?;
+        let by_name: BTreeMap<&'static str, Usage> =
+            usage.into_iter().map(|(map, usage)| (map.name(), usage)).collect();
+        let maps = epic_abi::maps::MAPS.iter().filter_map(|spec| Some((spec.name, by_name.get(spec.name)?)));
+        let usage = maps.map(|(map, usage)| MapUsage {
+            map: map.to_owned(),
+            entries: i64::try_from(usage.entries).unwrap_or(i64::MAX),
+            capacity: i64::from(usage.capacity),
             ..Default::default()
         });
         Some(usage.collect())
