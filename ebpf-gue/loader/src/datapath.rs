@@ -28,6 +28,7 @@ use crate::learned::{self, Pass};
 use crate::maps::{self, Maps};
 use crate::pins::{self, Hold, Layout, Pins};
 use crate::sizes::Sizes;
+use crate::sys::Access;
 use crate::{flat, kernel, object};
 
 /// Where and how large.
@@ -140,7 +141,7 @@ impl Datapath {
         };
         let mut datapath = Self {
             links: Links::new(pins.clone()),
-            maps: Arc::new(Maps::of(&layout, pins.dir())?),
+            maps: Arc::new(Maps::of(&layout, pins.dir(), Access::Full)?),
             programs,
             object: Mutex::new(object),
             adopted: Adopted {

@@ -1,7 +1,7 @@
 //! The maps of a host by name and type, opened from their pins.
 //!
 //! The agent, its commands (`maps dump`, `status`, `tunnels`) and the tests use the same handles. Opening needs
-//! neither the object nor the hold of an agent; whoever opens the maps may also write them, so commands must not.
+//! neither the object nor the hold of an agent; who has no hold opens them to read alone, and is refused a write.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::learned;
 use crate::maglev::Maglev;
 use crate::pins::{self, Layout, Pins};
-use crate::sys::{self, MapInfo};
+use crate::sys::{self, Access, MapInfo};
 use crate::table::{PerCpuTable, Table};
 
 /// Every map of `epic-abi`. Maps of the other side exist with room for one entry.
@@ -61,7 +61,7 @@ pub struct SourcePrefix {
 unsafe impl aya::Pod for SourcePrefix {}
 
 impl Maps {
-    /// Opens the maps that serve in `dir`, where an agent has pinned them.
+    /// Opens the maps that serve in `dir`, where an agent has pinned them, to read them.
     ///
     /// # Errors
     /// There are none, or they are of another layout.
@@ -70,14 +70,14 @@ impl Maps {
         let layout = Pins::new(dir).current()?.ok_or_else(no_maps)?;
         let number = pins::open(&layout.map(abi::LAYOUT.name))?.ok_or_else(no_maps)?;
         match read_layout(&number)? {
-            abi::LAYOUT_VERSION => Self::of(&layout, dir),
+            abi::LAYOUT_VERSION => Self::of(&layout, dir, Access::Read),
             found => Err(Error::Layout { dir: dir.to_owned(), found, known: abi::LAYOUT_VERSION }),
         }
     }
 
-    pub(crate) fn of(layout: &Layout, dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn of(layout: &Layout, dir: &Path, access: Access) -> Result<Self, Error> {
         let fd = |spec: &MapSpec| {
-            let fd = pins::open(&layout.map(spec.name))?;
+            let fd = pins::open_for(&layout.map(spec.name), access)?;
             fd.ok_or_else(|| Error::NoMaps(dir.to_owned()))
         };
         let vips = fd(&abi::VIPS)?;

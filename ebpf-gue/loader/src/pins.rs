@@ -25,7 +25,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::error::Error;
-use crate::sys;
+use crate::sys::{self, Access};
 
 const LINKS: &str = "links";
 const LEARNED: &str = "learned";
@@ -206,7 +206,12 @@ impl Layout {
 
 /// Opens a pin; `None` when there is none.
 pub(crate) fn open(path: &Path) -> Result<Option<OwnedFd>, Error> {
-    match sys::open_pin(path) {
+    open_for(path, Access::Full)
+}
+
+/// The same for so much access.
+pub(crate) fn open_for(path: &Path, access: Access) -> Result<Option<OwnedFd>, Error> {
+    match sys::open_pin(path, access) {
         Ok(fd) => Ok(Some(fd)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::refused(format!("open the pin {}", path.display()))(error)),

@@ -196,10 +196,19 @@ pub(crate) fn pin(object: impl AsFd, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &mut attributes).map(drop)
 }
 
+/// What a map may be opened for; numbers of the file flags of `BPF_OBJ_GET`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything.
+    Full = 0,
+    /// `BPF_F_RDONLY`.
+    Read = 1 << 3,
+}
+
 /// Opens the object that is pinned at `path`.
-pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_pin(path: &Path, access: Access) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attributes = Pin { path: pointer(path.as_ptr()), object: 0, flags: 0 };
+    let mut attributes = Pin { path: pointer(path.as_ptr()), object: 0, flags: access as u32 };
     bpf(OBJ_GET, &mut attributes).map(owned)
 }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use epic_abi::Lb;
-use epic_abi::maps::Side;
+use epic_abi::maps::{Remote, Side};
 use epic_datapath::dump::{Extent, dump};
 use epic_datapath::{Datapath, Error, Maps, Options};
 use epic_testnet::Bpffs;
@@ -136,7 +136,10 @@ fn only_one_agent_may_hold_the_pins() {
     let first = Datapath::open(&options).unwrap();
     assert!(matches!(Datapath::open(&options).unwrap_err(), Error::Held(_)));
     assert!(matches!(epic_datapath::remove(&options.dir).unwrap_err(), Error::Held(_)));
-    Maps::open(&options.dir).expect("commands read beside it");
+    let beside = Maps::open(&options.dir).expect("commands read beside it");
+    assert_eq!(beside.remotes.count().unwrap(), 0);
+    let refused = beside.remotes.set(&1, &Remote::default()).unwrap_err().to_string();
+    assert!(refused.contains("not permitted"), "and write nothing: {refused}");
     drop(first);
     Datapath::open(&options).expect("the next one");
 }

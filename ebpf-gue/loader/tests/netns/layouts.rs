@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use epic_abi::Lb;
 use epic_abi::maps::{LAYOUT_VERSION, Remote, Side, SourceKey, TunnelStats, VIP_OWNED, Vip};
+use epic_abi::{Ip, Lb};
 use epic_datapath::dump::{Extent, dump};
 use epic_datapath::{Attached, Attachment, Datapath, Error, Maps, Options, Program, Step};
 use epic_testnet::{Bpffs, Netns};
@@ -210,7 +211,7 @@ fn layouts_of_one_size_share_what_is_learned_and_nothing_else() {
     let first = options(&bpffs);
     let serving = Datapath::open(&first).unwrap();
     serving.maps().remotes.set(&1, &Remote::default()).unwrap();
-    serving.maps().vips.set(&"192.0.2.1".parse().unwrap(), &Vip { flags: VIP_OWNED }).unwrap();
+    serving.maps().vips.set(&Ip::from(Ipv4Addr::new(192, 0, 2, 1)), &Vip { flags: VIP_OWNED }).unwrap();
     drop(serving);
     let datapath = Datapath::open(&numbered(&first)).unwrap();
     assert!(!datapath.adopted().maps && !datapath.is_serving());

@@ -12,6 +12,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kates::{Accumulator, Client, Key, Query, Snapshot, Version};
+use kube::core::Expression;
 use parking_lot::Mutex;
 
 use crate::desired::keys::{MASTER_ENTRY, Master};
@@ -30,6 +31,7 @@ pub fn watch(client: &Client, node: &str, daemon_set: Option<&str>, reported: Op
         None => Query::all(),
     };
     let here = || Query::namespace(EPIC_NAMESPACE);
+    let of_xds = Expression::Equal(LABEL_SERVICE_NAME.to_owned(), XDS_SERVICE.to_owned());
     let watches = client
         .accumulate()
         .watch::<EPIC>(here())
@@ -43,7 +45,7 @@ pub fn watch(client: &Client, node: &str, daemon_set: Option<&str>, reported: Op
         .watch::<Pod>(Query::all().field("spec.nodeName", node))
         .watch::<Secret>(here().field("metadata.name", SECRET_GUE_MASTER))
         .watch::<Service>(here().field("metadata.name", XDS_SERVICE))
-        .watch::<EndpointSlice>(here().labels(format!("{LABEL_SERVICE_NAME}={XDS_SERVICE}")));
+        .watch::<EndpointSlice>(here().labels(of_xds));
     match daemon_set {
         Some(name) => watches.watch::<DaemonSet>(here().field("metadata.name", name)).start(),
         None => watches.start(),
