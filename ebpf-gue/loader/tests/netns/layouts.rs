@@ -75,6 +75,15 @@ impl Desired {
     }
 }
 
+/// Ends the traffic also when the test fails, which would wait for it otherwise.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Everything below a directory, by path.
 fn pins(dir: &Path) -> BTreeSet<String> {
     fn walk(at: &Path, top: &Path, found: &mut BTreeSet<String>) {
@@ -119,6 +128,7 @@ fn forth_and_back_under_traffic_loses_nothing_wherever_the_agent_ends() {
             }
             failed
         });
+        let ends = Ends(&done);
         let mut counted = 0;
         for (version, ends_after) in versions.iter().flat_map(|v| (0..=STEPS).map(move |n| (v, n))) {
             drop(epic.nodes.remove(0));
@@ -139,13 +149,14 @@ fn forth_and_back_under_traffic_loses_nothing_wherever_the_agent_ends() {
                 netns.run(|| opened.switch()).expect("switch");
             }
             assert_eq!(dump(opened.maps(), Extent::default()).unwrap(), before, "after {ends_after} steps");
-            assert!(opened.links().unwrap().iter().all(|link| link.alive && link.place == Some(0)));
+            let links = netns.run(|| opened.links()).unwrap();
+            assert!(links.iter().all(|link| link.alive && link.place == Some(0)), "{links:?}");
             let packets = sum(&opened.maps().tunnel_stats.get(&1).unwrap().unwrap());
             assert!(packets >= counted, "{packets} packets after {counted}");
             counted = packets;
             epic.nodes.insert(0, opened);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ends);
         traffic.join().expect("the client")
     });
     assert!(failed.is_empty(), "{} requests failed, first: {}", failed.len(), failed[0]);
