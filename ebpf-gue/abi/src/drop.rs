@@ -41,7 +41,7 @@ reasons! {
     OuterFragment = "outer_fragment",
     /// IPv6 where this version carries IPv4 only.
     Ipv6 = "ipv6",
-    /// Neither TCP nor anything this version carries (UDP, SCTP, ICMP echo and so on).
+    /// Neither TCP nor anything this version carries (UDP, SCTP, ICMP echo, a pod's VLAN and so on).
     Protocol = "protocol",
     /// An IP header with options.
     IpOptions = "ip_options",

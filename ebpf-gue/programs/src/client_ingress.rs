@@ -14,7 +14,7 @@ use epic_abi::{
 
 use crate::{
     arp::write_mac,
-    count,
+    count, frame,
     gue::{self, Arrived, Data, Proof},
     maps,
     packet::{ETH, ETH_IPV4, IP, Ipv4, linear, read},
@@ -28,6 +28,9 @@ const SECOND_NANOS: u64 = 1_000_000_000;
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
+    if frame::is_tagged(ctx) {
+        return NEXT;
+    }
     let Some(config) = maps::config() else { return NEXT };
     let Some(base) = linear(ctx, ETH + IP) else { return NEXT };
     // SAFETY: linear covers Ethernet and IP header.

@@ -15,6 +15,7 @@ use epic_abi::{
 use crate::{
     arp, count,
     fib::{self, Way},
+    frame,
     icmp::{self, Message},
     ingress::{IP6, v6_address},
     maps, mss, nat,
@@ -35,6 +36,10 @@ const FOR_ALL: Lb = Lb::new(0, 0);
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
+    // A tag would stay on what goes into a tunnel or to the internet: the pod would choose a VLAN of the node's link.
+    if frame::is_tagged(ctx) {
+        return drop(DropReason::Protocol);
+    }
     // SAFETY: a field of the context, read only.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let Some(config) = maps::config() else { return drop(DropReason::NotConfigured) };

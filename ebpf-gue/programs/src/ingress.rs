@@ -9,7 +9,7 @@ use epic_abi::{
 };
 
 use crate::{
-    arp, count,
+    arp, count, frame,
     gue::{self, Arrived, Data, Proof},
     maps, nat,
     packet::{ETH, ETH_ARP, ETH_IPV4, ETH_IPV6, IP, Ipv4, Tcp, linear, read},
@@ -24,6 +24,9 @@ pub const IP6: usize = 40;
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
+    if frame::is_tagged(ctx) {
+        return NEXT;
+    }
     let Some(config) = maps::config() else { return NEXT };
     let Some(base) = linear(ctx, ETH) else { return NEXT };
     // SAFETY: linear covers the Ethernet header.

@@ -9,6 +9,7 @@
 //!
 //! This version carries TCP in IPv4 in IPv4, without IP options and without fragments. What else arrives for EPIC is
 //! dropped and counted under a [`epic_abi::drop::DropReason`]; what is not EPIC's goes on with TCX_NEXT.
+//! Frames of a VLAN are not EPIC's: it serves the link of the interface itself, and a pod has none.
 //!
 //! The order of steps within a packet is not free. Direct access first and one linear stretch, because loading header
 //! bytes by helper costs ten times as much. Checks before changes: a refusal must quote the packet as its sender
@@ -23,6 +24,7 @@ mod client_egress;
 mod client_ingress;
 mod count;
 mod fib;
+mod frame;
 mod from_proxy;
 mod gue;
 mod icmp;

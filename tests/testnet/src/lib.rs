@@ -8,11 +8,13 @@ mod bpffs;
 mod capture;
 mod conntrack;
 pub mod gue;
+mod inject;
 mod netns;
 mod offload;
 
 pub use bpffs::Bpffs;
 pub use capture::{Capture, Frame};
 pub use conntrack::forget_connections;
+pub use inject::inject;
 pub use netns::{Netns, require_root, veth};
 pub use offload::{Offloads, set_offloads};

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod client_host;
+mod frames;
 mod isolation;
 mod layouts;
 mod links;

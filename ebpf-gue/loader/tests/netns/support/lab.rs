@@ -31,10 +31,7 @@ impl Host {
 
     /// MAC address of an interface.
     pub(crate) fn mac(&self, name: &str) -> [u8; 6] {
-        let shown = self.netns.ip(&format!("-o link show {name}"));
-        let text = shown.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
-        let bytes: Vec<_> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
-        bytes.try_into().expect("six bytes")
+        mac(&self.netns, name)
     }
 
     /// Adds a pod behind the bridge `cni0`; the host's side is named after the last byte of its address.
@@ -159,6 +156,14 @@ fn bridge(netns: &Netns, gateway: Ipv4Addr) {
          addr add {gateway}/24 dev cni0\n\
          link set cni0 up\n"
     ));
+}
+
+/// MAC address of an interface of a namespace.
+pub(crate) fn mac(netns: &Netns, name: &str) -> [u8; 6] {
+    let shown = netns.ip(&format!("-o link show {name}"));
+    let text = shown.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a MAC");
+    let bytes: Vec<_> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("hex")).collect();
+    bytes.try_into().expect("six bytes")
 }
 
 /// Index of an interface of a namespace.
