@@ -28,7 +28,7 @@ const SECOND_NANOS: u64 = 1_000_000_000;
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    if frame::is_tagged(ctx) {
+    if frame::is_tagged(ctx) || frame::is_foreign(ctx) {
         return NEXT;
     }
     let Some(config) = maps::config() else { return NEXT };

@@ -24,7 +24,7 @@ pub const IP6: usize = 40;
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    if frame::is_tagged(ctx) {
+    if frame::is_tagged(ctx) || frame::is_foreign(ctx) {
         return NEXT;
     }
     let Some(config) = maps::config() else { return NEXT };

@@ -9,7 +9,8 @@
 //!
 //! This version carries TCP in IPv4 in IPv4, without IP options and without fragments. What else arrives for EPIC is
 //! dropped and counted under a [`epic_abi::drop::DropReason`]; what is not EPIC's goes on with TCX_NEXT.
-//! Frames of a VLAN are not EPIC's: it serves the link of the interface itself, and a pod has none.
+//! Frames of a VLAN are not EPIC's: it serves the link of the interface itself, and a pod has none. Frames for another
+//! host's MAC address are not, either; what a pod sends is judged whomever it is for.
 //!
 //! The order of steps within a packet is not free. Direct access first and one linear stretch, because loading header
 //! bytes by helper costs ten times as much. Checks before changes: a refusal must quote the packet as its sender

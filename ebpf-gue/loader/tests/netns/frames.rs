@@ -1,4 +1,4 @@
-//! Frames of a trunk, as the parent interface of its VLANs gets them.
+//! Frames of a trunk, as the parent interface of its VLANs gets them, and frames that a switch floods to everybody.
 //!
 //! What must not happen is sent first and what must happen last, on one thread: when the last has had its effect, the
 //! first has had its chance.
@@ -22,12 +22,19 @@ const VLAN_100: Option<u16> = Some(100);
 /// A tag that is a priority and no VLAN.
 const PRIORITY: Option<u16> = Some(3 << 13);
 
-/// Sends a SYN from the internet to the VIP, in a frame to node 0.
-fn call(epic: &Epic, scene: &Scene, port: u16, tag: Option<u16>) {
+/// Sends a SYN from the internet to the VIP, in a frame to `to`.
+fn call(epic: &Epic, scene: &Scene, port: u16, to: [u8; 6], tag: Option<u16>) {
     let internet = &epic.site.internet;
-    let header = Ethernet { from: mac(internet, NIC), to: epic.site.nodes[0].mac(NIC), tag };
+    let header = Ethernet { from: mac(internet, NIC), to, tag };
     let packet = syn(SocketAddrV4::new(INTERNET, port), SocketAddrV4::new(scene.tenant.vip, 80));
     inject(internet, NIC, &header.frame(IPV4, &packet));
+}
+
+/// Whether the VIP has answered the client on `port`.
+fn is_answered(frames: &[Frame], scene: &Scene, port: u16) -> bool {
+    let (vip, port) = (scene.tenant.vip.octets(), port.to_be_bytes());
+    let mut packets = frames.iter().filter(|frame| !frame.outgoing).filter_map(Frame::ipv4);
+    packets.any(|packet| packet[12..16] == vip && packet[22..24] == port)
 }
 
 /// Ports of clients whose flows node `n` has taken.
@@ -62,18 +69,14 @@ fn a_packet_to_a_vip_is_delivered_untagged_or_with_a_priority_and_not_out_of_a_v
     let mut epic = Epic::new();
     let scene = Scene::start(&mut epic, &Plan::simple());
     let mut capture = Capture::start(&epic.site.internet, NIC);
-    call(&epic, &scene, 50_001, VLAN_100);
-    call(&epic, &scene, 50_002, PRIORITY);
-    call(&epic, &scene, 50_003, None);
-    let is_answered = |frames: &[Frame], port: u16| {
-        let to = port.to_be_bytes();
-        let mut packets = frames.iter().filter(|frame| !frame.outgoing).filter_map(Frame::ipv4);
-        packets.any(|packet| packet[12..16] == scene.tenant.vip.octets() && packet[22..24] == to)
-    };
+    let node = epic.site.nodes[0].mac(NIC);
+    call(&epic, &scene, 50_001, node, VLAN_100);
+    call(&epic, &scene, 50_002, node, PRIORITY);
+    call(&epic, &scene, 50_003, node, None);
     let seen = capture.wait(DEADLINE, "answers of the pod to both", |frames| {
-        is_answered(frames, 50_002) && is_answered(frames, 50_003)
+        is_answered(frames, &scene, 50_002) && is_answered(frames, &scene, 50_003)
     });
-    assert!(!is_answered(seen, 50_001));
+    assert!(!is_answered(seen, &scene, 50_001));
     assert_eq!(flows(&epic, 0), BTreeSet::from([50_002, 50_003]), "nothing is remembered of the other");
     assert_eq!(all_drops(&epic.nodes[0]), [], "it is left to the stack");
 }
@@ -94,6 +97,24 @@ fn a_tunnel_s_packet_out_of_a_vlan_is_not_read() {
         eventually("the wrong key is counted", || drops(datapath, DropReason::Key) >= before + 2);
         assert_eq!(drops(datapath, DropReason::Key), before + 2);
     }
+}
+
+#[test]
+fn a_frame_that_a_switch_floods_is_not_taken_by_a_promiscuous_node() {
+    let mut epic = Epic::new();
+    let scene = Scene::start(&mut epic, &Plan::simple().with_proxies(&[(1, 0, 7), (3, 1, 9)]));
+    for host in &epic.site.nodes {
+        host.netns.ip(&format!("link set {NIC} promisc on"));
+    }
+    let mut capture = Capture::start(&epic.site.internet, NIC);
+    let flooded = Capture::start(&epic.site.nodes[0].netns, NIC);
+    let nobody = [2, 0, 0, 0, 0, 0x77];
+    call(&epic, &scene, 50_001, nobody, None);
+    call(&epic, &scene, 50_002, epic.site.nodes[0].mac(NIC), None);
+    let seen = capture.wait(DEADLINE, "an answer of the pod", |frames| is_answered(frames, &scene, 50_002));
+    assert!(!is_answered(seen, &scene, 50_001));
+    assert!(flooded.finish().iter().any(|frame| frame.bytes[..6] == nobody), "the node has got it");
+    assert_eq!((flows(&epic, 0), flows(&epic, 1)), (BTreeSet::from([50_002]), BTreeSet::new()));
 }
 
 #[test]

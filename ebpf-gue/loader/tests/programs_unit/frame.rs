@@ -6,8 +6,10 @@ pub(crate) const ETH: usize = 14;
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const ACK: u8 = 0x10;
 
-/// MAC addresses of every frame.
-pub(crate) const TO_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xBB];
+/// Whom every frame is for: the loopback device that it comes in by, whose address is this. Every other one would make
+/// it another host's.
+pub(crate) const TO_MAC: [u8; 6] = [0; 6];
+/// Whom every frame is from.
 pub(crate) const FROM_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xAA];
 
 pub(crate) fn addr(text: &str) -> SocketAddrV4 {

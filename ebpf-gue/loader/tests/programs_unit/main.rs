@@ -10,6 +10,7 @@ mod arp;
 mod client;
 mod cost;
 mod fence;
+mod foreign;
 mod frame;
 mod from_client;
 mod kernel;
