@@ -93,6 +93,8 @@ reasons! {
     NoProxyRoute = "no_proxy_route",
     /// A tenant's pod that is no listed proxy, not yet or no more, sent what neither its probes nor xDS need.
     NotListed = "not_listed",
+    /// To a VIP from a source that nobody out there has: an alias, this node, the VIP, 0/8, 127/8 or 224/3.
+    Martian = "martian",
 }
 
 /// Entries of the `drops` map; larger than the list so that reasons can be added without a new layout.

@@ -13,7 +13,7 @@ use crate::{
     gue::{self, Arrived, Data, Proof},
     maps, nat,
     packet::{ETH, ETH_ARP, ETH_IPV4, ETH_IPV6, IP, Ipv4, Tcp, linear, read},
-    tunnel,
+    source, tunnel,
     verdict::{NEXT, PASS, Step, drop, refuse},
     vip,
 };
@@ -48,11 +48,12 @@ fn v4(ctx: &TcContext, config: &Config) -> i32 {
             Ok(verdict) | Err(verdict) => verdict,
         };
     }
-    if maps::get(&maps::VIPS, &Ip::from_v4_word(ip.destination)).is_some() {
-        return vip::arrive(ctx, config, &ip);
-    }
+    // To a VIP, too: a proxy's own packets come out of a tunnel or a veth, never from the network.
     if config.proxies_v4.contains_v4(ip.source) || config.proxies_v4.contains_v4(ip.destination) {
         return drop(DropReason::BareProxyAddress);
+    }
+    if maps::get(&maps::VIPS, &Ip::from_v4_word(ip.destination)).is_some() {
+        return vip::arrive(ctx, config, &ip);
     }
     NEXT
 }
@@ -128,6 +129,10 @@ fn from_node(ctx: &TcContext, config: &Config, data: &Data) -> Step<i32> {
         return refuse(DropReason::OuterSource);
     }
     let tcp = data.inner(ctx)?;
+    // The other node has asked the same of a client's packet, but for this node's address, which it cannot tell.
+    if config.proxies_v4.contains_v4(tcp.source) || source::is_martian(config, tcp.source) {
+        return refuse(DropReason::Martian);
+    }
     let proxy = local_proxy(config, data.lb, tcp.destination)?;
     count::event(Event::FromNode, count::packets(ctx));
     deliver(ctx, &tcp, tcp.source, proxy)

@@ -34,6 +34,7 @@ mod maps;
 mod mss;
 mod nat;
 mod packet;
+mod source;
 mod tunnel;
 mod verdict;
 mod vip;

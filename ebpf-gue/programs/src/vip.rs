@@ -16,6 +16,7 @@ use epic_abi::{
 use crate::{
     count, icmp, maps, nat,
     packet::{ETH, IP, Ipv4, Tcp, linear, read},
+    source,
     tunnel::{self, Outer},
     verdict::{Step, drop, refuse},
 };
@@ -37,6 +38,10 @@ pub fn arrive(ctx: &TcContext, config: &Config, ip: &Ipv4) -> i32 {
 
 #[inline(always)]
 fn forward(ctx: &TcContext, config: &Config, ip: &Ipv4) -> Step<i32> {
+    // Before anything is looked up or remembered for them.
+    if ip.source == ip.destination || source::is_martian(config, ip.source) {
+        return refuse(DropReason::Martian);
+    }
     // SAFETY: a field of the context, read only.
     let frame = unsafe { (*ctx.skb.skb).len } as usize;
     if ip.protocol == PROTOCOL_UDP && ip.is_plain() && !ip.is_fragment() {

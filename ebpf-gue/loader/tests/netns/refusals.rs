@@ -9,12 +9,12 @@ use epic_abi::drop::DropReason;
 use epic_abi::gue::Key;
 use epic_abi::maps::Side;
 use epic_datapath::Datapath;
-use epic_testnet::Netns;
+use epic_testnet::{Netns, inject};
 
 use crate::support::eventually;
-use crate::support::forge::{data, syn};
-use crate::support::lab::NIC;
-use crate::support::program::{Epic, GUE_PORT, SERVICE, all_drops, drops, proxy_address};
+use crate::support::forge::{Ethernet, IPV4, data, syn};
+use crate::support::lab::{NIC, mac};
+use crate::support::program::{Epic, GUE_PORT, SERVICE, alias_address, all_drops, drops, proxy_address};
 use crate::support::scene::{FIRST, Plan, Scene};
 use crate::support::traffic::request;
 
@@ -159,6 +159,26 @@ fn bare_packets_from_or_to_proxy_addresses_are_dropped_on_both_sides() {
     }
     let sides = [epic.nodes[0].maps().side(), epic.clients[0].maps().side()];
     assert_eq!(sides, [Side::Node, Side::Client]);
+}
+
+#[test]
+fn a_packet_to_a_vip_from_an_alias_puts_nothing_into_the_tunnel() {
+    let mut epic = Epic::new();
+    let scene = Scene::start(&mut epic, &Plan::simple());
+    let (node, internet) = (&epic.nodes[0], &epic.site.internet);
+    let counts = || (node.maps().tunnel_counts().unwrap(), node.maps().event_counts().unwrap());
+    let before = counts();
+    let header = Ethernet { from: mac(internet, NIC), to: epic.site.nodes[0].mac(NIC), tag: None };
+    // The endpoint's alias and port: what a proxy sends back to them goes through the tunnel, to the endpoint.
+    let alias = SocketAddrV4::new(alias_address(1), SERVICE);
+    let proxy = SocketAddrV4::new(proxy_address(1), SERVICE);
+    for (source, reason) in [(proxy, DropReason::BareProxyAddress), (alias, DropReason::Martian)] {
+        inject(internet, NIC, &header.frame(IPV4, &syn(source, SocketAddrV4::new(scene.tenant.vip, 80))));
+        eventually("the forged source is counted", || drops(node, reason) == 1);
+    }
+    assert_eq!(counts(), before, "no proxy and no tunnel has got anything");
+    assert!(node.maps().flows.entries().unwrap().is_empty());
+    request(internet, scene.tenant.public(), 1, 100).expect("the service goes on");
 }
 
 #[test]

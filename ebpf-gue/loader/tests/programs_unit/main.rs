@@ -19,5 +19,6 @@ mod mss;
 mod nodes;
 mod refusals;
 mod scene;
+mod sources;
 mod to_client;
 mod vip;
