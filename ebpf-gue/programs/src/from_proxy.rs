@@ -26,6 +26,10 @@ use crate::{
 
 /// Next header ICMPv6.
 const ICMPV6: u8 = 58;
+/// ICMPv6: router solicitation, neighbour solicitation, neighbour advertisement.
+const ROUTER_SOLICITATION: u8 = 133;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
 /// Next header hop-by-hop options.
 const HOP_BY_HOP: u8 = 0;
 /// ff02::16, as the packet has it.
@@ -51,23 +55,44 @@ pub fn run(ctx: &TcContext) -> i32 {
             Ok(verdict) | Err(verdict) => verdict,
         },
         ETH_ARP => arp::from_pod(ctx, proxy),
-        ETH_IPV6 => v6(ctx),
+        ETH_IPV6 => v6(ctx, proxy),
         _ => drop(DropReason::Protocol),
     }
 }
 
 /// Neighbour discovery stays on the link and may pass. Nothing else: a node listens on its link-local addresses too.
 #[inline(always)]
-fn v6(ctx: &TcContext) -> i32 {
+fn v6(ctx: &TcContext, proxy: Option<&LocalProxy>) -> i32 {
     let Some(base) = linear(ctx, ETH + IP6 + 8) else { return drop(DropReason::Ipv6) };
     // SAFETY: linear covers the IPv6 header and what follows it for eight bytes.
     let (next, kind, destination): (u8, u8, Ip) =
         unsafe { (read(base, ETH + 6), read(base, ETH + IP6), v6_address(base, ETH + 24)) };
-    // Router solicitation, neighbour solicitation and advertisement.
-    let discovers = next == ICMPV6 && matches!(kind, 133 | 135 | 136);
-    // Reports to the link's multicast routers, without which a snooping bridge brings the pod no solicitation.
-    let listens = next == HOP_BY_HOP && destination.words == MULTICAST_ROUTERS;
-    if discovers || listens { NEXT } else { drop(DropReason::Ipv6) }
+    match (next, kind) {
+        (ICMPV6, ROUTER_SOLICITATION) => NEXT,
+        (ICMPV6, SOLICITATION | ADVERTISEMENT) => neighbour(ctx, proxy, kind),
+        // Reports to the link's multicast routers, without which a snooping bridge brings the pod no solicitation.
+        (HOP_BY_HOP, _) if destination.words == MULTICAST_ROUTERS => NEXT,
+        _ => drop(DropReason::Ipv6),
+    }
+}
+
+/// What a pod says by neighbour discovery, fenced as [`arp::from_pod`]: receivers learn the MAC address of an
+/// advertisement's target and of a solicitation's source, so both must be the pod's own. Link-local addresses are not
+/// known here, and no packet that may pass has one.
+#[inline(always)]
+fn neighbour(ctx: &TcContext, proxy: Option<&LocalProxy>, kind: u8) -> i32 {
+    let Some(proxy) = proxy else { return NEXT };
+    let Some(base) = linear(ctx, ETH + IP6 + 24) else { return drop(DropReason::Malformed) };
+    // SAFETY: linear covers the IPv6 header and the message up to the end of its target.
+    let (source, target) = unsafe { (v6_address(base, ETH + 8), v6_address(base, ETH + IP6 + 8)) };
+    let solicits = kind == SOLICITATION;
+    let is_own = if source.is_unspecified() {
+        // Asks whether somebody has the address (RFC 4862), and tells nobody a MAC address.
+        solicits
+    } else {
+        source == proxy.pod_v6 && (solicits || target == proxy.pod_v6)
+    };
+    if is_own { NEXT } else { drop(DropReason::PodSource) }
 }
 
 #[inline(always)]

@@ -1,5 +1,7 @@
 //! The fence around tenants' pods: those that are no listed proxies, and what whoever takes over a proxy may try.
 
+use std::net::Ipv6Addr;
+
 use epic_abi::{
     Lb,
     drop::DropReason,
@@ -10,7 +12,7 @@ use epic_datapath::Program::FromProxy;
 
 use crate::{
     arp::arp,
-    frame::{addr, ethernet, frame, segment, syn, udp},
+    frame::{ETH, addr, ethernet, frame, segment, syn, udp},
     kernel::{IFINDEX, Kernel, NEXT},
     scene::{self, POD, ip},
 };
@@ -110,23 +112,109 @@ fn a_proxy_speaks_by_arp_for_its_own_address_alone() {
     assert_eq!(kernel.dropped(FromProxy, &arp(1, POD, "10.244.1.1")[..40]), DropReason::Malformed);
 }
 
-/// An IPv6 frame of this next header, whose payload begins with `kind`.
-fn ipv6(next: u8, kind: u8, destination: &str) -> Vec<u8> {
-    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const POD_V6: &str = "fd00:10:244:1::7";
+const NEIGHBOUR_V6: &str = "fd00:10:244:1::9";
+
+/// An IPv6 frame of this next header, whose payload begins with `kind` and has `target` where a message of neighbour
+/// discovery has its target.
+fn ipv6(next: u8, kind: u8, source: &str, destination: &str, target: &str) -> Vec<u8> {
+    let address = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
     let mut packet = vec![0x60, 0, 0, 0, 0, 24, next, 255];
-    packet.extend(address("fe80::7"));
+    packet.extend(address(source));
     packet.extend(address(destination));
-    packet.push(kind);
-    packet.extend([0; 23]);
+    packet.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+    packet.extend(address(target));
     ethernet(0x86DD, &packet)
+}
+
+/// A node whose proxy has an IPv6 address as well.
+fn dual_stack() -> Kernel {
+    let mut kernel = scene::node();
+    let pod_v6: Ipv6Addr = POD_V6.parse().unwrap();
+    kernel.set("local_proxies", IFINDEX, LocalProxy { pod_v6: pod_v6.into(), ..scene::listed_pod() });
+    kernel
+}
+
+#[test]
+fn a_proxy_speaks_by_neighbour_discovery_for_its_own_address_alone() {
+    let kernel = dual_stack();
+    let gateway = "fd00:10:244:1::1";
+    for (what, kind, source, target) in [
+        ("it looks for its gateway", SOLICITATION, POD_V6, gateway),
+        ("it looks for a router's link-local address", SOLICITATION, POD_V6, "fe80::1"),
+        ("it asks whether somebody has its address", SOLICITATION, "::", POD_V6),
+        ("and its link-local one", SOLICITATION, "::", "fe80::7"),
+        ("it says where it is", ADVERTISEMENT, POD_V6, POD_V6),
+    ] {
+        let packet = ipv6(58, kind, source, "ff02::1", target);
+        let outcome = kernel.run(FromProxy, &packet);
+        assert_eq!((outcome.verdict, outcome.frame), (NEXT, packet), "{what}");
+    }
+    for (what, kind, source, target) in [
+        ("it is its neighbour", ADVERTISEMENT, POD_V6, NEIGHBOUR_V6),
+        ("it is its gateway", ADVERTISEMENT, POD_V6, gateway),
+        ("it is its link's router", ADVERTISEMENT, POD_V6, "fe80::1"),
+        ("its neighbour says so", ADVERTISEMENT, NEIGHBOUR_V6, NEIGHBOUR_V6),
+        ("its neighbour says where it is", ADVERTISEMENT, NEIGHBOUR_V6, POD_V6),
+        ("a router says so", ADVERTISEMENT, "fe80::1", "fe80::1"),
+        ("nobody says where it is", ADVERTISEMENT, "::", POD_V6),
+        ("nobody is nobody", ADVERTISEMENT, "::", "::"),
+        ("its neighbour looks for its gateway", SOLICITATION, NEIGHBOUR_V6, gateway),
+        ("a router looks for it", SOLICITATION, "fe80::1", POD_V6),
+    ] {
+        let packet = ipv6(58, kind, source, "ff02::1", target);
+        assert_eq!(kernel.dropped(FromProxy, &packet), DropReason::PodSource, "{what}");
+    }
+    let whole = ipv6(58, SOLICITATION, POD_V6, "ff02::1", gateway);
+    assert_eq!(kernel.dropped(FromProxy, &whole[..whole.len() - 1]), DropReason::Malformed);
+    assert!(kernel.events().is_empty());
+}
+
+#[test]
+fn a_bit_of_the_pod_s_own_address_makes_another_one() {
+    let kernel = dual_stack();
+    for bit in 0..128 {
+        // The source, then the target, each in network order.
+        for at in [ETH + 8, ETH + 40 + 8] {
+            let mut packet = ipv6(58, ADVERTISEMENT, POD_V6, "ff02::1", POD_V6);
+            packet[at + bit / 8] ^= 0x80 >> (bit % 8);
+            assert_eq!(kernel.dropped(FromProxy, &packet), DropReason::PodSource, "bit {bit} at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_proxy_without_an_ipv6_address_has_none_to_speak_for() {
+    let kernel = scene::node();
+    let probe = ipv6(58, SOLICITATION, "::", "ff02::1", "fe80::7");
+    assert_eq!(kernel.run(FromProxy, &probe).verdict, NEXT);
+    for (kind, source) in
+        [(SOLICITATION, POD_V6), (SOLICITATION, "fe80::7"), (ADVERTISEMENT, POD_V6), (ADVERTISEMENT, "::")]
+    {
+        for target in [POD_V6, "::"] {
+            let packet = ipv6(58, kind, source, "ff02::1", target);
+            assert_eq!(kernel.dropped(FromProxy, &packet), DropReason::PodSource, "{kind} {source} {target}");
+        }
+    }
+}
+
+#[test]
+fn the_addresses_of_a_pod_that_is_not_listed_are_not_known() {
+    let mut kernel = scene::node();
+    unlist(&mut kernel);
+    for kind in [SOLICITATION, ADVERTISEMENT] {
+        let packet = ipv6(58, kind, POD_V6, "ff02::1", POD_V6);
+        assert_eq!(kernel.run(FromProxy, &packet).verdict, NEXT);
+    }
 }
 
 #[test]
 fn of_ipv6_only_neighbour_discovery_passes() {
-    let kernel = scene::node();
-    for (next, kind, destination) in
-        [(58, 133, "ff02::2"), (58, 135, "ff02::1:ff00:1"), (58, 136, "fe80::1"), (0, 58, "ff02::16")]
-    {
+    let kernel = dual_stack();
+    let ipv6 = |next, kind, destination: &str| ipv6(next, kind, "fe80::7", destination, POD_V6);
+    for (next, kind, destination) in [(58, 133, "ff02::2"), (0, 58, "ff02::16")] {
         let verdict = kernel.run(FromProxy, &ipv6(next, kind, destination)).verdict;
         assert_eq!(verdict, NEXT, "{next} {kind} to {destination}");
     }

@@ -86,6 +86,11 @@ pub(crate) fn local_proxy() -> Proxy {
     Proxy { lb: LB, ifindex: IFINDEX, pod_v4: ip(POD), ..Proxy::default() }
 }
 
+/// Proxy 1, seen from its veth.
+pub(crate) fn listed_pod() -> LocalProxy {
+    LocalProxy { proxy: 1, lb: LB, pod_v4: ip(POD), address_v4: ip(PROXY), ..LocalProxy::default() }
+}
+
 /// An EPIC node with everything in its maps.
 pub(crate) fn node() -> Kernel {
     node_in(Kernel::load(Side::Node))
@@ -117,9 +122,7 @@ pub(crate) fn node_in(mut kernel: Kernel) -> Kernel {
     kernel.set("proxies", 1u32, local_proxy());
     kernel.set("proxies", 3u32, Proxy { lb: LB, node: ip(NODE2), ..Proxy::default() });
     kernel.set("proxies", 4u32, Proxy { lb: OTHER_LB, ..local_proxy() });
-    let local =
-        LocalProxy { proxy: 1, lb: LB, pod_v4: ip(POD), address_v4: ip(PROXY), ..LocalProxy::default() };
-    kernel.set("local_proxies", IFINDEX, local);
+    kernel.set("local_proxies", IFINDEX, listed_pod());
     let alias = Alias { tunnel: TUNNEL, port: 8080, protocol: PROTOCOL_TCP, flags: 0, address: ip(ENDPOINT) };
     kernel.set("aliases", AliasKey { lb: LB, address: ip(ALIAS) }, alias);
     kernel.set_maglev(LB, &[1]);
