@@ -33,7 +33,7 @@ enum What {
     /// Runs on a node of the EPIC cluster.
     Node(Box<NodeArgs>),
     /// Runs on a tenant's host.
-    Client(ClientArgs),
+    Client(Box<ClientArgs>),
     /// Says how the agent on this host is doing.
     Status(Shown),
     /// Lists the tunnels that end on this host.
@@ -182,7 +182,7 @@ fn main() -> ExitCode {
         }
         What::Shell(args) => shell(&args),
         What::Node(args) => serve(run_node(*args)),
-        What::Client(args) => serve(run_client(args)),
+        What::Client(args) => serve(run_client(*args)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
