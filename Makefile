@@ -5,7 +5,7 @@ cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/epic
 export CARGO_TARGET_DIR ?= $(cache)/cargo-target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full bench bench-datapath bench-lb lab-up lab-down generate lint bpf images setup tools build
+.PHONY: help demo test test-full bench bench-datapath bench-lb kernels lab-up lab-down generate lint bpf images setup tools build
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ bench: ## end-to-end figures, also in target/bench/e2e.json
 
 bench-datapath: ## what packets cost in the BPF programs, also in target/bench/datapath.json
 	@hack/bench-datapath
+
+kernels: ## the tests of the BPF programs on Debian's kernels, in QEMU
+	@hack/kernels
 
 bench-lb: ## figures of the load-balancing control plane, also in target/bench/lb.json
 	@hack/bench-lb
