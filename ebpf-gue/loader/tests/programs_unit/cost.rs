@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
+use epic_abi::gue::OVERHEAD_V4;
 use epic_abi::maps::Side;
 use epic_datapath::Program::{self, ClientEgress, ClientIngress, FromProxy, Ingress};
 
@@ -20,6 +21,10 @@ const BASE: &[u8] = include_bytes!("../objects/layout-1.bpf.o");
 /// Runs within a call for packets that stay as they are.
 const REPEAT: u32 = 1_000;
 
+/// Into a tunnel, and out of it.
+const INTO: isize = OVERHEAD_V4 as isize;
+const OUT: isize = -INTO;
+
 /// A kind of packet.
 struct Kind {
     row: &'static str,
@@ -28,17 +33,22 @@ struct Kind {
     verdict: i32,
     /// The proxy that new flows get.
     proxy: u32,
+    /// Bytes that the packet gains by the outer headers, or loses with them.
+    grows: isize,
     /// Most nanoseconds above the empty program, if there is such a bar, and how much of the base object's at most.
     bars: (Option<f64>, Option<f64>),
 }
 
 fn kinds() -> Vec<Kind> {
-    let kind = |row, program, frame, verdict, bars| Kind { row, program, frame, verdict, proxy: 1, bars };
+    let kind =
+        |row, program, frame, verdict, bars| Kind { row, program, frame, verdict, proxy: 1, grows: 0, bars };
     let data = |from, key, inner: &[u8]| gue(from, "198.51.100.1:6080", 3, 7, key, inner);
     let answer = segment("10.244.1.5:8080", "100.64.0.1:41000", b"pong");
     let from_node = segment("203.0.113.10:40000", "100.64.0.1:10001", b"GET /");
     let client = "198.51.100.2:50000";
-    let request = frame(&segment("203.0.113.10:40000", "192.0.2.7:80", b"GET /"));
+    // Each from a port of its own: a known flow keeps its proxy.
+    let request = |client| frame(&segment(client, "192.0.2.7:80", b"GET /"));
+    let (local, remote) = (request("203.0.113.10:40000"), request("203.0.113.10:40001"));
     let foreign = frame(&segment("203.0.113.10:40000", "198.51.100.77:443", b"hello"));
     let no_service = frame(&segment("203.0.113.10:40000", "192.0.2.7:81", b"hello"));
     let unknown = gue(client, "198.51.100.1:6080", 9, 9, &DATA_KEY, &answer);
@@ -51,23 +61,36 @@ fn kinds() -> Vec<Kind> {
         kind("wrong_key", Ingress, data(client, &[7; 16], &answer), DROP, ns(70.0)),
         kind("wrong_outer_source", Ingress, strange, DROP, ns(150.0)),
         kind("vip_without_service", Ingress, no_service, DROP, ns(90.0)),
-        kind("from_client", Ingress, data(client, &DATA_KEY, &answer), REDIRECT, of_base(0.8)),
-        kind(
-            "from_node",
-            Ingress,
-            data("198.51.100.3:50000", &NODE_KEY, &from_node),
-            REDIRECT,
-            of_base(0.75),
-        ),
-        kind("vip_to_local_proxy", Ingress, request.clone(), REDIRECT, of_base(0.75)),
-        Kind { proxy: 3, ..kind("vip_to_remote_proxy", Ingress, request, REDIRECT, of_base(0.8)) },
-        kind(
-            "proxy_to_tunnel",
-            FromProxy,
-            frame(&segment("10.244.1.7:41000", "100.127.0.7:8080", b"ping")),
-            REDIRECT,
-            of_base(0.85),
-        ),
+        Kind {
+            grows: OUT,
+            ..kind("from_client", Ingress, data(client, &DATA_KEY, &answer), REDIRECT, of_base(0.8))
+        },
+        Kind {
+            grows: OUT,
+            ..kind(
+                "from_node",
+                Ingress,
+                data("198.51.100.3:50000", &NODE_KEY, &from_node),
+                REDIRECT,
+                of_base(0.75),
+            )
+        },
+        kind("vip_to_local_proxy", Ingress, local, REDIRECT, of_base(0.75)),
+        Kind {
+            proxy: 3,
+            grows: INTO,
+            ..kind("vip_to_remote_proxy", Ingress, remote, REDIRECT, of_base(0.8))
+        },
+        Kind {
+            grows: INTO,
+            ..kind(
+                "proxy_to_tunnel",
+                FromProxy,
+                frame(&segment("10.244.1.7:41000", "100.127.0.7:8080", b"ping")),
+                REDIRECT,
+                of_base(0.85),
+            )
+        },
         kind(
             "reply",
             FromProxy,
@@ -82,21 +105,24 @@ fn kinds() -> Vec<Kind> {
             NEXT,
             ns(25.0),
         ),
-        kind(
-            "client_in",
-            ClientIngress,
-            gue(
-                "198.51.100.1:50000",
-                "198.51.100.2:6080",
-                3,
-                7,
-                &DATA_KEY,
-                &segment("100.64.0.1:41000", "10.244.1.5:8080", b"ping"),
-            ),
-            REDIRECT,
-            of_base(0.8),
-        ),
-        kind("client_out", ClientEgress, frame(&answer), REDIRECT, of_base(0.85)),
+        Kind {
+            grows: OUT,
+            ..kind(
+                "client_in",
+                ClientIngress,
+                gue(
+                    "198.51.100.1:50000",
+                    "198.51.100.2:6080",
+                    3,
+                    7,
+                    &DATA_KEY,
+                    &segment("100.64.0.1:41000", "10.244.1.5:8080", b"ping"),
+                ),
+                REDIRECT,
+                of_base(0.8),
+            )
+        },
+        Kind { grows: INTO, ..kind("client_out", ClientEgress, frame(&answer), REDIRECT, of_base(0.85)) },
     ]
 }
 
@@ -135,7 +161,8 @@ fn every_kind_of_packet_takes_its_way_and_costs_are_told() {
                     kernel.set_maglev(LB, &[kind.proxy]);
                 }
                 let outcome = kernel.run(kind.program, &kind.frame);
-                assert_eq!(outcome.verdict, kind.verdict, "{}", kind.row);
+                let grown = outcome.frame.len() as isize - kind.frame.len() as isize;
+                assert_eq!((outcome.verdict, grown), (kind.verdict, kind.grows), "{}", kind.row);
             }
             let repeat = if kind.verdict == REDIRECT { 1 } else { REPEAT };
             let runs = if repeat == 1 { rounds * 500 } else { rounds };

@@ -18,8 +18,8 @@ use super::eventually;
 
 const CONNECT: Duration = Duration::from_secs(3);
 const STALL: Duration = Duration::from_secs(4);
-/// Servers bear with an idle connection for longer than any test keeps one.
-const IDLE: Duration = Duration::from_secs(60);
+/// Servers bear with an idle connection for longer than any test keeps one, on an emulated machine too.
+const IDLE: Duration = Duration::from_secs(600);
 const ACCEPT_TICK: Duration = Duration::from_millis(50);
 
 /// A listener with its threads; ends when dropped.
