@@ -195,7 +195,7 @@ impl Datapath {
         self.links.unpin_unknown()?;
         for other in self.pins.layouts()?.into_iter().filter(|other| *other != self.layout) {
             // Flows that began before the last link was moved.
-            learned::copy(&other, &self.layout, &self.identity, Pass::Entries)?;
+            learned::copy(&other, &self.layout, &self.identity, Pass::Flows)?;
             other.remove()?;
         }
         learned::sweep(&self.pins, &self.identity)
@@ -231,8 +231,9 @@ impl Datapath {
         let Some(former) = &mut self.former else { return Ok(None) };
         let step = match &mut former.at {
             At::Filling => {
-                learned::copy(&former.layout, &self.layout, &self.identity, Pass::Entries)?;
-                learned::copy(&former.layout, &self.layout, &self.identity, Pass::Last)?;
+                for pass in [Pass::Flows, Pass::Counters] {
+                    learned::copy(&former.layout, &self.layout, &self.identity, pass)?;
+                }
                 former.at = At::Copied;
                 Step::Copied
             }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
-use epic_abi::maps::{MapKind, MapSpec};
+use epic_abi::maps::{MapKind, MapSpec, REMOTES, SOURCES};
 
 use crate::error::Error;
 use crate::identity::Identity;
@@ -17,14 +17,19 @@ use crate::pins::{self, Layout, Pins};
 use crate::sys;
 use crate::table;
 
-/// When something is copied.
+/// What is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// Before the other layout is filled, and again after the switch.
+    /// All entries, before anybody writes the new maps.
     Entries,
-    /// Just before the switch, with what is counted: until then nobody counts in the new maps, afterwards nobody in the old.
-    Last,
+    /// What only programs write. What the hello handler writes is in both maps since, and what it has removed stays away.
+    Flows,
+    /// What is counted, just before the switch: until then nobody counts in the new maps, afterwards nobody in the old.
+    Counters,
 }
+
+/// Maps that the hello handler writes.
+const MIRRORED: [&str; 2] = [REMOTES.name, SOURCES.name];
 
 /// Gives a layout the shared maps that are there.
 pub(crate) fn lend(pins: &Pins, layout: &Layout, identity: &Identity) -> Result<(), Error> {
@@ -90,10 +95,13 @@ pub(crate) fn sweep(pins: &Pins, identity: &Identity) -> Result<(), Error> {
 
 fn copy_map(spec: &MapSpec, old: &OwnedFd, new: &OwnedFd, pass: Pass) -> std::io::Result<()> {
     let counts = matches!(spec.kind, MapKind::PerCpuArray | MapKind::PerCpuHash);
-    let (value_size, mode) = match (counts, pass) {
-        (true, Pass::Entries) => return Ok(()),
-        (true, Pass::Last) => (table::per_cpu(spec.value_size as usize)?, sys::Update::Replace),
-        (false, _) => (spec.value_size as usize, sys::Update::Create),
+    let (value_size, mode) = match pass {
+        Pass::Counters if counts => (table::per_cpu(spec.value_size as usize)?, sys::Update::Replace),
+        Pass::Entries if !counts => (spec.value_size as usize, sys::Update::Create),
+        Pass::Flows if !counts && !MIRRORED.contains(&spec.name) => {
+            (spec.value_size as usize, sys::Update::Create)
+        }
+        _ => return Ok(()),
     };
     let mut result = Ok(());
     table::each(old, spec.key_size as usize, value_size, |key, value| {

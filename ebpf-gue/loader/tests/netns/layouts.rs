@@ -200,6 +200,7 @@ fn what_is_learned_while_maps_are_filled_reaches_those_that_serve() {
     let old = Remote { port: 1, ..Remote::default() };
     serving.maps().remotes.set(&1, &old).unwrap();
     serving.maps().remotes.set(&2, &old).unwrap();
+    let former = Arc::clone(serving.maps());
     drop(serving);
     let mut datapath = Datapath::open(&resized(&first)).unwrap();
     let serving = Maps::open(&first.dir).unwrap();
@@ -211,10 +212,12 @@ fn what_is_learned_while_maps_are_filled_reaches_those_that_serve() {
     assert!(datapath.maps().remotes.remove(&2).unwrap());
     assert_eq!(serving.remotes.entries().unwrap(), [(1, new)].into());
     assert_eq!(serving.sources.get(&source).unwrap(), Some(1));
+    // What was forgotten in the new maps alone, as by a hello during the switch, is not brought back either.
+    former.remotes.set(&3, &old).unwrap();
     datapath.switch().unwrap();
     assert_eq!(datapath.maps().remotes.entries().unwrap(), [(1, new)].into(), "nothing old came back");
     datapath.maps().remotes.remove(&1).unwrap();
-    assert_eq!(serving.remotes.entries().unwrap(), [(1, new)].into(), "that one is not written any more");
+    assert_eq!(serving.remotes.get(&1).unwrap(), Some(new), "that one is not written any more");
     assert_eq!(datapath.maps().remotes.capacity(), 1_024);
 }
 
