@@ -126,6 +126,7 @@ impl Datapath {
         if !is_adopted {
             // An earlier try to fill it, which nobody has served.
             layout.remove()?;
+            learned::forget(&pins, current.as_ref(), &identity)?;
         }
         layout.make()?;
         learned::lend(&pins, &layout, &identity)?;

@@ -31,6 +31,26 @@ pub(crate) enum Pass {
 /// Maps that the hello handler writes.
 const MIRRORED: [&str; 2] = [REMOTES.name, SOURCES.name];
 
+/// Forgets shared maps of an earlier try to fill this layout, which the one that serves does not use: nobody has written
+/// them since, and what they say of far ends may be of somebody else by now.
+pub(crate) fn forget(pins: &Pins, current: Option<&Layout>, identity: &Identity) -> Result<(), Error> {
+    for (spec, name) in identity.learned() {
+        let id = |map: &OwnedFd| {
+            let info = sys::map_info(map).map_err(Error::refused(format!("read the map {}", spec.name)));
+            info.map(|info| info.id)
+        };
+        let shared = pins::open(&pins.learned(&name))?.as_ref().map(id).transpose()?;
+        let serving = match current {
+            Some(current) => pins::open(&current.map(spec.name))?.as_ref().map(id).transpose()?,
+            None => None,
+        };
+        if shared != serving {
+            pins::unpin(&pins.learned(&name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives a layout the shared maps that are there.
 pub(crate) fn lend(pins: &Pins, layout: &Layout, identity: &Identity) -> Result<(), Error> {
     for (spec, name) in identity.learned() {

@@ -222,6 +222,29 @@ fn what_is_learned_while_maps_are_filled_reaches_those_that_serve() {
 }
 
 #[test]
+fn what_an_earlier_try_has_copied_is_forgotten() {
+    let bpffs = Bpffs::new();
+    let first = options(&bpffs);
+    let (old, new) = (Remote { port: 1, ..Remote::default() }, Remote { port: 2, ..Remote::default() });
+    let serving = Datapath::open(&first).unwrap();
+    serving.maps().remotes.set(&1, &old).unwrap();
+    serving.maps().remotes.set(&2, &old).unwrap();
+    drop(serving);
+    // It ends before the switch, another one learns and ends too, and the first maps serve on.
+    drop(Datapath::open(&resized(&first)).unwrap());
+    let mut third = first.clone();
+    third.max_entries.extend([("remotes".to_owned(), 512)]);
+    let other = Datapath::open(&third).unwrap();
+    other.maps().remotes.set(&1, &new).unwrap();
+    other.maps().remotes.remove(&2).unwrap();
+    drop(other);
+    let mut datapath = Datapath::open(&resized(&first)).unwrap();
+    assert_eq!(datapath.maps().remotes.entries().unwrap(), [(1, new)].into());
+    datapath.switch().unwrap();
+    assert_eq!(datapath.maps().remotes.entries().unwrap(), [(1, new)].into());
+}
+
+#[test]
 fn layouts_of_one_size_share_what_is_learned_and_nothing_else() {
     let bpffs = Bpffs::new();
     let first = options(&bpffs);
