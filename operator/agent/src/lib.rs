@@ -91,16 +91,33 @@ fn not_ready(readiness: &Readiness, what: &str, why: &str) {
     readiness.gate(what).close(why);
 }
 
-/// Lets the programs run on maps that were made beside those that serve, once they are complete. The error is why they do
-/// not yet.
-fn switch(datapath: &mut Datapath, complete: bool, health: impl std::fmt::Display) -> Result<(), String> {
-    let serving = datapath.adopted().former.clone().unwrap_or_default();
-    if !complete {
-        return Err(format!("{serving} serves until the maps of this version are written: {health}"));
+/// Lets the programs run on this agent's maps as soon as those are complete. Until then another layout serves, of which the
+/// agent knows nothing to tell anybody. Says whether they do.
+fn take_over(
+    datapath: &mut Datapath,
+    complete: bool,
+    health: impl std::fmt::Display,
+    readiness: &Readiness,
+) -> bool {
+    if datapath.is_serving() {
+        return true;
     }
-    datapath.switch().map_err(|error| format!("{serving} serves in part, trying again: {error}"))?;
-    tracing::info!(from = serving, "the programs run on the maps of this version");
-    Ok(())
+    let former = datapath.adopted().former.clone().unwrap_or_default();
+    if !complete {
+        let why = format!("{former} serves until the maps of this version are written: {health}");
+        not_ready(readiness, "layout", &why);
+        return false;
+    }
+    match datapath.switch() {
+        Ok(()) => {
+            tracing::info!(former, "the programs run on the maps of this version");
+            readiness.gate("layout").open();
+        }
+        Err(error) => {
+            not_ready(readiness, "layout", &format!("{former} serves in part, trying again: {error}"))
+        }
+    }
+    datapath.is_serving()
 }
 
 /// Attaches these programs and detaches all others that are ours. An interface that is gone meanwhile is left out.

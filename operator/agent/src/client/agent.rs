@@ -383,13 +383,8 @@ impl Agent {
         let attached = self.attach(&passed.device, check);
         // What fails of one LoadBalancer holds up nothing of the others.
         let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
-        if !self.datapath.is_serving() {
-            match crate::switch(&mut self.datapath, complete, &progress.health) {
-                Ok(()) => self.readiness.gate("layout").open(),
-                Err(why) => self.not_ready("layout", &why),
-            }
-        }
-        if complete && attached && self.datapath.is_serving() {
+        let serving = crate::take_over(&mut self.datapath, complete, &progress.health, &self.readiness);
+        if complete && attached && serving {
             self.starting = None;
         } else if let Some(starting) = &self.starting {
             starting.because(format!("maps are being written: {}", progress.health));

@@ -35,7 +35,7 @@ impl Agent {
         let progress = self.plane.handle.progress();
         // What fails of one LoadBalancer holds up nothing of the others.
         let complete = progress.has_attempted(passed.tables) && progress.covers_node(passed.tables);
-        if !self.take_over(complete, &progress) {
+        if !crate::take_over(&mut self.datapath, complete, &progress.health, &self.readiness) {
             self.attach(&passed, check);
             self.passed = Some(passed);
             return;
@@ -56,20 +56,6 @@ impl Agent {
         self.open_gates(&passed, &tables, &progress, look);
         self.report(&passed, (complete, in_force), &progress, look);
         self.passed = Some(passed);
-    }
-
-    /// Lets the programs run on this agent's maps as soon as those are complete. Until then another layout serves, of which
-    /// this agent knows nothing to tell anybody. Says whether they do.
-    fn take_over(&mut self, complete: bool, progress: &Progress) -> bool {
-        if self.datapath.is_serving() {
-            return true;
-        }
-        let switched = crate::switch(&mut self.datapath, complete, &progress.health);
-        match switched {
-            Ok(()) => self.readiness.gate("layout").open(),
-            Err(why) => self.not_ready("layout", &why),
-        }
-        self.datapath.is_serving()
     }
 
     /// Programs on the node's interfaces, and on the veth of every tenant's pod. There it does not wait for entries in the
