@@ -1,5 +1,7 @@
 //! What administrators and their tools do by mistake, on one installation that serves meanwhile.
 
+use std::collections::BTreeSet;
+
 use epic_control_plane::{Identity, Request, eventually};
 use serde_json::{Value, json};
 
@@ -13,6 +15,9 @@ use super::{Cluster, rights, rotation};
 
 const NAMESPACE: &str = "/api/v1/namespaces/epic-red";
 const EPIC: &str = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
+const PODS: &str = "/api/v1/namespaces/epic-red/pods";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/epic-red/deployments";
+const BALANCERS: &str = "/apis/epic.acnodal.io/v1/namespaces/epic-red/loadbalancers";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_lost_taken_away_or_replaced_by_hand_takes_nothing_from_who_is_served() {
@@ -113,11 +118,35 @@ async fn a_deleted_epic_is_recreated_and_everybody_keeps_ids_and_addresses(
     assert_eq!(status().await, before);
 }
 
+async fn items(cluster: &Cluster, path: &str) -> Value {
+    Request::get(path).send(&cluster.admin).await.expect_ok()["items"].clone()
+}
+
 /// What the proxies' images are pulled with, as the Deployment names it.
 async fn pulled_with(cluster: &Cluster) -> Value {
-    let path = "/apis/apps/v1/namespaces/epic-red/deployments";
-    let list = Request::get(path).send(&cluster.admin).await.expect_ok();
-    list["items"][0]["spec"]["template"]["spec"]["imagePullSecrets"].clone()
+    items(cluster, DEPLOYMENTS).await[0]["spec"]["template"]["spec"]["imagePullSecrets"].clone()
+}
+
+/// What is left of a roll-out of the only LoadBalancer's proxies. Its conditions do not tell: it is served
+/// all the while, by pods that go and by pods that have just come.
+async fn rolling(cluster: &Cluster) -> Vec<String> {
+    let (deployments, pods) = (items(cluster, DEPLOYMENTS).await, items(cluster, PODS).await);
+    let balancers = items(cluster, BALANCERS).await;
+    let (wanted, status) = (&deployments[0]["spec"]["replicas"], &deployments[0]["status"]);
+    let is_seen = status["observedGeneration"] == deployments[0]["metadata"]["generation"];
+    let counts = ["replicas", "updatedReplicas", "availableReplicas"];
+    let mut left = Vec::new();
+    if !is_seen || counts.iter().any(|count| status[count] != *wanted) {
+        left.push(format!("the Deployment has {status}"));
+    }
+    let pods = pods.as_array().into_iter().flatten();
+    let there: BTreeSet<_> = pods.map(|pod| (pod["metadata"]["name"].as_str(), Some("Ready"))).collect();
+    let rows = balancers[0]["status"]["proxies"].as_array().into_iter().flatten();
+    let listed: BTreeSet<_> = rows.map(|row| (row["pod"].as_str(), row["state"].as_str())).collect();
+    if *wanted != there.len() || listed != there {
+        left.push(format!("{wanted} pods are wanted, {there:?} are there and {listed:?} are listed"));
+    }
+    left
 }
 
 async fn a_pull_secret_is_copied_kept_current_and_taken_away(cluster: &Cluster) {
@@ -156,11 +185,11 @@ async fn a_pull_secret_is_copied_kept_current_and_taken_away(cluster: &Cluster) 
 
 /// Secrets of tenants are not watched: the pods that wait for one tell that it is lost.
 async fn a_certificate_that_a_pod_cannot_mount_is_written_again(cluster: &Cluster) {
-    let pods = "/api/v1/namespaces/epic-red/pods";
-    let list = Request::get(pods).send(&cluster.admin).await.expect_ok();
-    let pod = list["items"].as_array().into_iter().flatten();
-    let mut pod = pod.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-    let pod = pod.next().expect("a pod")["metadata"]["name"].as_str().expect("a name").to_owned();
+    // What made pods anew has to be over: the played kubelet soon says of one that starts that it runs, and
+    // one that goes is gone, so that neither waits until the operator looks.
+    until_nothing_is_left("a pod that stays as it is", || rolling(cluster)).await;
+    let balancers = items(cluster, BALANCERS).await;
+    let pod = balancers[0]["status"]["proxies"][0]["pod"].as_str().expect("a pod");
     // On its node for long.
     let placed =
         json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
@@ -172,7 +201,7 @@ async fn a_certificate_that_a_pod_cannot_mount_is_written_again(cluster: &Cluste
     let lost = proxies_secrets(cluster).await.remove(0);
     let path = format!("{SECRETS}/{}", lost["metadata"]["name"].as_str().expect("a name"));
     Request::delete(&path).send(&cluster.admin).await.expect_ok();
-    let status = format!("{pods}/{pod}/status");
+    let status = format!("{PODS}/{pod}/status");
     let creating = state(json!({"waiting": {"reason": "ContainerCreating"}, "running": null}));
     Request::strategic(&status, &creating).send(&cluster.admin).await.expect_ok();
     eventually("the certificate being there again", || async {
