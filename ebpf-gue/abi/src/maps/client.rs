@@ -1,17 +1,7 @@
 //! Maps of a client node: which proxies may send here, to which endpoints, and the way back.
 
-use super::{MapKind, MapSpec, Side, layout};
+use super::layout;
 use crate::{Ip, Lb};
-
-/// `routes`: proxy address → [`Route`]. Written by the agent from `status.proxies` of its LoadBalancers.
-pub const ROUTES: MapSpec = MapSpec::new::<Ip, Route>("routes", MapKind::Hash, MAX_ROUTES, Side::Client);
-/// `learned_proxies`: proxy address → [`LearnedProxy`]. Written by `epic_client_ingress` for proxies the agent has not
-/// announced yet (a packet of a new proxy may be faster than the API); never consulted where `routes` has the address.
-pub const LEARNED_PROXIES: MapSpec =
-    MapSpec::new::<Ip, LearnedProxy>("learned_proxies", MapKind::LruHash, MAX_ROUTES, Side::Client);
-/// `endpoints`: [`EndpointKey`] → [`Endpoint`]. Written by the agent: the endpoints on this client node.
-pub const ENDPOINTS: MapSpec =
-    MapSpec::new::<EndpointKey, Endpoint>("endpoints", MapKind::Hash, MAX_CLIENT_ENDPOINTS, Side::Client);
 
 /// Entries of `routes` and `learned_proxies`.
 pub const MAX_ROUTES: usize = 16_384;

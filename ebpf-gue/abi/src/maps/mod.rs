@@ -1,10 +1,11 @@
 //! Layout of every BPF map: name, key, value, size, who writes, who reads.
 //!
-//! The programs define their maps from these types; loader, agent and tests read and write them through the same
-//! ones. A change of any key or value needs a new [`LAYOUT_VERSION`]: an agent that finds another version pinned fills
+//! Each map is declared once, in [`maps!`](crate::maps!); programs, loader, agent and tests read and write it through the
+//! same types. A change of any key or value needs a new [`LAYOUT_VERSION`]: an agent that finds another version pinned fills
 //! maps of its own beside those and switches when they are complete. Two things no later layout may change, so that
 //! each version can read them of any other: `vips` is keyed by address and its value begins with [`Vip::flags`],
-//! `tunnels` is keyed by id and its value begins with [`Tunnel::lb`]. Adding a drop reason or an event, or giving a reserved flag bit a meaning, does not.
+//! `tunnels` is keyed by id and its value begins with [`Tunnel::lb`].
+//! Adding a drop reason or an event, or giving a reserved flag bit a meaning, does not.
 //!
 //! Values over 8 bytes live in HASH maps: an ARRAY is updated in place and its readers see half of a write.
 //! Integers are in host byte order, addresses are [`Ip`], flags that are not defined are zero. Zero in an id means
@@ -17,10 +18,13 @@
 mod client;
 mod node;
 mod shared;
+mod table;
 
 pub use client::*;
 pub use node::*;
 pub use shared::*;
+
+use crate::{Ip, Lb, drop::DROPS_LEN, maps, stats::STATS_LEN};
 
 /// Version of all layouts in this module together; stands in the map `layout`.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -103,61 +107,41 @@ pub struct MapSpec {
     pub room: Room,
 }
 
-impl MapSpec {
-    const fn new<K, V>(name: &'static str, kind: MapKind, max_entries: usize, side: Side) -> Self {
-        assert!(name.len() <= 15, "the kernel keeps 15 bytes of a map's name");
-        Self {
-            name,
-            kind,
-            key_size: size_of::<K>() as u32,
-            value_size: size_of::<V>() as u32,
-            max_entries: max_entries as u32,
-            side,
-            home: Home::Desired,
-            room: Room::Fixed,
-        }
-    }
+/// The specification of each map, and the list of all.
+macro_rules! specifications {
+    ($($(#[$doc:meta])* $spec:ident $name:ident $pin:literal: $kind:ident<$key:ty, $value:ty>[$entries:expr], $side:ident
+        $(, learned $version:literal)? $(, room $room:ident)?;)+) => {
+        $(
+            $(#[$doc])*
+            pub const $spec: MapSpec = MapSpec {
+                name: $pin,
+                kind: specifications!(@kind $kind),
+                key_size: size_of::<$key>() as u32 + specifications!(@prefix $kind),
+                value_size: size_of::<$value>() as u32,
+                max_entries: $entries as u32,
+                side: Side::$side,
+                home: specifications!(@home $($version)?),
+                room: specifications!(@room $($room)?),
+            };
 
-    /// The same map, of what is learned.
-    const fn learned(self, version: u32) -> Self {
-        Self { home: Home::Learned { version }, ..self }
-    }
+            const _: () = assert!($pin.len() <= 15, "the kernel keeps 15 bytes of a map's name");
+        )+
 
-    /// The same map, with room in proportion.
-    const fn room(self, room: Room) -> Self {
-        Self { room, ..self }
-    }
+        /// Every map of the object.
+        pub const MAPS: &[MapSpec] = &[$($spec),+];
+    };
+    (@kind LazyHash) => { MapKind::Hash };
+    (@kind $kind:ident) => { MapKind::$kind };
+    // Before the bits of a key of a trie stands how many of them count.
+    (@prefix LpmTrie) => { 4 };
+    (@prefix $kind:ident) => { 0 };
+    (@home) => { Home::Desired };
+    (@home $version:literal) => { Home::Learned { version: $version } };
+    (@room) => { Room::Fixed };
+    (@room $room:ident) => { Room::$room };
 }
 
-/// Every map of the object.
-pub const MAPS: &[MapSpec] = &[
-    LAYOUT,
-    CONFIG,
-    LOCALS,
-    NODES,
-    KEYS,
-    TUNNELS,
-    REMOTES,
-    SOURCES,
-    TUNNEL_STATS,
-    DROPS,
-    STATS,
-    VIPS,
-    SERVICES,
-    SOURCE_RANGES,
-    MAGLEV,
-    FLOWS,
-    FLOW_BUDGET,
-    PROXIES,
-    LOCAL_PROXIES,
-    LISTENERS,
-    ALIASES,
-    ENDPOINT_ALIASES,
-    PASSES,
-    ROUTES,
-    LEARNED_PROXIES,
-    ENDPOINTS,
-];
+maps!(specifications);
 
 /// Defines a key or value: `#[repr(C)]`, plain integers, without padding (checked), `aya::Pod` with that feature.
 macro_rules! layout {

@@ -1,61 +1,7 @@
 //! Maps of an EPIC node: from a VIP to a proxy, from a proxy to an endpoint, and back.
 
-use super::{MAX_LBS, MapKind, MapSpec, Room, Side, layout};
+use super::layout;
 use crate::{Ip, Lb};
-
-/// `vips`: address → [`Vip`]. Written by the agent for every VIP whose packets may reach this node. A packet to
-/// a VIP that no service matches is dropped: passed on, it would come back.
-pub const VIPS: MapSpec =
-    MapSpec::new::<Ip, Vip>("vips", MapKind::Hash, MAX_LBS, Side::Node).room(Room::LoadBalancers);
-/// `services`: [`ServiceKey`] → [`Service`]. Written by the agent.
-pub const SERVICES: MapSpec =
-    MapSpec::new::<ServiceKey, Service>("services", MapKind::Hash, MAX_SERVICES, Side::Node)
-        .room(Room::LoadBalancers);
-/// `source_ranges`: prefix length u32 and [`SourceRangeKey`] → [`SourceRange`]. Read for services that name a set.
-pub const SOURCE_RANGES: MapSpec = MapSpec::new::<[u8; 4 + size_of::<SourceRangeKey>()], SourceRange>(
-    "source_ranges",
-    MapKind::LpmTrie,
-    MAX_SOURCE_RANGES,
-    Side::Node,
-)
-.room(Room::LoadBalancers);
-/// `maglev`: [`Lb`] → ARRAY of [`MAGLEV_SLOTS`] proxy ids (u32, 0 = none). The agent fills a new array and puts it
-/// in place as one update, so no packet meets half a table. Without an entry the LoadBalancer has no proxy that
-/// takes new flows.
-pub const MAGLEV: MapSpec =
-    MapSpec::new::<Lb, u32>("maglev", MapKind::HashOfArrays, MAX_LBS, Side::Node).room(Room::LoadBalancers);
-/// `flows`: [`FlowKey`] → [`Flow`]. Written by `epic_ingress` when a flow begins, never on its later packets.
-/// The agent never writes it; entries whose proxy is gone are ignored and overwritten.
-pub const FLOWS: MapSpec = MapSpec::new::<FlowKey, Flow>("flows", MapKind::LruHash, MAX_FLOWS, Side::Node)
-    .learned(1)
-    .room(Room::Flows);
-/// `flow_budget`: index 0 → [`FlowBudget`] per CPU; of `epic_ingress` alone.
-pub const FLOW_BUDGET: MapSpec =
-    MapSpec::new::<u32, FlowBudget>("flow_budget", MapKind::PerCpuArray, 1, Side::Node);
-/// `proxies`: proxy id → [`Proxy`]. Written by the agent for every proxy of every LoadBalancer on every node, Ready
-/// or Draining.
-pub const PROXIES: MapSpec =
-    MapSpec::new::<u32, Proxy>("proxies", MapKind::Hash, MAX_PROXIES, Side::Node).room(Room::LoadBalancers);
-/// `local_proxies`: ifindex of the host side of a veth → [`LocalProxy`]. Written by the agent before it attaches
-/// `epic_from_proxy` there.
-pub const LOCAL_PROXIES: MapSpec =
-    MapSpec::new::<u32, LocalProxy>("local_proxies", MapKind::Hash, MAX_LOCAL_PROXIES, Side::Node);
-/// `listeners`: [`ListenerKey`] → [`Listener`]: which VIP and port a reply comes from. The inverse of `services`.
-pub const LISTENERS: MapSpec =
-    MapSpec::new::<ListenerKey, Listener>("listeners", MapKind::Hash, MAX_SERVICES, Side::Node)
-        .room(Room::LoadBalancers);
-/// `aliases`: [`AliasKey`] → [`Alias`]: where an alias really is. Written by the agent, after its tunnel.
-pub const ALIASES: MapSpec =
-    MapSpec::new::<AliasKey, Alias>("aliases", MapKind::Hash, MAX_ENDPOINTS, Side::Node)
-        .room(Room::Endpoints);
-/// `endp_aliases`: [`EndpointAliasKey`] → alias address: the way back. Written by the agent, before `aliases`.
-pub const ENDPOINT_ALIASES: MapSpec =
-    MapSpec::new::<EndpointAliasKey, Ip>("endp_aliases", MapKind::Hash, MAX_ENDPOINTS, Side::Node)
-        .room(Room::Endpoints);
-/// `passes`: [`PassKey`] → [`Pass`]: destinations a proxy may reach without a tunnel. Written by the agent: the xDS
-/// Service for all ([`Lb`] zero), untunnelled endpoints for their LoadBalancer.
-pub const PASSES: MapSpec =
-    MapSpec::new::<PassKey, Pass>("passes", MapKind::Hash, MAX_ENDPOINTS, Side::Node).room(Room::Endpoints);
 
 /// Entries of maps with one entry a public port.
 pub const MAX_SERVICES: usize = 65_536;

@@ -1,52 +1,7 @@
 //! Maps that both agents use: configuration, tunnels with their ends and keys, counters.
 
-use super::{MapKind, MapSpec, Room, Side, layout};
-use crate::{Ip, IpRange, Lb, drop::DROPS_LEN, gue::Key, stats::STATS_LEN};
-
-/// `layout`: index 0 → [`super::LAYOUT_VERSION`]. Written by the loader when it creates the maps, before anything
-/// else; read by the loader that adopts them.
-pub const LAYOUT: MapSpec = MapSpec::new::<u32, u32>("layout", MapKind::Array, 1, Side::Both);
-/// `config`: 0 → [`Config`]. Written by the agent, read by every program. Without it everything EPIC's is dropped
-/// and everything else passes.
-pub const CONFIG: MapSpec = MapSpec::new::<u32, Config>("config", MapKind::Hash, 1, Side::Both);
-/// `locals`: an address of this host → [`Local`]. Written by the agent (node: its GUE addresses; client: the
-/// addresses its tunnels start from). GUE packets to other addresses are not ours and pass.
-pub const LOCALS: MapSpec = MapSpec::new::<Ip, Local>("locals", MapKind::Hash, MAX_LOCALS, Side::Both);
-/// `nodes`: GUE address of an EPIC node → [`Node`]. Written by the agent. Node: who may send with a node key (all
-/// other nodes). Client: who may send control messages.
-pub const NODES: MapSpec = MapSpec::new::<Ip, Node>("nodes", MapKind::Hash, MAX_NODES, Side::Both);
-/// `keys`: [`Lb`] → [`LbKeys`]. Written by the agent, read on receipt, and for the legs between nodes also when
-/// sending.
-pub const KEYS: MapSpec =
-    MapSpec::new::<Lb, LbKeys>("keys", MapKind::Hash, MAX_LBS, Side::Both).room(Room::LoadBalancers);
-/// `tunnels`: tunnel id → [`Tunnel`]. Written by the agent from desired state. On a client the key is the one its
-/// EPIC node accepts; everything needed to send but the far end.
-pub const TUNNELS: MapSpec =
-    MapSpec::new::<u32, Tunnel>("tunnels", MapKind::Hash, MAX_TUNNELS, Side::Both).room(Room::Tunnels);
-/// `remotes`: tunnel id → [`Remote`]: where the other end was last heard. Written by the hello handler alone and
-/// never pruned by desired state, except together with its tunnel. On a client: written by its hello loop, once the
-/// EPIC node has answered.
-pub const REMOTES: MapSpec = MapSpec::new::<u32, Remote>("remotes", MapKind::Hash, MAX_TUNNELS, Side::Both)
-    .learned(1)
-    .room(Room::Tunnels);
-/// `sources`: [`SourceKey`] → tunnel id: which tunnel an outer source stands for. The inverse of `remotes`, written
-/// by the same hand: first the new source, then the remote, then the old source goes.
-pub const SOURCES: MapSpec =
-    MapSpec::new::<SourceKey, u32>("sources", MapKind::Hash, MAX_TUNNELS * 2, Side::Both)
-        .learned(1)
-        .room(Room::Tunnels);
-/// `tunnel_stats`: tunnel id → [`TunnelStats`] per CPU. The agent creates the entry (zero) before the tunnel and
-/// removes it after; programs count only where it exists.
-pub const TUNNEL_STATS: MapSpec =
-    MapSpec::new::<u32, TunnelStats>("tunnel_stats", MapKind::PerCpuHash, MAX_TUNNELS, Side::Both)
-        .learned(1)
-        .room(Room::Tunnels);
-/// `drops`: [`crate::drop::DropReason`] as u32 → packets per CPU. Written by programs.
-pub const DROPS: MapSpec =
-    MapSpec::new::<u32, u64>("drops", MapKind::PerCpuArray, DROPS_LEN as usize, Side::Both).learned(1);
-/// `stats`: [`crate::stats::Event`] as u32 → packets per CPU. Written by programs.
-pub const STATS: MapSpec =
-    MapSpec::new::<u32, u64>("stats", MapKind::PerCpuArray, STATS_LEN as usize, Side::Both).learned(1);
+use super::layout;
+use crate::{Ip, IpRange, Lb, gue::Key};
 
 /// Entries of `locals`.
 pub const MAX_LOCALS: usize = 64;

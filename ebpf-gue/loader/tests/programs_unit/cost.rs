@@ -13,7 +13,7 @@ use epic_abi::maps::Side;
 use epic_datapath::Program::{self, ClientEgress, ClientIngress, FromProxy, Ingress};
 
 use crate::frame::{ACK, addr, frame, gue, segment, tcp, udp};
-use crate::kernel::{DROP, IFINDEX, Kernel, NEXT, REDIRECT};
+use crate::kernel::{DROP, IFINDEX, Kernel, NEXT, REDIRECT, Routes};
 use crate::scene::{self, DATA_KEY, LB, NODE_KEY};
 
 /// The object that ratios are to.
@@ -133,10 +133,10 @@ struct Object {
 }
 
 impl Object {
-    fn load(bytes: &[u8], nic: u32) -> Self {
+    fn load(bytes: &[u8], routes: Routes) -> Self {
         let node = scene::node_in(Kernel::load_object(Side::Node, bytes));
         let client = scene::client_in(Kernel::load_object(Side::Client, bytes));
-        Self { node: scene::routed_in(node, nic), client }
+        Self { node: scene::routed_in(node, routes), client }
     }
 
     fn of(&mut self, program: Program) -> &mut Kernel {
@@ -150,9 +150,9 @@ impl Object {
 #[test]
 fn every_kind_of_packet_takes_its_way_and_costs_are_told() {
     let rounds: u32 = std::env::var("EPIC_BENCH_RUNS").map_or(3, |text| text.parse().expect("a number"));
-    scene::in_netns(|nic| {
+    scene::in_netns(|routes| {
         let (mut ours, mut base) =
-            (Object::load(epic_datapath::object_bytes(), nic), Object::load(BASE, nic));
+            (Object::load(epic_datapath::object_bytes(), routes), Object::load(BASE, routes));
         let nothing = empty();
         for kind in kinds() {
             for object in [&mut ours, &mut base] {

@@ -1,6 +1,11 @@
 //! The object in the kernel, and running its programs.
+//!
+//! Beside it stand tables with the same entries. Every packet that a test runs goes through `epic-core` over bytes and these
+//! tables as well, and must end alike: same verdict, same frame, same counters.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -8,15 +13,17 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use epic_abi::{
-    Lb,
+    Ip, Lb,
     drop::DropReason,
     maps::{MAGLEV_SLOTS, Side, TunnelStats},
     stats::Event,
 };
+use epic_core::{Act, Bytes, Tables, Way, client_egress, client_ingress, finish, from_pod, ingress};
 use epic_datapath::Program;
+use epic_fuzz::scene::{Put, bytes_of};
 
-/// The interface every packet comes in by: the kernel takes the loopback device of the namespace.
-pub(crate) const IFINDEX: u32 = 1;
+pub(crate) use epic_fuzz::scene::IFINDEX;
+
 /// TCX_NEXT.
 pub(crate) const NEXT: i32 = -1;
 /// TC_ACT_OK.
@@ -39,14 +46,51 @@ pub(crate) struct Outcome {
     pub(crate) frame: Vec<u8>,
 }
 
+impl Outcome {
+    /// How another outcome differs from this one.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        if self == other {
+            return None;
+        }
+        let at = self.frame.iter().zip(&other.frame).position(|(one, other)| one != other);
+        let verdicts = (self.verdict, other.verdict);
+        let lengths = (self.frame.len(), other.frame.len());
+        Some(format!("verdicts {verdicts:?}, lengths {lengths:?}, first different byte {at:?}"))
+    }
+}
+
+/// Interfaces of the namespace of `scene::in_netns`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Routes {
+    pub(crate) nic: u32,
+    pub(crate) cni: u32,
+}
+
+impl Routes {
+    /// What the routing table of that namespace says about a destination.
+    fn way(self, destination: Ip) -> Way {
+        let address = u32::from_be(destination.v4_word());
+        match address.to_be_bytes() {
+            [127, ..] | [10, 244, 1, 1 | 255] | [198, 51, 100, 1 | 255] => Way::Inside,
+            [10, 244, 1, _] => Way::Interface(self.cni),
+            [192, 0, 2, 128..=255] => Way::Refused,
+            _ => Way::Interface(self.nic),
+        }
+    }
+}
+
 /// The programs of one side and all maps, loaded for one test.
 pub(crate) struct Kernel {
     object: Ebpf,
+    /// The same entries, unless the object is another one than that of these sources.
+    tables: Option<RefCell<Tables>>,
+    /// The routing table, where it is known.
+    pub(crate) routes: Option<Routes>,
 }
 
 impl Kernel {
     pub(crate) fn load(side: Side) -> Self {
-        Self::load_object(side, epic_datapath::object_bytes())
+        Self { tables: Some(RefCell::default()), ..Self::load_object(side, epic_datapath::object_bytes()) }
     }
 
     /// Another object with the same maps.
@@ -63,7 +107,7 @@ impl Kernel {
                 object.program_mut(program.name()).expect("the object has all programs").try_into().unwrap();
             program.load().expect("the verifier accepts the program");
         }
-        Self { object }
+        Self { object, tables: None, routes: None }
     }
 
     /// A program of the object.
@@ -88,6 +132,44 @@ impl Kernel {
 
     /// Runs `program` on `frame` as a super-packet of segments of `gso_size` bytes (0: none).
     pub(crate) fn run_segmented(&self, program: Program, frame: &[u8], gso_size: u32) -> Outcome {
+        let outcome = self.run_in_kernel(program, frame, gso_size);
+        if let Some((native, true)) = self.run_natively(program, frame, gso_size)
+            && let Some(difference) = outcome.difference(&native)
+        {
+            panic!("{} in the kernel and beside it: {difference}; the frame: {frame:02x?}", program.name());
+        }
+        outcome
+    }
+
+    /// The same packet through the core over bytes and tables, if it has the same entries, and whether the outcome can be compared:
+    /// not where it hangs on routes that are not known.
+    fn run_natively(&self, program: Program, frame: &[u8], segment: u32) -> Option<(Outcome, bool)> {
+        let tables = self.tables.as_ref()?.borrow();
+        let is_known = Rc::new(Cell::new(true));
+        let (known, routes) = (Rc::clone(&is_known), self.routes);
+        let route = move |[_, destination]: [Ip; 2], _, _| {
+            known.set(known.get() && routes.is_some());
+            routes.map_or(Way::Inside, |routes| routes.way(destination))
+        };
+        let bytes = Bytes::new(frame.to_vec(), IFINDEX);
+        let mut bytes =
+            Bytes { segment, is_rigid: segment != 0, now: monotonic(), route: Rc::new(route), ..bytes };
+        let step = match program {
+            Program::Ingress => ingress::run(&mut bytes, &*tables),
+            Program::FromProxy => from_pod::run(&mut bytes, &*tables),
+            Program::ClientIngress => client_ingress::run(&mut bytes, &*tables),
+            Program::ClientEgress => client_egress::run(&mut bytes, &*tables),
+        };
+        let verdict = match finish(&*tables, step) {
+            Act::Next => NEXT,
+            Act::Pass => PASS,
+            Act::Drop => DROP,
+            Act::Peer(_) | Act::Neighbour(_) | Act::Into(_) | Act::Back(_) => REDIRECT,
+        };
+        Some((Outcome { verdict, frame: bytes.bytes }, is_known.get()))
+    }
+
+    fn run_in_kernel(&self, program: Program, frame: &[u8], gso_size: u32) -> Outcome {
         let program = self.program(program);
         let context = Self::context(IFINDEX, gso_size);
         let mut out = vec![0; frame.len() + 256];
@@ -102,9 +184,12 @@ impl Kernel {
         Outcome { verdict: result.return_value as i32, frame: out }
     }
 
-    pub(crate) fn set<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {
-        let mut map: HashMap<_, K, V> = self.object.map_mut(map).expect(map).try_into().unwrap();
+    pub(crate) fn set<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
+        let mut map: HashMap<_, K, V> = self.object.map_mut(name).expect(name).try_into().unwrap();
         map.insert(key, value, 0).unwrap();
+        if let Some(tables) = &mut self.tables {
+            tables.get_mut().put(name, bytes_of(&key), bytes_of(&value));
+        }
     }
 
     pub(crate) fn get<K: Pod, V: Pod>(&self, map: &str, key: K) -> Option<V> {
@@ -112,9 +197,12 @@ impl Kernel {
         map.get(&key, 0).ok()
     }
 
-    pub(crate) fn remove<K: Pod, V: Pod>(&mut self, map: &str, key: K) {
-        let mut map: HashMap<_, K, V> = self.object.map_mut(map).expect(map).try_into().unwrap();
+    pub(crate) fn remove<K: Pod, V: Pod>(&mut self, name: &str, key: K) {
+        let mut map: HashMap<_, K, V> = self.object.map_mut(name).expect(name).try_into().unwrap();
         map.remove(&key).unwrap();
+        if let Some(tables) = &mut self.tables {
+            tables.get_mut().remove(name, bytes_of(&key));
+        }
     }
 
     /// Puts a Maglev table in place that has nothing but these proxies, in turn.
@@ -126,14 +214,21 @@ impl Kernel {
         let mut map: HashOfMaps<_, Lb, Array<MapData, u32>> =
             self.object.map_mut("maglev").unwrap().try_into().unwrap();
         map.insert(lb, &table, 0).unwrap();
+        if let Some(tables) = &mut self.tables {
+            tables.get_mut().put_maglev(lb, proxies);
+        }
     }
 
     /// Admits a network to a set of source ranges.
-    pub(crate) fn admit(&mut self, set: u32, address: epic_abi::Ip, prefix: u32) {
+    pub(crate) fn admit(&mut self, set: u32, address: Ip, prefix: u32) {
         let map = self.object.map_mut("source_ranges").unwrap();
         let mut map: aya::maps::LpmTrie<_, [u32; 5], u32> = map.try_into().unwrap();
         let [a, b, c, d] = address.words;
-        map.insert(&aya::maps::lpm_trie::Key::new(32 + 96 + prefix, [set, a, b, c, d]), 0, 0).unwrap();
+        let bits = 32 + 96 + prefix;
+        map.insert(&aya::maps::lpm_trie::Key::new(bits, [set, a, b, c, d]), 0, 0).unwrap();
+        if let Some(tables) = &mut self.tables {
+            tables.get_mut().put("source_ranges", bytes_of(&[bits, set, a, b, c, d]), bytes_of(&0u32));
+        }
     }
 
     fn counters(&self, map: &str, len: u32) -> Vec<u64> {
@@ -145,6 +240,24 @@ impl Kernel {
     pub(crate) fn drops(&self) -> BTreeMap<DropReason, u64> {
         let counters = self.counters("drops", DropReason::ALL.len() as u32);
         DropReason::ALL.iter().copied().zip(counters).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Fails unless the core has counted the same.
+    pub(crate) fn assert_counted_alike(&self) {
+        let Some(tables) = &self.tables else { return };
+        let tables = tables.borrow();
+        let reasons = DropReason::ALL.iter().map(|reason| (*reason, tables.drops(*reason)));
+        assert_eq!(
+            self.drops(),
+            reasons.filter(|(_, count)| *count > 0).collect(),
+            "drops in the kernel, and beside it"
+        );
+        let events = Event::ALL.iter().map(|event| (*event, tables.events(*event)));
+        assert_eq!(
+            self.events(),
+            events.filter(|(_, count)| *count > 0).collect(),
+            "events in the kernel, and beside it"
+        );
     }
 
     /// Every event that was counted, with its number.
@@ -160,6 +273,9 @@ impl Kernel {
         let mut map: PerCpuHashMap<_, u32, TunnelStats> =
             self.object.map_mut("tunnel_stats").unwrap().try_into().unwrap();
         map.insert(tunnel, zero, 0).unwrap();
+        if let Some(tables) = &mut self.tables {
+            tables.get_mut().count_tunnel(tunnel);
+        }
     }
 
     /// What a tunnel has counted.
@@ -167,12 +283,16 @@ impl Kernel {
         let map: PerCpuHashMap<_, u32, TunnelStats> =
             self.object.map("tunnel_stats").unwrap().try_into().unwrap();
         let values = map.get(&tunnel, 0).unwrap();
-        values.iter().fold(TunnelStats::default(), |sum, value| TunnelStats {
+        let sum = values.iter().fold(TunnelStats::default(), |sum, value| TunnelStats {
             tx_packets: sum.tx_packets + value.tx_packets,
             tx_bytes: sum.tx_bytes + value.tx_bytes,
             rx_packets: sum.rx_packets + value.rx_packets,
             rx_bytes: sum.rx_bytes + value.rx_bytes,
-        })
+        });
+        if let Some(tables) = &self.tables {
+            assert_eq!(tables.borrow().tunnel_counts(tunnel), Some(sum), "what the core has counted");
+        }
+        sum
     }
 
     /// Runs the program and says what was counted because of it: the only drop there may be.
@@ -182,7 +302,30 @@ impl Kernel {
         assert_eq!(outcome.verdict, DROP, "the packet is dropped");
         let mut new = self.drops();
         new.retain(|reason, count| *count != before.get(reason).copied().unwrap_or(0));
+        self.assert_counted_alike();
         assert_eq!(new.len(), 1, "one reason is counted: {new:?}");
         *new.first_key_value().unwrap().0
     }
+}
+
+impl Put for Kernel {
+    fn put<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) {
+        self.set(map, key, value);
+    }
+
+    fn put_maglev(&mut self, lb: Lb, proxies: &[u32]) {
+        self.set_maglev(lb, proxies);
+    }
+
+    fn count_tunnel(&mut self, tunnel: u32) {
+        Self::count_tunnel(self, tunnel);
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, which programs see.
+fn monotonic() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the answer.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) }, 0);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

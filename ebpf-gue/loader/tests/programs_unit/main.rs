@@ -11,7 +11,6 @@ mod client;
 mod cost;
 mod fence;
 mod foreign;
-mod frame;
 mod from_client;
 mod kernel;
 mod malformed;
@@ -22,3 +21,5 @@ mod scene;
 mod sources;
 mod to_client;
 mod vip;
+
+use epic_fuzz::frame;

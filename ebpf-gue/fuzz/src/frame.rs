@@ -2,21 +2,21 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-pub(crate) const ETH: usize = 14;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const ACK: u8 = 0x10;
+pub const ETH: usize = 14;
+pub const SYN: u8 = 0x02;
+pub const ACK: u8 = 0x10;
 
 /// Whom every frame is for: the loopback device that it comes in by, whose address is this. Every other one would make
 /// it another host's.
-pub(crate) const TO_MAC: [u8; 6] = [0; 6];
+pub const TO_MAC: [u8; 6] = [0; 6];
 /// Whom every frame is from.
-pub(crate) const FROM_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xAA];
+pub const FROM_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xAA];
 
-pub(crate) fn addr(text: &str) -> SocketAddrV4 {
+pub fn addr(text: &str) -> SocketAddrV4 {
     text.parse().unwrap()
 }
 
-pub(crate) fn ip(text: &str) -> Ipv4Addr {
+pub fn ip(text: &str) -> Ipv4Addr {
     text.parse().unwrap()
 }
 
@@ -32,17 +32,17 @@ fn sum(start: u32, bytes: &[u8]) -> u32 {
 }
 
 /// The Internet checksum of `bytes`.
-pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+pub fn checksum(bytes: &[u8]) -> u16 {
     !sum(0, bytes) as u16
 }
 
 /// An Ethernet frame around `payload`.
-pub(crate) fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
+pub fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
     [&TO_MAC[..], &FROM_MAC, &kind.to_be_bytes(), payload].concat()
 }
 
 /// An IPv4 packet.
-pub(crate) fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+pub fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x45, 0];
     packet.extend((20 + payload.len() as u16).to_be_bytes());
     packet.extend([0x12, 0x34, 0x40, 0, 64, protocol, 0, 0]);
@@ -55,7 +55,7 @@ pub(crate) fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, payloa
 }
 
 /// A TCP segment in IPv4, with right checksums. `options` are padded to words.
-pub(crate) fn tcp(from: SocketAddrV4, to: SocketAddrV4, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
+pub fn tcp(from: SocketAddrV4, to: SocketAddrV4, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
     let mut options = options.to_vec();
     options.resize(options.len().next_multiple_of(4), 0);
     let mut segment = Vec::new();
@@ -72,23 +72,23 @@ pub(crate) fn tcp(from: SocketAddrV4, to: SocketAddrV4, flags: u8, options: &[u8
 }
 
 /// The usual packet: data of an open connection.
-pub(crate) fn segment(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
+pub fn segment(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
     tcp(addr(from), addr(to), ACK, &[], data)
 }
 
 /// The usual first packet, with the options of Linux.
-pub(crate) fn syn(from: &str, to: &str, mss: u16) -> Vec<u8> {
+pub fn syn(from: &str, to: &str, mss: u16) -> Vec<u8> {
     tcp(addr(from), addr(to), SYN, &linux_options(mss), &[])
 }
 
 /// Options as Linux sends them: MSS, SACK permitted, timestamps, NOP, window scale.
-pub(crate) fn linux_options(mss: u16) -> Vec<u8> {
+pub fn linux_options(mss: u16) -> Vec<u8> {
     let [high, low] = mss.to_be_bytes();
     vec![2, 4, high, low, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 1, 3, 3, 7]
 }
 
 /// A UDP datagram in IPv4 without checksum.
-pub(crate) fn udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+pub fn udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let mut datagram = Vec::new();
     datagram.extend(from.port().to_be_bytes());
     datagram.extend(to.port().to_be_bytes());
@@ -99,12 +99,12 @@ pub(crate) fn udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u
 }
 
 /// An IPv4 frame.
-pub(crate) fn frame(packet: &[u8]) -> Vec<u8> {
+pub fn frame(packet: &[u8]) -> Vec<u8> {
     ethernet(0x0800, packet)
 }
 
 /// An IPv4 frame with `inner` in GUE.
-pub(crate) fn gue(from: &str, to: &str, group: u16, service: u16, key: &[u8; 16], inner: &[u8]) -> Vec<u8> {
+pub fn gue(from: &str, to: &str, group: u16, service: u16, key: &[u8; 16], inner: &[u8]) -> Vec<u8> {
     let mut payload = vec![0x05, 0x04, 0xA0, 0x00];
     payload.extend(group.to_be_bytes());
     payload.extend(service.to_be_bytes());
@@ -114,21 +114,21 @@ pub(crate) fn gue(from: &str, to: &str, group: u16, service: u16, key: &[u8; 16]
 }
 
 /// Mends the IPv4 header checksum of the packet at `at` after a test has changed a field.
-pub(crate) fn mend(frame: &mut [u8], at: usize) {
+pub fn mend(frame: &mut [u8], at: usize) {
     frame[at + 10..at + 12].fill(0);
     let check = checksum(&frame[at..at + 20]);
     frame[at + 10..at + 12].copy_from_slice(&check.to_be_bytes());
 }
 
-pub(crate) struct Segment {
-    pub(crate) source: SocketAddrV4,
-    pub(crate) destination: SocketAddrV4,
-    pub(crate) mss: Option<u16>,
-    pub(crate) data: Vec<u8>,
+pub struct Segment {
+    pub source: SocketAddrV4,
+    pub destination: SocketAddrV4,
+    pub mss: Option<u16>,
+    pub data: Vec<u8>,
 }
 
 /// Reads a TCP packet and checks all its checksums.
-pub(crate) fn read_tcp(packet: &[u8]) -> Segment {
+pub fn read_tcp(packet: &[u8]) -> Segment {
     use epic_testnet::gue::{Ipv4, Tcp};
     let ip = Ipv4::parse(packet).unwrap();
     assert_eq!(ip.protocol, 6, "this is TCP");
