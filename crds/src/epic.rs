@@ -98,6 +98,11 @@ pub struct EPICSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<schema::CidrOrIp>", length(max = 256))]
     pub protected_addresses: Vec<String>,
+    /// Networks from which readiness and statistics of proxies are read, beside the addresses and pod networks that Nodes
+    /// name. For pods whose CNI takes their addresses from somewhere else. Absent: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<schema::Cidr>", length(max = 64))]
+    pub scraper_networks: Vec<String>,
     /// Where proxies run, and with what. An edit rolls out all proxies that it concerns at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxies: Option<ProxySettings>,
@@ -119,6 +124,11 @@ pub struct Gue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i64>,
+    /// Bytes that an IP packet may have on its way from an EPIC node to other nodes and to clients, where something on the
+    /// way is narrower than the node's interface. Absent, or more than that: the MTU of the interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1280, max = 65535))]
+    pub underlay_mtu: Option<i64>,
     /// Fields of a newer version.
     #[serde(flatten)]
     #[schemars(skip)]
@@ -260,6 +270,12 @@ impl EPICSpec {
     pub fn gue_port(&self) -> u16 {
         let port = self.gue.as_ref().and_then(|gue| gue.port);
         port.and_then(|port| u16::try_from(port).ok()).unwrap_or(Self::DEFAULT_GUE_PORT)
+    }
+
+    /// MTU of the way to other nodes and clients: what the interface has, or less if the object says so.
+    pub fn underlay_mtu(&self, interface: u32) -> u32 {
+        let said = self.gue.as_ref().and_then(|gue| gue.underlay_mtu);
+        said.and_then(|mtu| u32::try_from(mtu).ok()).map_or(interface, |mtu| mtu.min(interface))
     }
 
     /// Named interface towards the internet, if one is given.

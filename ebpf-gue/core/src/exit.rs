@@ -21,6 +21,8 @@ pub enum Act {
     Peer(u32),
     /// Out of the interface with this index, to the neighbour that the destination needs.
     Neighbour(u32),
+    /// Out of the interface with this index, to the next hop that [`crate::Frame::route`] has found last.
+    Hop(u32),
     /// Into the interface with this index, as if it had arrived there.
     Into(u32),
     /// Out of the interface with this index, as it is.

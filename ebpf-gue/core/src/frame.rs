@@ -66,7 +66,8 @@ pub trait Frame {
     /// `kernel_refused`.
     fn replace(&mut self, at: usize, bytes: [u8; 2], check: usize, sum: [u16; 2]) -> Step<()>;
 
-    /// Where the routing table leads a packet of these addresses that came in by `ifindex`.
+    /// Where the routing table leads a packet of these addresses that came in by `ifindex`. The next hop is kept for
+    /// [`crate::Act::Hop`].
     fn route<I: Family>(&mut self, addresses: [I::Address; 2], protocol: u8, ifindex: u32) -> Way;
 
     /// Nanoseconds of CLOCK_MONOTONIC.

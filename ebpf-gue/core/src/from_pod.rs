@@ -7,7 +7,9 @@
 use epic_abi::{
     Lb, PROTOCOL_TCP, PROTOCOL_UDP,
     drop::DropReason,
-    maps::{AliasKey, CONFIG_KEY, Config, Listener, ListenerKey, LocalProxy, PassKey},
+    maps::{
+        AliasKey, CONFIG_KEY, Config, Listener, ListenerKey, LocalProxy, PassKey, SET_CLUSTER, SET_OWN_PODS,
+    },
     stats::Event,
 };
 
@@ -78,7 +80,7 @@ fn carried<I: Carried, F: Frame, M: Maps>(
         return Err(DropReason::ProxyNotAllowed);
     }
     if packet.source_port == config.ops_port {
-        return from_ops(frame, config, &packet);
+        return from_ops(frame, maps, config, &packet);
     }
     let key =
         ListenerKey { lb: proxy.lb, port: packet.source_port, protocol: packet.protocol, family: I::NUMBER };
@@ -106,7 +108,7 @@ fn not_listed<I: Carried, F: Frame, M: Maps>(
         return Ok(passed(Event::Passed));
     }
     if packet.source_port == config.ops_port && !packet.is_opening() {
-        return from_ops(frame, config, packet);
+        return from_ops(frame, maps, config, packet);
     }
     Err(DropReason::NotListed)
 }
@@ -183,9 +185,18 @@ fn to_endpoint<O: Carried, I: Carried, F: Frame, M: Maps>(
     Ok(Verdict { act, ..Verdict::NEXT })
 }
 
-/// From the bootstrap's readiness and stats listener: kubelet and scrapers are on the node or in the pod network.
+/// From the bootstrap's readiness and stats listener: kubelet and scrapers are on a node or in a pod network of the cluster,
+/// which with native routing may lie behind the interface of the tunnels.
 #[inline(always)]
-fn from_ops<I: Carried, F: Frame>(frame: &mut F, config: &Config, packet: &Packet<I>) -> Step<Verdict> {
+fn from_ops<I: Carried, F: Frame, M: Maps>(
+    frame: &mut F,
+    maps: &M,
+    config: &Config,
+    packet: &Packet<I>,
+) -> Step<Verdict> {
+    if maps.is_admitted(SET_CLUSTER, &I::ip(packet.destination)) {
+        return Ok(passed(Event::PassedOps));
+    }
     match frame.route::<I>(packet.addresses(), packet.protocol, config.public_ifindex) {
         Way::Inside => Ok(passed(Event::PassedOps)),
         Way::Interface(ifindex) if ifindex != config.public_ifindex && ifindex != config.underlay_ifindex => {
@@ -197,6 +208,9 @@ fn from_ops<I: Carried, F: Frame>(frame: &mut F, config: &Config, packet: &Packe
 
 /// The reply of a listener, to a client out there. Sent on directly: the stack would see a source that is not ours on
 /// the way out and, half a connection, call it invalid.
+///
+/// The way is that of the VIP, as the reply leaves with it: rules by source are how hosts with several interfaces are set
+/// up. Such a rule would lead replies out to the pods of this node, too, which is why those are asked for first.
 #[inline(always)]
 fn reply<O: Carried, I: Carried, F: Frame, M: Maps>(
     frame: &mut F,
@@ -205,17 +219,20 @@ fn reply<O: Carried, I: Carried, F: Frame, M: Maps>(
     listener: &Listener,
     packet: &Packet<I>,
 ) -> Step<Verdict> {
-    match frame.route::<I>(packet.addresses(), packet.protocol, config.public_ifindex) {
-        Way::Interface(ifindex) if ifindex == config.public_ifindex => {}
-        Way::Refused => return Err(DropReason::NoRoute),
-        // A client of the pod's own address, on the node or in the pod network: it does not know the VIP.
-        _ => return Err(DropReason::ReplyNotPublic),
+    // A client of the pod's own address does not know the VIP.
+    if maps.is_admitted(SET_OWN_PODS, &I::ip(packet.destination)) {
+        return Err(DropReason::ReplyNotPublic);
     }
     let Some(source) = I::of(&listener.address) else { return Err(DropReason::Ipv6) };
     let to = Packet { source, source_port: listener.port, ..*packet };
+    match frame.route::<I>(to.addresses(), to.protocol, config.public_ifindex) {
+        Way::Interface(ifindex) if ifindex == config.public_ifindex => {}
+        Way::Refused => return Err(DropReason::NoRoute),
+        _ => return Err(DropReason::ReplyNotPublic),
+    }
     let packets = frame.packets();
     nat::rewrite(frame, packet, &to)?;
     // The client's packets may arrive at another node and have to come here in GUE.
     mss::clamp(frame, maps, &to, inner_mtu::<O>(config.underlay_mtu))?;
-    Ok(Verdict::counted(Act::Neighbour(config.public_ifindex), Event::Reply, packets))
+    Ok(Verdict::counted(Act::Hop(config.public_ifindex), Event::Reply, packets))
 }

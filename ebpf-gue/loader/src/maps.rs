@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use epic_abi::maps::{self as abi, MapKind, MapSpec, Side};
+use epic_abi::maps::{self as abi, *};
 use epic_abi::{Ip, Lb};
 
 use crate::error::Error;
@@ -16,36 +16,43 @@ use crate::pins::{self, Layout, Pins};
 use crate::sys::{self, Access, MapInfo};
 use crate::table::{PerCpuTable, Table};
 
-/// Every map of `epic-abi`. Maps of the other side exist with room for one entry.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "each is described in `epic_abi::maps` under its name")]
-pub struct Maps {
-    pub config: Table<u32, abi::Config>,
-    pub locals: Table<Ip, abi::Local>,
-    pub nodes: Table<Ip, abi::Node>,
-    pub keys: Table<Lb, abi::LbKeys>,
-    pub tunnels: Table<u32, abi::Tunnel>,
-    pub remotes: Table<u32, abi::Remote>,
-    pub sources: Table<abi::SourceKey, u32>,
-    pub tunnel_stats: PerCpuTable<u32, abi::TunnelStats>,
-    pub drops: PerCpuTable<u32, u64>,
-    pub stats: PerCpuTable<u32, u64>,
-    pub vips: Table<Ip, abi::Vip>,
-    pub services: Table<abi::ServiceKey, abi::Service>,
-    pub source_ranges: Table<SourcePrefix, abi::SourceRange>,
-    pub maglev: Maglev,
-    pub flows: Table<abi::FlowKey, abi::Flow>,
-    pub proxies: Table<u32, abi::Proxy>,
-    pub local_proxies: Table<u32, abi::LocalProxy>,
-    pub listeners: Table<abi::ListenerKey, abi::Listener>,
-    pub aliases: Table<abi::AliasKey, abi::Alias>,
-    pub endpoint_aliases: Table<abi::EndpointAliasKey, Ip>,
-    pub passes: Table<abi::PassKey, abi::Pass>,
-    pub routes: Table<Ip, abi::Route>,
-    pub learned_proxies: Table<Ip, abi::LearnedProxy>,
-    pub endpoints: Table<abi::EndpointKey, abi::Endpoint>,
-    side: Side,
+macro_rules! handles {
+    ($($(#[$doc:meta])* $spec:ident $name:ident $pin:literal: $kind:ident<$key:ty, $value:ty>[$entries:expr], $side:ident
+        $(, learned $version:literal)? $(, room $room:ident)?;)+) => {
+        /// Every map of `epic-abi`. Maps of the other side exist with room for one entry.
+        #[derive(Debug)]
+        pub struct Maps {
+            $($(#[$doc])* pub $name: handles!(@type $kind $key, $value),)+
+            side: Side,
+        }
+
+        impl Maps {
+            pub(crate) fn of(layout: &Layout, dir: &Path, access: Access) -> Result<Self, Error> {
+                let fd = |spec: &MapSpec| {
+                    let fd = pins::open_for(&layout.map(spec.name), access)?;
+                    fd.ok_or_else(|| Error::NoMaps(dir.to_owned()))
+                };
+                let vips = fd(&abi::VIPS)?;
+                let side = match sys::map_info(&vips).map_err(Error::refused("read the map vips"))?.max_entries {
+                    1 => Side::Client,
+                    _ => Side::Node,
+                };
+                Ok(Self { $($name: handles!(@open $kind layout, &abi::$spec, fd(&abi::$spec)?),)+ side })
+            }
+        }
+    };
+    (@type PerCpuArray $key:ty, $value:ty) => { PerCpuTable<$key, $value> };
+    (@type PerCpuHash $key:ty, $value:ty) => { PerCpuTable<$key, $value> };
+    (@type HashOfArrays $key:ty, $value:ty) => { Maglev };
+    (@type LpmTrie $key:ty, $value:ty) => { Table<SourcePrefix, $value> };
+    (@type $kind:ident $key:ty, $value:ty) => { Table<$key, $value> };
+    (@open PerCpuArray $layout:ident, $spec:expr, $fd:expr) => { PerCpuTable::new($spec, $fd)? };
+    (@open PerCpuHash $layout:ident, $spec:expr, $fd:expr) => { PerCpuTable::new($spec, $fd)? };
+    (@open HashOfArrays $layout:ident, $spec:expr, $fd:expr) => { Maglev::new($layout.clone(), $fd)? };
+    (@open $kind:ident $layout:ident, $spec:expr, $fd:expr) => { Table::new($spec, $fd)? };
 }
+
+epic_abi::maps!(handles);
 
 /// A key of `source_ranges` as the trie wants it: how many bits count, then the bits.
 #[repr(C)]
@@ -73,52 +80,6 @@ impl Maps {
             abi::LAYOUT_VERSION => Self::of(&layout, dir, Access::Read),
             found => Err(Error::Layout { dir: dir.to_owned(), found, known: abi::LAYOUT_VERSION }),
         }
-    }
-
-    pub(crate) fn of(layout: &Layout, dir: &Path, access: Access) -> Result<Self, Error> {
-        let fd = |spec: &MapSpec| {
-            let fd = pins::open_for(&layout.map(spec.name), access)?;
-            fd.ok_or_else(|| Error::NoMaps(dir.to_owned()))
-        };
-        let vips = fd(&abi::VIPS)?;
-        let side = match sys::map_info(&vips).map_err(Error::refused("read the map vips"))?.max_entries {
-            1 => Side::Client,
-            _ => Side::Node,
-        };
-        macro_rules! tables {
-            ($($field:ident: $spec:ident,)+) => {
-                Self {
-                    vips: Table::new(&abi::VIPS, vips)?,
-                    tunnel_stats: PerCpuTable::new(&abi::TUNNEL_STATS, fd(&abi::TUNNEL_STATS)?)?,
-                    drops: PerCpuTable::new(&abi::DROPS, fd(&abi::DROPS)?)?,
-                    stats: PerCpuTable::new(&abi::STATS, fd(&abi::STATS)?)?,
-                    maglev: Maglev::new(layout.clone(), fd(&abi::MAGLEV)?)?,
-                    side,
-                    $($field: Table::new(&abi::$spec, fd(&abi::$spec)?)?,)+
-                }
-            };
-        }
-        Ok(tables! {
-            config: CONFIG,
-            locals: LOCALS,
-            nodes: NODES,
-            keys: KEYS,
-            tunnels: TUNNELS,
-            remotes: REMOTES,
-            sources: SOURCES,
-            services: SERVICES,
-            source_ranges: SOURCE_RANGES,
-            flows: FLOWS,
-            proxies: PROXIES,
-            local_proxies: LOCAL_PROXIES,
-            listeners: LISTENERS,
-            aliases: ALIASES,
-            endpoint_aliases: ENDPOINT_ALIASES,
-            passes: PASSES,
-            routes: ROUTES,
-            learned_proxies: LEARNED_PROXIES,
-            endpoints: ENDPOINTS,
-        })
     }
 
     /// What is learned from now on goes into the maps of the layout that serves, too, if it has its own; `None` ends that.

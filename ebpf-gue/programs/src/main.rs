@@ -36,30 +36,38 @@ const SHOT: i32 = 2;
 /// Ingress of an EPIC node's interfaces.
 #[classifier]
 pub fn epic_ingress(ctx: TcContext) -> i32 {
-    end(ingress::run(&mut Skb::new(&ctx), &Kernel))
+    let mut frame = Skb::new(&ctx);
+    let step = ingress::run(&mut frame, &Kernel);
+    end(&frame, step)
 }
 
 /// Ingress of the host side of a proxy's veth: what the proxy sends.
 #[classifier]
 pub fn epic_from_proxy(ctx: TcContext) -> i32 {
-    end(from_pod::run(&mut Skb::new(&ctx), &Kernel))
+    let mut frame = Skb::new(&ctx);
+    let step = from_pod::run(&mut frame, &Kernel);
+    end(&frame, step)
 }
 
 /// Ingress of the interface a client node's tunnels end at.
 #[classifier]
 pub fn epic_client_ingress(ctx: TcContext) -> i32 {
-    end(client_ingress::run(&mut Skb::new(&ctx), &Kernel))
+    let mut frame = Skb::new(&ctx);
+    let step = client_ingress::run(&mut frame, &Kernel);
+    end(&frame, step)
 }
 
 /// Egress of `epic0`: what endpoints send to proxies.
 #[classifier]
 pub fn epic_client_egress(ctx: TcContext) -> i32 {
-    end(client_egress::run(&mut Skb::new(&ctx), &Kernel))
+    let mut frame = Skb::new(&ctx);
+    let step = client_egress::run(&mut frame, &Kernel);
+    end(&frame, step)
 }
 
 /// The one exit: counts, and has the kernel do what was found right.
 #[inline(always)]
-fn end(step: Step<Verdict>) -> i32 {
+fn end(frame: &Skb, step: Step<Verdict>) -> i32 {
     let code = match finish(&Kernel, step) {
         Act::Next => return NEXT,
         Act::Pass => return PASS,
@@ -68,6 +76,7 @@ fn end(step: Step<Verdict>) -> i32 {
         Act::Peer(ifindex) => unsafe { bpf_redirect_peer(ifindex, 0) },
         // SAFETY: no parameters: the kernel looks the next hop up itself.
         Act::Neighbour(ifindex) => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
+        Act::Hop(ifindex) => frame.send(ifindex),
         // SAFETY: no pointers.
         Act::Into(ifindex) => unsafe { bpf_redirect(ifindex, BPF_F_INGRESS as u64) },
         // SAFETY: no pointers.

@@ -4,10 +4,11 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
         BPF_F_PSEUDO_HDR, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
+        bpf_redir_neigh,
     },
     helpers::generated::{
-        self, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_set_hash_invalid, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        self, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_set_hash_invalid,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -40,14 +41,26 @@ const NO_NEIGHBOUR: i64 = 7;
 /// A frame of tc. Ethernet is at offset 0 at all our hooks.
 pub struct Skb {
     skb: *mut __sk_buff,
+    /// The next hop of the last route that was found.
+    hop: Option<Hop>,
 }
+
+/// A next hop: `bpf_redir_neigh` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Hop {
+    family: u32,
+    address: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Hop>() == size_of::<bpf_redir_neigh>());
 
 impl Skb {
     /// The frame of a program, its headers made linear. Done once: looking for bytes in fragments at every header would
     /// cost more.
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
-        let frame = Self { skb: ctx.skb.skb };
+        let frame = Self { skb: ctx.skb.skb, hop: None };
         let linear = frame.end() - frame.start();
         if linear < LINEAR as usize && linear < frame.length() {
             let wanted = if frame.length() < LINEAR as usize { frame.length() as u32 } else { LINEAR };
@@ -55,6 +68,19 @@ impl Skb {
             unsafe { bpf_skb_pull_data(frame.skb, wanted) };
         }
         frame
+    }
+
+    /// Sends the frame out of `ifindex`, to the next hop that was found, or that the kernel finds for its destination.
+    #[inline(always)]
+    pub fn send(&self, ifindex: u32) -> i64 {
+        match self.hop {
+            // SAFETY: Hop has the layout of the kernel's struct (size asserted above).
+            Some(mut hop) => unsafe {
+                bpf_redirect_neigh(ifindex, (&raw mut hop).cast(), size_of::<Hop>() as i32, 0)
+            },
+            // SAFETY: no parameters.
+            None => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) },
+        }
     }
 
     #[inline(always)]
@@ -203,9 +229,10 @@ impl Frame for Skb {
     #[inline(always)]
     fn route<I: Family>(&mut self, [from, to]: [I::Address; 2], protocol: u8, ifindex: u32) -> Way {
         let is_v4 = I::ETHERTYPE == V4::ETHERTYPE;
+        let pair = |low: u32, high: u32| low as u64 | ((high as u64) << 32);
         let words = |address| {
-            let words = I::ip(address).words;
-            if is_v4 { [words[3], 0, 0, 0] } else { words }
+            let [a, b, c, d] = I::ip(address).words;
+            if is_v4 { [d as u64, 0] } else { [pair(a, b), pair(c, d)] }
         };
         let mut params = Params {
             family: if is_v4 { AF_INET } else { AF_INET6 },
@@ -218,8 +245,7 @@ impl Frame for Skb {
             tos: 0,
             source: words(from),
             destination: words(to),
-            vlan: 0,
-            macs: [0; 3],
+            answer: [0; 2],
         };
         // SAFETY: Params has the layout of the kernel's struct (size asserted below).
         let answer = unsafe {
@@ -231,7 +257,13 @@ impl Frame for Skb {
             )
         };
         match answer {
-            SUCCESS | NO_NEIGHBOUR => Way::Interface(params.ifindex),
+            SUCCESS | NO_NEIGHBOUR => {
+                // The kernel has put the next hop where the destination was; its family need not be the packet's.
+                let [low, high] = params.destination;
+                let address = [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32];
+                self.hop = Some(Hop { family: params.family as u32, address });
+                Way::Interface(params.ifindex)
+            }
             // Forwarding is off on the interface, so the kernel does not say. Proxies work without forwarding.
             FORWARDING_OFF => Way::Interface(ifindex),
             BLACKHOLE..=PROHIBIT => Way::Refused,
@@ -256,7 +288,8 @@ impl Frame for Skb {
     }
 }
 
-/// The parameters of the route lookup: `bpf_fib_lookup` of the kernel without its unions.
+/// The parameters of the route lookup: `bpf_fib_lookup` of the kernel without its unions. In words of 64 bits, as zeroing
+/// narrower ones would become calls of memset.
 #[repr(C)]
 struct Params {
     family: u8,
@@ -266,10 +299,10 @@ struct Params {
     total: u16,
     ifindex: u32,
     tos: u32,
-    source: [u32; 4],
-    destination: [u32; 4],
-    vlan: u32,
-    macs: [u32; 3],
+    source: [u64; 2],
+    destination: [u64; 2],
+    /// VLAN and MAC addresses of the next hop, which are not asked for.
+    answer: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Params>() == size_of::<bpf_fib_lookup>());
@@ -281,12 +314,12 @@ const _: () = assert!(size_of::<Params>() == size_of::<bpf_fib_lookup>());
 #[unsafe(export_name = "epic_icmp_build")]
 #[inline(never)]
 fn answer(skb: *mut __sk_buff, kind: u32, rest: u32) -> i64 {
-    build_answer(&mut Skb { skb }, kind, rest).is_err() as i64
+    build_answer(&mut Skb { skb, hop: None }, kind, rest).is_err() as i64
 }
 
 /// [`lower_mss`]; 0 when it is done, or there was nothing to do.
 #[unsafe(export_name = "epic_mss_lower")]
 #[inline(never)]
 fn lower(skb: *mut __sk_buff, options: usize, limit: u16) -> i64 {
-    lower_mss(&mut Skb { skb }, &Kernel, options, limit).is_err() as i64
+    lower_mss(&mut Skb { skb, hop: None }, &Kernel, options, limit).is_err() as i64
 }

@@ -426,6 +426,13 @@ pub const FOREIGN: &[(&str, &str, Judged)] = &[
     ),
     (
         "EPIC",
+        "spec.scraper-networks[0]",
+        Judged::Harmless(
+            "administrators alone write it; it admits to answers of one port, which tells no tenant's secret",
+        ),
+    ),
+    (
+        "EPIC",
         "spec.untunnelled-networks[0]",
         Judged::Harmless("administrators alone write it; what EPIC protects stays refused"),
     ),

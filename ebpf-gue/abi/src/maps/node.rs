@@ -54,7 +54,7 @@ layout! {
     /// A network in a set of source ranges: what follows the prefix length in the key of the trie. The prefix
     /// counts 32 bits for the set, then those of the network (96 more for IPv4).
     pub struct SourceRangeKey {
-        /// The set, as it stands in [`Service::source_ranges`].
+        /// The set, as it stands in [`Service::source_ranges`], or [`SET_OWN_PODS`], [`SET_CLUSTER`].
         pub set: u32,
         /// The network.
         pub address: Ip,
@@ -213,6 +213,11 @@ layout! {
     }
 }
 
+/// Set of `source_ranges`: networks of this node's own pods. Whoever calls from there has not called by a VIP.
+pub const SET_OWN_PODS: u32 = u32::MAX;
+/// Set of `source_ranges`: networks of all pods and the addresses of all nodes of the EPIC cluster, from where proxies are
+/// scraped.
+pub const SET_CLUSTER: u32 = u32::MAX - 1;
 /// This node answers ARP for the VIP on its public interface.
 pub const VIP_OWNED: u32 = 1;
 /// The proxy keeps the flows it has; a new connection that reuses the ports of an old flow goes elsewhere.

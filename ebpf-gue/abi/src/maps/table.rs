@@ -51,8 +51,8 @@ macro_rules! maps {
             VIPS vips "vips": LazyHash<Ip, Vip>[MAX_LBS], Node, room LoadBalancers;
             /// `services`: [`ServiceKey`] → [`Service`]. Written by the agent.
             SERVICES services "services": LazyHash<ServiceKey, Service>[MAX_SERVICES], Node, room LoadBalancers;
-            /// `source_ranges`: prefix length u32 and [`SourceRangeKey`] → [`SourceRange`]. Read for services that
-            /// name a set.
+            /// `source_ranges`: prefix length u32 and [`SourceRangeKey`] → [`SourceRange`]. Read for services that name a
+            /// set, and for the sets of the cluster's own networks, which the agent writes.
             SOURCE_RANGES source_ranges "source_ranges": LpmTrie<SourceRangeKey, SourceRange>[MAX_SOURCE_RANGES],
                 Node, room LoadBalancers;
             /// `maglev`: [`Lb`] → ARRAY of [`MAGLEV_SLOTS`] proxy ids (u32, 0 = none). The agent fills a new array

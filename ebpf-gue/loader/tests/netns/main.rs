@@ -12,5 +12,6 @@ mod mtu;
 mod refusals;
 mod service_path;
 mod support;
+mod ways;
 mod wire;
 mod written_maps;

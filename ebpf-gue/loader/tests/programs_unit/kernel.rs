@@ -164,7 +164,7 @@ impl Kernel {
             Act::Next => NEXT,
             Act::Pass => PASS,
             Act::Drop => DROP,
-            Act::Peer(_) | Act::Neighbour(_) | Act::Into(_) | Act::Back(_) => REDIRECT,
+            Act::Peer(_) | Act::Neighbour(_) | Act::Hop(_) | Act::Into(_) | Act::Back(_) => REDIRECT,
         };
         Some((Outcome { verdict, frame: bytes.bytes }, is_known.get()))
     }

@@ -2,7 +2,7 @@
 
 use epic_abi::{
     drop::DropReason,
-    maps::{KeySlot, LbKeys, PassKey},
+    maps::{KeySlot, LbKeys, PassKey, SET_CLUSTER, SET_OWN_PODS},
     stats::Event,
 };
 use epic_datapath::Program::{FromProxy, Ingress};
@@ -155,4 +155,67 @@ fn a_pod_sends_from_its_own_address_only() {
     let ping =
         frame(&ipv4(1, crate::frame::ip("10.244.1.7"), crate::frame::ip("100.127.0.7"), &[8, 0, 0, 0]));
     assert_eq!(kernel.dropped(FromProxy, &ping), DropReason::Protocol);
+}
+
+/// A node as hosts with several interfaces are set up: by default everything leaves by another one than the public, and
+/// what has a VIP as its source is led to the public one by a rule.
+const BY_SOURCE: &[&str] = &[
+    "link add mgmt type veth peer name mgmtfar",
+    "link set mgmt up",
+    "link set mgmtfar up",
+    "address add 172.16.0.2/24 dev mgmt",
+    "route replace default via 172.16.0.1 dev mgmt",
+    "route add default via 198.51.100.254 dev nic table 100",
+    "rule add from 192.0.2.0/24 lookup 100",
+];
+
+#[test]
+fn the_way_of_a_reply_is_that_of_its_vip() {
+    let reply = frame(&segment(LISTENER, CLIENT, b""));
+    scene::routed_by(BY_SOURCE, |kernel| {
+        assert_eq!(kernel.run(FromProxy, &reply).verdict, REDIRECT, "{:?}", kernel.drops());
+    });
+    // As the CNI of AWS does for pods of a second interface.
+    let by_pod =
+        ["rule add from 10.244.1.7 lookup 101", "route add default via 172.16.0.1 dev mgmt table 101"];
+    scene::routed_by(&[BY_SOURCE, &by_pod].concat(), |kernel| {
+        assert_eq!(kernel.run(FromProxy, &reply).verdict, REDIRECT, "{:?}", kernel.drops());
+    });
+    // Without the rule it would leave by another interface than the public one.
+    scene::routed_by(&BY_SOURCE[..BY_SOURCE.len() - 1], |kernel| {
+        kernel.routes = None;
+        assert_eq!(kernel.run(FromProxy, &reply).verdict, DROP);
+        assert_eq!(kernel.drops(), [(DropReason::ReplyNotPublic, 1)].into());
+    });
+}
+
+#[test]
+fn a_rule_for_vips_leads_no_reply_to_a_pod_of_this_node_out() {
+    scene::routed_by(BY_SOURCE, |kernel| {
+        kernel.admit(SET_OWN_PODS, scene::ip("10.244.1.0"), 24);
+        let reply = frame(&segment(LISTENER, "10.244.1.9:50000", b""));
+        assert_eq!(kernel.dropped(FromProxy, &reply), DropReason::ReplyNotPublic);
+        let reply = frame(&segment(LISTENER, "10.244.2.9:50000", b""));
+        assert_eq!(
+            kernel.run(FromProxy, &reply).verdict,
+            REDIRECT,
+            "a pod elsewhere may have called by the VIP"
+        );
+    });
+}
+
+#[test]
+fn scrapers_in_the_networks_of_the_cluster_are_answered_whatever_interface_leads_there() {
+    scene::routed(|kernel| {
+        let to = |destination: &str| frame(&segment("10.244.1.7:9901", destination, b""));
+        // Native routing: pods of other nodes are behind the interface of the tunnels.
+        assert_eq!(kernel.dropped(FromProxy, &to("10.244.9.9:50000")), DropReason::ProxyNotAllowed);
+        kernel.admit(SET_CLUSTER, scene::ip("10.244.8.0"), 21);
+        assert_eq!(kernel.run(FromProxy, &to("10.244.9.9:50000")).verdict, NEXT);
+        assert_eq!(kernel.dropped(FromProxy, &to("10.244.16.9:50000")), DropReason::ProxyNotAllowed);
+        let other = frame(&segment("10.244.1.7:9902", "10.244.9.9:50000", b""));
+        assert_eq!(kernel.dropped(FromProxy, &other), DropReason::ProxyNotAllowed, "from that port alone");
+        let opening = frame(&tcp(addr("10.244.1.7:9901"), addr("10.244.9.9:50000"), SYN, &[], b""));
+        assert_eq!(kernel.dropped(FromProxy, &opening), DropReason::ProxyNotAllowed, "and answers alone");
+    });
 }

@@ -34,6 +34,11 @@ pub(crate) fn routed<T: Send>(work: impl FnOnce(&mut Kernel) -> T + Send) -> T {
     in_netns(|routes| work(&mut routed_in(node(), routes)))
 }
 
+/// The same with more links, addresses, routes and rules, as `ip` takes them.
+pub(crate) fn routed_by<T: Send>(commands: &[&str], work: impl FnOnce(&mut Kernel) -> T + Send) -> T {
+    in_netns_with(commands, |routes| work(&mut routed_in(node(), routes)))
+}
+
 /// The same in programs that are loaded already, in such a namespace.
 pub(crate) fn routed_in(mut kernel: Kernel, routes: Routes) -> Kernel {
     let Routes { nic, .. } = routes;
@@ -44,6 +49,10 @@ pub(crate) fn routed_in(mut kernel: Kernel, routes: Routes) -> Kernel {
 
 /// Such a namespace; `work` is told its interfaces.
 pub(crate) fn in_netns<T: Send>(work: impl FnOnce(Routes) -> T + Send) -> T {
+    in_netns_with(&[], work)
+}
+
+fn in_netns_with<T: Send>(commands: &[&str], work: impl FnOnce(Routes) -> T + Send) -> T {
     let netns = Netns::new("bpf-unit");
     netns.ip("link add nic type veth peer name wire");
     netns.ip("link add cni type veth peer name pod");
@@ -55,6 +64,9 @@ pub(crate) fn in_netns<T: Send>(work: impl FnOnce(Routes) -> T + Send) -> T {
     netns.ip("route add default via 198.51.100.254 dev nic");
     netns.ip("route add blackhole 192.0.2.128/25");
     netns.sysctl("net/ipv4/ip_forward", "1");
+    for command in commands {
+        netns.ip(command);
+    }
     let index = |device: &str| -> u32 {
         let link = netns.ip(&format!("-o link show {device}"));
         link.split(':').next().unwrap().trim().parse().unwrap()

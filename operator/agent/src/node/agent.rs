@@ -47,6 +47,7 @@ use super::inputs::{Inputs, Unknown};
 use super::interfaces::{self, Interfaces};
 use super::judgement::Judgement;
 use super::lease::Contact;
+use super::networks;
 use super::report::Report;
 use super::services::{self, Services};
 use super::watched::{self, AskAgain, Basis};
@@ -367,7 +368,9 @@ impl Agent {
         };
         self.readiness.gate("interfaces").open();
         let config = interfaces::config(&found, &objects.epic, master.flow_hash_seed());
-        if let Err(error) = self.configure(&config, &found) {
+        let networks = networks::of(&objects.nodes, &self.settings.node, &objects.epic);
+        let configured = self.configure(&config, &found);
+        if let Err(error) = configured.and_then(|()| networks::write(&self.maps.source_ranges, &networks)) {
             return self.not_ready("config", &error.to_string());
         }
         self.readiness.gate("config").open();
@@ -377,7 +380,7 @@ impl Agent {
             Err(error) => return self.not_ready("veths", &error.to_string()),
         };
         self.readiness.gate("veths").open();
-        let link = Link { ifindex: found.underlay.ifindex, mtu: found.underlay.mtu, local: found.address };
+        let link = Link { ifindex: found.underlay.ifindex, mtu: config.underlay_mtu, local: found.address };
         let place = Place { name: self.settings.node.as_str().into(), link };
         let none = BTreeSet::<NodeName>::new();
         let previous = self.passed.as_ref().map_or(&none, |passed| &passed.decision.desired().eligible);

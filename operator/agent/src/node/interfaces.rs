@@ -284,7 +284,7 @@ pub fn config(interfaces: &Interfaces, epic: &EPIC, seed: u32) -> Config {
         ops_port: OPS_PORT,
         public_ifindex: interfaces.public.ifindex,
         underlay_ifindex: interfaces.underlay.ifindex,
-        underlay_mtu: interfaces.underlay.mtu,
+        underlay_mtu: epic.spec.underlay_mtu(interfaces.underlay.mtu),
         new_flows_per_second: NEW_FLOWS_PER_SECOND,
         maglev_seed: seed,
         mac: interfaces.public.mac,
@@ -428,5 +428,18 @@ mod tests {
         let mut down = good;
         (down.underlay.up, down.underlay.carrier) = (false, false);
         assert!(down.down().unwrap().starts_with("the underlay interface \"eth0\" is down"));
+    }
+
+    #[test]
+    fn the_way_of_tunnels_is_no_wider_than_the_epic_object_says_nor_than_the_interface() {
+        let wan = link(2, "wan0");
+        let address = [192, 0, 2, 11].into();
+        let interfaces = Interfaces { public: wan.clone(), underlay: wan, address };
+        for (said, wanted) in [(None, 1_500), (Some(1_400), 1_400), (Some(9_000), 1_500)] {
+            let gue = serde_json::json!({"underlay-mtu": said});
+            let epic = serde_json::json!({"metadata": {"name": "epic"}, "spec": {"gue": gue}});
+            let epic: EPIC = serde_json::from_value(epic).expect("an EPIC object");
+            assert_eq!(config(&interfaces, &epic, 0).underlay_mtu, wanted, "{said:?}");
+        }
     }
 }

@@ -18,6 +18,7 @@ pub mod inputs;
 pub mod interfaces;
 pub mod judgement;
 pub mod lease;
+mod networks;
 pub mod owner;
 pub mod removal;
 pub mod report;

@@ -85,6 +85,7 @@ async fn networks_are_canonical_and_have_no_host_bits() {
     judge_field(&object("Account", "epic", "a", json!({})), "/spec/client-networks", &good, &bad, text).await;
     let epic = object("EPIC", "epic", "epic", json!({}));
     judge_field(&epic, "/spec/untunnelled-networks", &good, &bad, text).await;
+    judge_field(&epic, "/spec/scraper-networks", &good, &bad, text).await;
     let protected = ["10.0.0.0/8", "10.0.0.1", "2001:db8::1"].map(list);
     let unusable = ["10.0.0.1/8", "10.0.0.01", "host"].map(list);
     judge_field(&epic, "/spec/protected-addresses", &protected, &unusable, "an IP address or a network")
