@@ -2,8 +2,9 @@
 //!
 //! Order: first the new source, so that a packet from there is known by the time one is sent; then the remote; then
 //! the source that stood for the tunnel before goes. Nothing here is pruned by desired state; a tunnel's remote goes
-//! with its tunnel.
+//! with its tunnel, or when it has been silent for long ([`crate::hello::silence`]).
 
+use epic_abi::Lb;
 use epic_abi::maps::{REMOTE_FIXED_PORTS, Remote, SourceKey};
 use epic_datapath::{Error, Maps};
 
@@ -22,12 +23,7 @@ pub fn write(
     let before = maps.remotes.get(&tunnel)?;
     maps.sources.set(source, &tunnel)?;
     maps.remotes.set(&tunnel, remote)?;
-    let earlier = before.map(|before| SourceKey {
-        address: before.address,
-        port: if before.flags & REMOTE_FIXED_PORTS == 0 { 0 } else { before.port },
-        _reserved: 0,
-        lb: source.lb,
-    });
+    let earlier = before.map(|before| source_of(&before, source.lb));
     for old in [replaced.copied(), earlier].into_iter().flatten() {
         if old != *source && maps.sources.get(&old)? == Some(tunnel) {
             maps.sources.remove(&old)?;
@@ -36,7 +32,13 @@ pub fn write(
     Ok(())
 }
 
-/// Forgets the remote of a tunnel that is no longer there.
+/// The source that packets of a remote have.
+fn source_of(remote: &Remote, lb: Lb) -> SourceKey {
+    let port = if remote.flags & REMOTE_FIXED_PORTS == 0 { 0 } else { remote.port };
+    SourceKey { address: remote.address, port, _reserved: 0, lb }
+}
+
+/// Forgets the remote of a tunnel that is no longer there, or silent.
 ///
 /// # Errors
 /// The kernel refused.
@@ -56,7 +58,7 @@ pub fn sweep(maps: &Maps) -> Result<usize, Error> {
     let remotes = maps.remotes.entries()?;
     let mut removed = 0;
     for (source, tunnel) in maps.sources.entries()? {
-        let stands = remotes.get(&tunnel).is_some_and(|remote| remote.address == source.address);
+        let stands = remotes.get(&tunnel).is_some_and(|remote| source_of(remote, source.lb) == source);
         if !stands && maps.sources.remove(&source)? {
             removed += 1;
         }

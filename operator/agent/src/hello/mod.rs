@@ -13,6 +13,7 @@
 
 pub mod caller;
 pub mod responder;
+pub mod silence;
 pub mod socket;
 #[cfg(test)]
 mod tests;

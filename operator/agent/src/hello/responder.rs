@@ -132,6 +132,8 @@ pub struct Heard {
     source: SourceKey,
     /// The maps do not say so yet.
     unwritten: bool,
+    /// The maps do not say so any more, as nothing was heard for long.
+    is_forgotten: bool,
     /// Sessions before this one. Their cookies may still be good, so their recorded hellos could be played back.
     retired: Vec<u64>,
 }
@@ -140,6 +142,11 @@ impl Heard {
     /// Whether the other end was heard recently enough.
     pub fn is_up(&self, now: Nanos) -> bool {
         now.saturating_sub(self.last) <= self.period.max(SECOND) * SILENT_PERIODS
+    }
+
+    /// Whether the maps do not say any more where it was.
+    pub fn is_forgotten(&self) -> bool {
+        self.is_forgotten
     }
 
     /// The LoadBalancer that its tunnel was of when it called.
@@ -194,6 +201,7 @@ impl Responder {
             sequence: remote.sequence,
             source: source_key(remote.address, remote.port, nat, lb),
             unwritten: false,
+            is_forgotten: false,
             // Cookies of an earlier process are good for nothing, so there is nothing to remember.
             retired: Vec::new(),
         };
@@ -228,6 +236,16 @@ impl Responder {
     pub fn remove(&mut self, id: u32) -> Option<SourceKey> {
         self.directory.tunnels.remove(&id);
         let source = self.heard.remove(&id)?.source;
+        self.vacate(id, &source);
+        Some(source)
+    }
+
+    /// Forgets where the other end of a silent tunnel was. Returns its source, which the caller removes together with its
+    /// remote. The next hello is learned again; hellos that were heard before stay old ones.
+    pub fn forget(&mut self, id: u32) -> Option<SourceKey> {
+        let heard = self.heard.get_mut(&id).filter(|heard| !heard.is_forgotten)?;
+        (heard.is_forgotten, heard.unwritten) = (true, true);
+        let source = heard.source;
         self.vacate(id, &source);
         Some(source)
     }
@@ -337,6 +355,7 @@ impl Responder {
             sequence: header.sequence,
             source,
             unwritten: false,
+            is_forgotten: false,
             retired,
         };
         let moved = before.is_none_or(|b| b.source != source || b.remote != heard.remote);

@@ -12,6 +12,7 @@ use imbl::OrdSet;
 
 use super::caller::{Caller, EAGER, FIRST, PERIOD, Reached, Wanted};
 use super::responder::{Directory, Learned, Outcome, Protected, Refusal, Responder, Tunnel};
+use super::silence::Silence;
 use super::{Nanos, Outgoing, SECOND};
 
 /// Every tunnel of these tests belongs to a LoadBalancer of its own, as the tunnels of one client to one node do.
@@ -235,6 +236,83 @@ fn a_silent_tunnel_is_down_and_its_remote_stays() {
     let later = START + 60 * SECOND;
     assert!(!responder.heard()[&4].is_up(later) && !caller.states()[&4].is_up(later));
     assert_eq!(responder.heard()[&4].remote, inside());
+}
+
+/// No tunnel.
+const NONE: [u32; 0] = [];
+
+/// Looks this often at a responder, and has it forget what was found silent.
+fn look(
+    silence: &mut Silence,
+    responder: &mut Responder,
+    looks: usize,
+    now: Nanos,
+    mut packets: impl FnMut() -> Option<u64>,
+) -> Vec<u32> {
+    let mut forgotten = Vec::new();
+    for _ in 0..looks {
+        for id in silence.look(responder.heard(), now, |_| packets()) {
+            forgotten.extend(responder.forget(id).map(|_| id));
+        }
+    }
+    forgotten
+}
+
+#[test]
+fn the_remote_of_a_tunnel_that_stays_silent_is_forgotten_and_learned_again() {
+    let (mut caller, mut responder, mut silence) = (caller(1, &[4]), responder(&[4]), Silence::default());
+    converse(&mut caller, &mut responder, inside(), START);
+    assert_eq!(look(&mut silence, &mut responder, 100, START + SECOND, || Some(0)), NONE, "it is up");
+    let down = START + 60 * SECOND;
+    assert_eq!(look(&mut silence, &mut responder, 6, down, || Some(0)), NONE, "not at once");
+    assert_eq!(look(&mut silence, &mut responder, 100, down, || Some(0)), [4], "once");
+    assert!(!responder.heard()[&4].is_up(down));
+    let (learned, _) = converse(&mut caller, &mut responder, inside(), down);
+    assert_eq!(learned.len(), 1, "the same place is news again");
+    assert!(responder.heard()[&4].is_up(down) && !responder.heard()[&4].is_forgotten());
+}
+
+#[test]
+fn old_hellos_of_a_forgotten_tunnel_stay_old_and_its_address_is_free() {
+    let (mut first, mut responder, mut silence) = (caller(1, &[4]), responder(&[4]), Silence::default());
+    let recorded = good_hello(&mut first, &mut responder, inside(), START);
+    responder.receive(inside(), &recorded.bytes, START + LATER);
+    let down = START + LATER + 30 * SECOND;
+    assert_eq!(look(&mut silence, &mut responder, 7, down, || Some(0)), [4]);
+    let replayed = responder.receive(inside(), &recorded.bytes, down);
+    assert_eq!(
+        (replayed.refused, replayed.learned.len()),
+        (vec![Refusal::Replayed], 0),
+        "its cookie is good"
+    );
+    let mut other = caller(2, &[5]);
+    set_directory(&mut responder, directory(&[4, 5]));
+    let (learned, _) = converse(&mut other, &mut responder, inside(), down);
+    assert_eq!(learned.len(), 1, "the address is free");
+    assert!(responder.heard()[&4].is_forgotten());
+}
+
+#[test]
+fn packets_that_pass_hold_a_remote_and_so_does_not_knowing() {
+    let (mut caller, mut responder, mut silence) = (caller(1, &[4]), responder(&[4]), Silence::default());
+    converse(&mut caller, &mut responder, inside(), START);
+    let down = START + 60 * SECOND;
+    let mut packets = 0;
+    let mut more = || {
+        packets += 1;
+        Some(packets / 5)
+    };
+    assert_eq!(look(&mut silence, &mut responder, 200, down, &mut more), NONE, "a packet in fifty seconds");
+    assert_eq!(look(&mut silence, &mut responder, 200, down, || None), NONE, "counters that cannot be read");
+    for _ in 0..50 {
+        assert_eq!(look(&mut silence, &mut responder, 6, down, || Some(9)), NONE);
+        silence.begin();
+    }
+    assert_eq!(
+        look(&mut silence, &mut responder, 6, down + 3_600 * SECOND, || Some(9)),
+        NONE,
+        "no time is counted"
+    );
 }
 
 #[test]

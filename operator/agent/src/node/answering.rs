@@ -19,9 +19,11 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::hello::responder::{Directory, Heard, Refusal, Responder};
+use crate::hello::silence::{BETWEEN_LOOKS, Silence};
 use crate::hello::{self, socket::Socket};
 use crate::remotes;
 
@@ -52,6 +54,7 @@ struct State {
     wanted: Option<Directory>,
     /// Tunnels of that which the maps did not hold.
     late: BTreeSet<u32>,
+    silence: Silence,
 }
 
 impl State {
@@ -136,7 +139,8 @@ impl Answering {
         }
         let swept = remotes::sweep(&maps)?;
         tracing::info!(remotes = responder.heard().len(), swept, "adopted learned remotes");
-        let state = Mutex::new(State { responder, wanted: None, late: BTreeSet::new() });
+        let state =
+            Mutex::new(State { responder, wanted: None, late: BTreeSet::new(), silence: Silence::default() });
         Ok(Arc::new(Self { state, maps, refused: Family::default() }))
     }
 
@@ -202,8 +206,18 @@ impl Answering {
     }
 
     async fn serve(&self, socket: &Socket) {
+        self.state.lock().silence.begin();
+        let mut looks = tokio::time::interval(BETWEEN_LOOKS);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (from, bytes) = match socket.receive().await {
+            let received = tokio::select! {
+                received = socket.receive() => received,
+                _ = looks.tick() => {
+                    self.forget_silent(hello::now());
+                    continue;
+                }
+            };
+            let (from, bytes) = match received {
                 Ok(received) => received,
                 Err(error) => {
                     tracing::warn!(%error, "the hello socket broke; opening another");
@@ -212,6 +226,25 @@ impl Answering {
             };
             if let Some(answer) = self.take(from, &bytes) {
                 socket.send(&answer).await;
+            }
+        }
+    }
+
+    /// Forgets where the other ends of tunnels were that have been silent for long.
+    fn forget_silent(&self, now: hello::Nanos) {
+        let mut state = self.state.lock();
+        let State { responder, silence, .. } = &mut *state;
+        let packets = |id| match self.maps.tunnel_stats.get(&id) {
+            Ok(counted) => Some(counted.iter().flatten().map(|stats| stats.rx_packets).sum()),
+            Err(_) => None,
+        };
+        for tunnel in silence.look(responder.heard(), now, packets) {
+            let Some(source) = responder.forget(tunnel) else { continue };
+            match remotes::forget(&self.maps, tunnel, &source) {
+                Ok(()) => tracing::info!(tunnel, "forgot a remote that has been silent"),
+                Err(error) => {
+                    tracing::warn!(tunnel, %error, "the remote of a silent tunnel stays in the maps")
+                }
             }
         }
     }
@@ -287,7 +320,7 @@ mod tests {
                 let remote = epic_abi::maps::Remote { port: *id as u16 + 1, ..Default::default() };
                 responder.adopt(*id, Lb::new(1, 1), &remote);
             }
-            let mut state = State { responder, wanted: None, late: BTreeSet::new() };
+            let mut state = State { responder, wanted: None, late: BTreeSet::new(), silence: Silence::default() };
             let mut held = BTreeMap::new();
             let mut heard: BTreeMap<u32, u16> = adopted.into_iter().map(|id| (id, 1)).collect();
             let mut wanted = Directory::default();
