@@ -162,6 +162,11 @@ impl Tables {
         self.drops.borrow().get(&(reason as u32)).copied().unwrap_or_default()
     }
 
+    /// Packets dropped for any reason.
+    pub fn dropped_in_all(&self) -> u64 {
+        self.drops.borrow().values().sum()
+    }
+
     /// Packets that met with `event`.
     pub fn events(&self, event: Event) -> u64 {
         self.stats.borrow().get(&(event as u32)).copied().unwrap_or_default()
@@ -170,6 +175,16 @@ impl Tables {
     /// What the tunnel has counted, if it counts.
     pub fn tunnel_counts(&self, tunnel: u32) -> Option<TunnelStats> {
         self.tunnel_stats.borrow().get(&tunnel).copied()
+    }
+
+    /// All flows.
+    pub fn all_flows(&self) -> Vec<(FlowKey, Flow)> {
+        self.flows.borrow().iter().map(|(key, flow)| (*key, *flow)).collect()
+    }
+
+    /// All proxies that were learned.
+    pub fn all_learned(&self) -> Vec<(Ip, LearnedProxy)> {
+        self.learned_proxies.borrow().iter().map(|(address, learned)| (*address, *learned)).collect()
     }
 
     /// Forgets flows and learned proxies.

@@ -1,6 +1,6 @@
 //! Frames as the tests make them: independent of the code under test.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 pub const ETH: usize = 14;
 pub const SYN: u8 = 0x02;
@@ -20,7 +20,8 @@ pub fn ip(text: &str) -> Ipv4Addr {
     text.parse().unwrap()
 }
 
-fn sum(start: u32, bytes: &[u8]) -> u32 {
+/// The sum of RFC 1071 over `bytes`, beginning with `start`.
+pub fn sum(start: u32, bytes: &[u8]) -> u32 {
     let mut total = start;
     for pair in bytes.chunks(2) {
         total += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
@@ -96,6 +97,36 @@ pub fn udp(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     datagram.extend([0, 0]);
     datagram.extend(payload);
     ipv4(17, *from.ip(), *to.ip(), &datagram)
+}
+
+/// An ARP frame for IPv4 over Ethernet: 1 asks, 2 answers.
+pub fn arp(operation: u16, sender: &str, target: &str) -> Vec<u8> {
+    let mut packet = vec![0, 1, 8, 0, 6, 4];
+    packet.extend(operation.to_be_bytes());
+    packet.extend(FROM_MAC);
+    packet.extend(ip(sender).octets());
+    packet.extend([0; 6]);
+    packet.extend(ip(target).octets());
+    ethernet(0x0806, &packet)
+}
+
+/// An IPv6 frame.
+pub fn ipv6(next: u8, source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    let address = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, 255]);
+    packet.extend(address(source));
+    packet.extend(address(destination));
+    packet.extend(payload);
+    ethernet(0x86DD, &packet)
+}
+
+/// A message of neighbour discovery about `target`, or another payload that begins with `kind`.
+pub fn discovery(kind: u8, target: &str) -> Vec<u8> {
+    let mut payload = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+    payload.extend(target.parse::<Ipv6Addr>().unwrap().octets());
+    payload
 }
 
 /// An IPv4 frame.

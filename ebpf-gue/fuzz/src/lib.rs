@@ -2,6 +2,8 @@
 //!
 //! - [`frame`] makes frames, independently of the code under test.
 //! - [`scene`] fills the maps of the two hosts that all tests play on.
+//! - [`corpus`] names packets of every kind; [`mutate`] makes others of them.
+//! - [`native`] runs the core on packets in a process; [`oracle`] judges what becomes of them.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,5 +11,9 @@
     reason = "what fails here fails the test; names are those of the cast"
 )]
 
+pub mod corpus;
 pub mod frame;
+pub mod mutate;
+pub mod native;
+pub mod oracle;
 pub mod scene;

@@ -4,20 +4,10 @@ use epic_abi::{maps::Vip, stats::Event};
 use epic_datapath::Program::Ingress;
 
 use crate::{
-    frame::{FROM_MAC, ethernet, ip},
+    frame::{FROM_MAC, arp, ip},
     kernel::{NEXT, REDIRECT},
     scene::{self, MAC, VIP},
 };
-
-pub(crate) fn arp(operation: u16, sender: &str, target: &str) -> Vec<u8> {
-    let mut packet = vec![0, 1, 8, 0, 6, 4];
-    packet.extend(operation.to_be_bytes());
-    packet.extend(FROM_MAC);
-    packet.extend(ip(sender).octets());
-    packet.extend([0; 6]);
-    packet.extend(ip(target).octets());
-    ethernet(0x0806, &packet)
-}
 
 #[test]
 fn a_request_for_an_owned_vip_is_answered() {

@@ -11,8 +11,7 @@ use epic_abi::{
 use epic_datapath::Program::FromProxy;
 
 use crate::{
-    arp::arp,
-    frame::{ETH, addr, ethernet, frame, segment, syn, udp},
+    frame::{ETH, addr, arp, discovery, frame, segment, syn, udp},
     kernel::{IFINDEX, Kernel, NEXT},
     scene::{self, POD, ip},
 };
@@ -120,13 +119,7 @@ const NEIGHBOUR_V6: &str = "fd00:10:244:1::9";
 /// An IPv6 frame of this next header, whose payload begins with `kind` and has `target` where a message of neighbour
 /// discovery has its target.
 fn ipv6(next: u8, kind: u8, source: &str, destination: &str, target: &str) -> Vec<u8> {
-    let address = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
-    let mut packet = vec![0x60, 0, 0, 0, 0, 24, next, 255];
-    packet.extend(address(source));
-    packet.extend(address(destination));
-    packet.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
-    packet.extend(address(target));
-    ethernet(0x86DD, &packet)
+    crate::frame::ipv6(next, source, destination, &discovery(kind, target))
 }
 
 /// A node whose proxy has an IPv6 address as well.

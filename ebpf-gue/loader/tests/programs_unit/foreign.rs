@@ -4,8 +4,7 @@ use epic_abi::drop::DropReason;
 use epic_datapath::Program::{ClientIngress, FromProxy, Ingress};
 
 use crate::{
-    arp::arp,
-    frame::{addr, ethernet, frame, gue, segment, udp},
+    frame::{addr, arp, ethernet, frame, gue, segment, udp},
     kernel::{NEXT, REDIRECT},
     scene::{self, DATA_KEY, VIP},
 };

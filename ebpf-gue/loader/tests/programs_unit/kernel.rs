@@ -18,11 +18,14 @@ use epic_abi::{
     maps::{MAGLEV_SLOTS, Side, TunnelStats},
     stats::Event,
 };
-use epic_core::{Act, Bytes, Tables, Way, client_egress, client_ingress, finish, from_pod, ingress};
+use epic_core::{Act, Bytes, Tables, Way};
 use epic_datapath::Program;
-use epic_fuzz::scene::{Put, bytes_of};
+use epic_fuzz::{
+    native::{self, Packet},
+    scene::Put,
+};
 
-pub(crate) use epic_fuzz::scene::IFINDEX;
+pub(crate) use epic_fuzz::scene::{IFINDEX, Routes};
 
 /// TCX_NEXT.
 pub(crate) const NEXT: i32 = -1;
@@ -59,26 +62,6 @@ impl Outcome {
     }
 }
 
-/// Interfaces of the namespace of `scene::in_netns`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Routes {
-    pub(crate) nic: u32,
-    pub(crate) cni: u32,
-}
-
-impl Routes {
-    /// What the routing table of that namespace says about a destination.
-    fn way(self, destination: Ip) -> Way {
-        let address = u32::from_be(destination.v4_word());
-        match address.to_be_bytes() {
-            [127, ..] | [10, 244, 1, 1 | 255] | [198, 51, 100, 1 | 255] => Way::Inside,
-            [10, 244, 1, _] => Way::Interface(self.cni),
-            [192, 0, 2, 128..=255] => Way::Refused,
-            _ => Way::Interface(self.nic),
-        }
-    }
-}
-
 /// The programs of one side and all maps, loaded for one test.
 pub(crate) struct Kernel {
     object: Ebpf,
@@ -93,13 +76,22 @@ impl Kernel {
         Self { tables: Some(RefCell::default()), ..Self::load_object(side, epic_datapath::object_bytes()) }
     }
 
+    /// Without tables, and with more room for what packets teach than `entries` of them can fill: none goes before its time.
+    pub(crate) fn load_alone(side: Side, entries: u32) -> Self {
+        Self::load_sized(side, epic_datapath::object_bytes(), [entries * 4; 2])
+    }
+
     /// Another object with the same maps.
     pub(crate) fn load_object(side: Side, bytes: &[u8]) -> Self {
+        Self::load_sized(side, bytes, [1024, 64])
+    }
+
+    fn load_sized(side: Side, bytes: &[u8], [flows, learned]: [u32; 2]) -> Self {
         epic_testnet::require_root();
         let mut object = EbpfLoader::new()
             .btf(None)
-            .map_max_entries("flows", 1024)
-            .map_max_entries("learned_proxies", 64)
+            .map_max_entries("flows", flows)
+            .map_max_entries("learned_proxies", learned)
             .load(bytes)
             .expect("the object of `make bpf` loads; run the tests as root on a kernel of 6.6 or newer");
         for program in Program::ALL.into_iter().filter(|program| program.side() == side) {
@@ -154,18 +146,13 @@ impl Kernel {
         let bytes = Bytes::new(frame.to_vec(), IFINDEX);
         let mut bytes =
             Bytes { segment, is_rigid: segment != 0, now: monotonic(), route: Rc::new(route), ..bytes };
-        let step = match program {
-            Program::Ingress => ingress::run(&mut bytes, &*tables),
-            Program::FromProxy => from_pod::run(&mut bytes, &*tables),
-            Program::ClientIngress => client_ingress::run(&mut bytes, &*tables),
-            Program::ClientEgress => client_egress::run(&mut bytes, &*tables),
+        let program = match program {
+            Program::Ingress => native::Program::Ingress,
+            Program::FromProxy => native::Program::FromPod,
+            Program::ClientIngress => native::Program::ClientIngress,
+            Program::ClientEgress => native::Program::ClientEgress,
         };
-        let verdict = match finish(&*tables, step) {
-            Act::Next => NEXT,
-            Act::Pass => PASS,
-            Act::Drop => DROP,
-            Act::Peer(_) | Act::Neighbour(_) | Act::Hop(_) | Act::Into(_) | Act::Back(_) => REDIRECT,
-        };
+        let verdict = verdict(program.run(&mut bytes, &tables));
         Some((Outcome { verdict, frame: bytes.bytes }, is_known.get()))
     }
 
@@ -184,11 +171,35 @@ impl Kernel {
         Outcome { verdict: result.return_value as i32, frame: out }
     }
 
+    /// Runs the packet in the kernel, which leaves the frame in `frame`.
+    pub(crate) fn run_packet(&self, packet: &Packet, routes: Routes, frame: &mut Vec<u8>) -> i32 {
+        let program = self.program(match packet.program {
+            native::Program::Ingress => Program::Ingress,
+            native::Program::FromPod => Program::FromProxy,
+            native::Program::ClientIngress => Program::ClientIngress,
+            native::Program::ClientEgress => Program::ClientEgress,
+        });
+        let context = Self::context(packet.ifindex(routes), packet.segment);
+        // No tunnel's headers are longer.
+        frame.resize(packet.frame.len() + 64, 0);
+        let options = TestRunOptions {
+            data_in: Some(&packet.frame),
+            data_out: Some(frame),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options);
+        let result =
+            result.unwrap_or_else(|error| panic!("the kernel runs no such packet: {error}; {packet:?}"));
+        frame.truncate(result.data_size_out as usize);
+        result.return_value as i32
+    }
+
     pub(crate) fn set<K: Pod, V: Pod>(&mut self, name: &str, key: K, value: V) {
         let mut map: HashMap<_, K, V> = self.object.map_mut(name).expect(name).try_into().unwrap();
         map.insert(key, value, 0).unwrap();
         if let Some(tables) = &mut self.tables {
-            tables.get_mut().put(name, bytes_of(&key), bytes_of(&value));
+            Put::put(tables.get_mut(), name, key, value);
         }
     }
 
@@ -201,7 +212,7 @@ impl Kernel {
         let mut map: HashMap<_, K, V> = self.object.map_mut(name).expect(name).try_into().unwrap();
         map.remove(&key).unwrap();
         if let Some(tables) = &mut self.tables {
-            tables.get_mut().remove(name, bytes_of(&key));
+            tables.get_mut().remove(name, epic_fuzz::scene::bytes_of(&key));
         }
     }
 
@@ -221,14 +232,20 @@ impl Kernel {
 
     /// Admits a network to a set of source ranges.
     pub(crate) fn admit(&mut self, set: u32, address: Ip, prefix: u32) {
+        if let Some(tables) = &mut self.tables {
+            tables.get_mut().admit(set, address, prefix);
+        }
         let map = self.object.map_mut("source_ranges").unwrap();
         let mut map: aya::maps::LpmTrie<_, [u32; 5], u32> = map.try_into().unwrap();
         let [a, b, c, d] = address.words;
         let bits = 32 + 96 + prefix;
         map.insert(&aya::maps::lpm_trie::Key::new(bits, [set, a, b, c, d]), 0, 0).unwrap();
-        if let Some(tables) = &mut self.tables {
-            tables.get_mut().put("source_ranges", bytes_of(&[bits, set, a, b, c, d]), bytes_of(&0u32));
-        }
+    }
+
+    /// The entries of a HASH map.
+    pub(crate) fn entries<K: Pod + Ord, V: Pod>(&self, map: &str) -> BTreeMap<K, V> {
+        let map: HashMap<_, K, V> = self.object.map(map).expect(map).try_into().unwrap();
+        map.iter().map(Result::unwrap).collect()
     }
 
     fn counters(&self, map: &str, len: u32) -> Vec<u64> {
@@ -244,8 +261,13 @@ impl Kernel {
 
     /// Fails unless the core has counted the same.
     pub(crate) fn assert_counted_alike(&self) {
-        let Some(tables) = &self.tables else { return };
-        let tables = tables.borrow();
+        if let Some(tables) = &self.tables {
+            self.assert_counted_as(&tables.borrow());
+        }
+    }
+
+    /// Fails unless these tables have the same counts.
+    pub(crate) fn assert_counted_as(&self, tables: &Tables) {
         let reasons = DropReason::ALL.iter().map(|reason| (*reason, tables.drops(*reason)));
         assert_eq!(
             self.drops(),
@@ -320,10 +342,24 @@ impl Put for Kernel {
     fn count_tunnel(&mut self, tunnel: u32) {
         Self::count_tunnel(self, tunnel);
     }
+
+    fn admit(&mut self, set: u32, address: Ip, prefix: u32) {
+        Self::admit(self, set, address, prefix);
+    }
+}
+
+/// The answer of a program that does this.
+pub(crate) fn verdict(act: Act) -> i32 {
+    match act {
+        Act::Next => NEXT,
+        Act::Pass => PASS,
+        Act::Drop => DROP,
+        Act::Peer(_) | Act::Neighbour(_) | Act::Hop(_) | Act::Into(_) | Act::Back(_) => REDIRECT,
+    }
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, which programs see.
-fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a place for the answer.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) }, 0);

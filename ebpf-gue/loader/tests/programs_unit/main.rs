@@ -9,6 +9,7 @@
 mod arp;
 mod client;
 mod cost;
+mod differential;
 mod fence;
 mod foreign;
 mod from_client;

@@ -3,7 +3,7 @@
 use epic_abi::maps::{CONFIG_KEY, Config, Side};
 use epic_testnet::Netns;
 
-use crate::kernel::{Kernel, Routes};
+use crate::kernel::Kernel;
 
 pub(crate) use epic_fuzz::scene::*;
 
