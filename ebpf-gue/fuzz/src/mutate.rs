@@ -179,9 +179,17 @@ impl Mutator {
         packet.segment = entry.packet.segment;
         packet.is_tagged = entry.packet.is_tagged;
         packet.is_unlisted = entry.packet.is_unlisted;
-        let changes = [0, 1, 1, 1, 2, 2, 3, 5][random.below(8)];
-        for _ in 0..changes {
-            self.change(random, program, packet);
+        // Some are what they were.
+        if !random.one_in(8) {
+            self.alter(random, packet);
+        }
+        entry.name
+    }
+
+    /// Changes `packet` a few times, and makes most of what comes out consistent.
+    pub fn alter(&self, random: &mut Random, packet: &mut Packet) {
+        for _ in 0..[1, 1, 1, 2, 2, 3, 5][random.below(7)] {
+            self.change(random, packet.program, packet);
         }
         if packet.frame.len() > LONGEST {
             packet.frame.truncate(LONGEST);
@@ -191,7 +199,6 @@ impl Mutator {
             5 => mend(&mut packet.frame, false),
             _ => {}
         }
-        entry.name
     }
 
     /// An entry, mostly of this program.

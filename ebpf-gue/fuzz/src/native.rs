@@ -5,7 +5,10 @@ use std::{fmt, rc::Rc};
 use epic_abi::Ip;
 use epic_core::{Act, Bytes, Tables, Way, client_egress, client_ingress, finish, from_pod, ingress};
 
-use crate::scene::{self, IFINDEX, Routes};
+use crate::{
+    oracle::judge,
+    scene::{self, IFINDEX, Routes},
+};
 
 /// The programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +92,27 @@ impl Packet {
         [&[what, high, low], &self.frame[..]].concat()
     }
 
+    /// The packets of a sequence, each behind two bytes of its length.
+    pub fn sequence(mut bytes: &[u8]) -> Vec<Self> {
+        let mut packets = Vec::new();
+        while let [high, low, rest @ ..] = bytes {
+            let (packet, behind) = rest.split_at(rest.len().min(u16::from_be_bytes([*high, *low]).into()));
+            packets.extend(Self::from_bytes(packet));
+            bytes = behind;
+        }
+        packets
+    }
+
+    /// The bytes that [`Self::sequence`] reads.
+    pub fn to_sequence(packets: &[Self]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for packet in packets.iter().map(Self::to_bytes) {
+            bytes.extend((packet.len() as u16).to_be_bytes());
+            bytes.extend(packet);
+        }
+        bytes
+    }
+
     /// Index of the interface that it comes by, on a host with these.
     pub fn ifindex(&self, routes: Routes) -> u32 {
         if self.is_unlisted && self.program == Program::FromPod { routes.cni } else { IFINDEX }
@@ -108,6 +132,37 @@ impl Packet {
 
 /// Interfaces of a node that is in no kernel.
 pub const ROUTES: Routes = Routes { nic: 3, cni: 5 };
+
+/// A node and a client in no kernel.
+pub struct Hosts([Host; 2]);
+
+impl Hosts {
+    /// Both of them.
+    pub fn new() -> Self {
+        Self([Host::node(ROUTES), Host::client(ROUTES)])
+    }
+
+    /// Runs the packet on the host whose program it is for, and has judged what becomes of it; an error says what must not be.
+    pub fn run(&mut self, packet: &Packet, now: u64) -> Result<Act, String> {
+        let host = &mut self.0[usize::from(!packet.program.is_of_node())];
+        let (act, drops) = host.run(packet, now);
+        match judge(packet, act, host.frame(), drops, ROUTES) {
+            Ok(()) => Ok(act),
+            Err(what) => Err(format!("{what} ({act:?}): {packet:?}")),
+        }
+    }
+
+    /// Forgets what packets have taught them.
+    pub fn forget(&mut self) {
+        self.0.iter_mut().for_each(Host::forget);
+    }
+}
+
+impl Default for Hosts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// A busy host.
 pub struct Host {
