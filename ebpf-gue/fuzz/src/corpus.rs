@@ -431,6 +431,8 @@ fn fenced(list: &mut List) {
     list.add("reply-super-packet", FromPod, frame(&segment(LISTENER, BROWSER, &[0x55; 2800]))).segment = 1400;
     list.add("ops-to-kubelet", FromPod, send("10.244.1.7:9901", "10.244.1.1:50000"));
     list.add("ops-to-scraper", FromPod, send("10.244.1.7:9901", "10.244.1.9:50000"));
+    list.add("ops-to-scraper-elsewhere", FromPod, send("10.244.1.7:9901", "10.244.9.9:50000"));
+    list.add("reply-to-pod-elsewhere", FromPod, send(LISTENER, "10.244.2.9:50000"));
     list.add("ops-to-internet", FromPod, send("10.244.1.7:9901", BROWSER));
     list.add("ops-opens-connection", FromPod, frame(&syn("10.244.1.7:9901", "10.244.1.1:10250", 1460)));
     list.add("ops-unlisted", FromPod, send("10.244.1.7:9901", "10.244.1.1:50000")).is_unlisted = true;

@@ -80,7 +80,7 @@ const KEYS: [[u8; 16]; 8] = [
     [0; 16],
     [0xFF; 16],
 ];
-const ADDRESSES: [&str; 42] = [
+const ADDRESSES: [&str; 43] = [
     scene::NODE,
     scene::NODE2,
     scene::CLIENT,
@@ -114,6 +114,7 @@ const ADDRESSES: [&str; 42] = [
     scene::UNTUNNELLED,
     "10.244.1.1",
     "10.244.1.9",
+    "10.244.9.9",
     "10.244.1.255",
     "192.0.2.200",
     "198.51.100.255",

@@ -287,7 +287,7 @@ fn ingress(packet: &Packet, act: Act, after: &[u8]) -> Judgement {
             ensure(view.biggest(packet.segment) > 1448, "refused though it fits")?;
             answers(before, after, 4, 1448)
         }
-        Act::Into(_) | Act::Drop => Err("this program does no such thing".to_owned()),
+        Act::Hop(_) | Act::Into(_) | Act::Drop => Err("this program does no such thing".to_owned()),
     }
 }
 
@@ -472,14 +472,12 @@ fn from_pod(packet: &Packet, act: Act, after: &[u8], routes: Routes) -> Judgemen
             _ => Err("an unknown ethertype goes on".to_owned()),
         },
         Act::Neighbour(ifindex) => {
-            let view = View::of(before).ok_or("a frame without IPv4 leaves")?;
-            ensure(!packet.is_unlisted, "a pod that is not listed sends")?;
-            ensure(view.is_whole_tcp(), "no whole TCP")?;
-            ensure(is(view.source(), scene::POD), "from another's address")?;
-            if is_alias(view.destination()) {
-                ensure(ifindex == IFINDEX, "not by the tunnel's interface")?;
-                return to_endpoint(packet, view, after);
-            }
+            ensure(ifindex == IFINDEX, "not by the tunnel's interface")?;
+            to_endpoint(packet, of_proxy(packet)?, after)
+        }
+        Act::Hop(ifindex) => {
+            let view = of_proxy(packet)?;
+            ensure(!is_alias(view.destination()), "a reply to an alias")?;
             ensure(ifindex == routes.nic, "a reply leaves elsewhere")?;
             let [from, to] = view.ports().ok_or("there are no ports")?;
             let port = match from {
@@ -489,7 +487,8 @@ fn from_pod(packet: &Packet, act: Act, after: &[u8], routes: Routes) -> Judgemen
             };
             ensure(!view.is_opening(), "a proxy opens a connection")?;
             let way = routes.way(view.destination().into());
-            ensure(way == epic_core::Way::Interface(routes.nic), "a reply to the inside")?;
+            let is_out = way == epic_core::Way::Interface(routes.nic);
+            ensure(is_out && !is_in_cluster(view.destination(), true), "a reply to the inside")?;
             let vip = scene::VIP.parse().map_err(|_| "no address")?;
             translated(before, view, after, ETH, [vip, view.destination()], [port, to], Some(1408))
         }
@@ -508,6 +507,21 @@ fn from_pod(packet: &Packet, act: Act, after: &[u8], routes: Routes) -> Judgemen
             Err("this program does no such thing".to_owned())
         }
     }
+}
+
+/// The packet of the proxy in its own pod, if it may be sent on.
+fn of_proxy(packet: &Packet) -> Result<View<'_>, String> {
+    let view = View::of(&packet.frame).ok_or("a frame without IPv4 leaves")?;
+    ensure(!packet.is_unlisted, "a pod that is not listed sends")?;
+    ensure(view.is_whole_tcp(), "no whole TCP")?;
+    ensure(is(view.source(), scene::POD), "from another's address")?;
+    Ok(view)
+}
+
+/// Whether the address is in a pod network of the cluster, or of this node.
+fn is_in_cluster(address: Ipv4Addr, of_node: bool) -> bool {
+    let [a, b, c, _] = address.octets();
+    a == 10 && b == 244 && (c == 1 || !of_node)
 }
 
 /// The most bytes that the tunnel of an alias takes, and whether nobody is known at its end.
@@ -550,7 +564,8 @@ fn stays(packet: &Packet, view: View<'_>, routes: Routes) -> Judgement {
     ensure(view.is_whole_tcp(), "no whole TCP goes on")?;
     let is_written = is(to, scene::XDS) && port == 18000
         || !packet.is_unlisted && is(to, scene::UNTUNNELLED) && port == 8080;
-    let is_inside = routes.way(to.into()) == epic_core::Way::Inside
+    let is_inside = is_in_cluster(to, false)
+        || routes.way(to.into()) == epic_core::Way::Inside
         || routes.way(to.into()) == epic_core::Way::Interface(routes.cni);
     let is_probe = from == OPS && !view.is_opening() && is_inside;
     ensure(is_written || is_probe, "TCP to what is not written down")
@@ -632,7 +647,7 @@ fn client_ingress(packet: &Packet, act: Act, after: &[u8]) -> Judgement {
             ensure(after[..6] == scene::MAC && after[6..ETH] == before[6..ETH], "the Ethernet header")?;
             ensure(after[ETH..] == before[INNER..before.len()], "the packet")
         }
-        Act::Peer(_) | Act::Neighbour(_) | Act::Back(_) | Act::Drop => {
+        Act::Peer(_) | Act::Neighbour(_) | Act::Back(_) | Act::Hop(_) | Act::Drop => {
             Err("this program does no such thing".to_owned())
         }
     }
@@ -671,7 +686,7 @@ fn client_egress(packet: &Packet, act: Act, after: &[u8]) -> Judgement {
             ensure(view.biggest(packet.segment) > usize::from(said), "refused though it fits")?;
             answers(before, after, 4, said)
         }
-        Act::Next | Act::Pass | Act::Peer(_) | Act::Back(_) | Act::Drop => {
+        Act::Next | Act::Pass | Act::Peer(_) | Act::Back(_) | Act::Hop(_) | Act::Drop => {
             Err("this program does no such thing".to_owned())
         }
     }

@@ -298,6 +298,8 @@ pub fn busy_node(to: &mut impl Put) {
     to.put("passes", pass(Lb::default(), XDS, 18000, PROTOCOL_TCP), 0u32);
     to.put("passes", pass(LB, UNTUNNELLED, 8080, PROTOCOL_TCP), 0u32);
     to.put("passes", pass(LB, UNTUNNELLED, 53, PROTOCOL_UDP), 0u32);
+    to.admit(SET_OWN_PODS, ip("10.244.1.0"), 24);
+    to.admit(SET_CLUSTER, ip("10.244.0.0"), 16);
     busy_flows(to);
 }
 

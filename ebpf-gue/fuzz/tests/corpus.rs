@@ -31,8 +31,8 @@ fn outcome(entry: &Entry) -> String {
     let mut text = match act {
         Act::Next | Act::Pass | Act::Drop => format!("{act:?}").to_lowercase(),
         Act::Peer(_) => "to the pod".to_owned(),
-        Act::Neighbour(ROUTES_NIC) => "out of nic".to_owned(),
         Act::Neighbour(_) => "out".to_owned(),
+        Act::Hop(_) => "out of nic".to_owned(),
         Act::Into(_) => "in".to_owned(),
         Act::Back(_) => "back".to_owned(),
     };
@@ -44,8 +44,6 @@ fn outcome(entry: &Entry) -> String {
     }
     text
 }
-
-const ROUTES_NIC: u32 = ROUTES.nic;
 
 #[test]
 fn what_becomes_of_every_packet_is_as_written_down() {
