@@ -1,6 +1,7 @@
 //! Packets of every kind, by name.
 //!
-//! What becomes of each on a busy host is written down in `tests/corpus.rs`: a change of behaviour shows there by name.
+//! What becomes of each on a busy host is written down in `tests/corpus.rs`: a change of behaviour shows
+//! there by name.
 
 use crate::{
     frame::{
@@ -252,6 +253,10 @@ fn from_client(list: &mut List) {
     list.add("gue-unknown-service", Ingress, gue(FROM_CLIENT, TO_NODE, 3, 70, &DATA_KEY, &pong));
     list.add("gue-key-of-other-service", Ingress, gue(FROM_CLIENT, TO_NODE, 4, 7, &DATA_KEY, &pong));
     list.add("gue-other-service", Ingress, gue(FROM_CLIENT, TO_NODE, 4, 7, &OTHER_KEY, &pong));
+    let to_its_proxy = segment(ENDPOINT, "100.64.0.4:41000", b"");
+    list.add("gue-other-service-to-its-proxy", Ingress, {
+        gue(FROM_CLIENT, TO_NODE, 4, 7, &OTHER_KEY, &to_its_proxy)
+    });
     let inner = |from: &str, to: &str| gue(FROM_CLIENT, TO_NODE, 3, 7, &DATA_KEY, &segment(from, to, b""));
     list.add("gue-inner-not-endpoint", Ingress, inner("10.244.1.6:8080", PROXY));
     list.add("gue-inner-other-port", Ingress, inner("10.244.1.5:8081", PROXY));

@@ -1,7 +1,7 @@
 //! Other packets out of those of the corpus: the same for the same seed, on every machine.
 //!
-//! A mutant begins as an entry of the corpus and is changed a few times. Most are made consistent again (lengths, checksums), so
-//! that they get past the checks of a header and into what comes behind them.
+//! A mutant begins as an entry of the corpus and is changed a few times. Most are made consistent again
+//! (lengths, checksums), so that they get past the checks of a header and into what comes behind them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,8 @@ use crate::{
     scene,
 };
 
-/// Longer frames are cut: the kernel makes no test packet that does not fit a page beside what it needs itself.
+/// Longer frames are cut: the kernel makes no test packet that does not fit a page beside what it needs
+/// itself.
 pub const LONGEST: usize = 3_200;
 
 /// Random numbers (splitmix64).

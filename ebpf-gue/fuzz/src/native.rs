@@ -118,7 +118,8 @@ impl Packet {
         if self.is_unlisted && self.program == Program::FromPod { routes.cni } else { IFINDEX }
     }
 
-    /// Whether the kernel can make this packet for a test: it gives none a tag, and none an IP ethertype without a header.
+    /// Whether the kernel can make this packet for a test: it gives none a tag, and none an IP ethertype
+    /// without a header.
     pub fn can_be_made(&self) -> bool {
         let header = match self.frame.get(12..14) {
             None => return false,
@@ -142,7 +143,8 @@ impl Hosts {
         Self([Host::node(ROUTES), Host::client(ROUTES)])
     }
 
-    /// Runs the packet on the host whose program it is for, and has judged what becomes of it; an error says what must not be.
+    /// Runs the packet on the host whose program it is for, and has judged what becomes of it; an error says
+    /// what must not be.
     pub fn run(&mut self, packet: &Packet, now: u64) -> Result<Act, String> {
         let host = &mut self.0[usize::from(!packet.program.is_of_node())];
         let (act, drops) = host.run(packet, now);
@@ -193,8 +195,8 @@ impl Host {
         Self { tables, is_node, routes, frame, program: None }
     }
 
-    /// Runs the packet's program on it at the time `now`; what it has become is [`Self::frame`]. Says besides how many
-    /// packets were counted as dropped.
+    /// Runs the packet's program on it at the time `now`; what it has become is [`Self::frame`]. Says besides
+    /// how many packets were counted as dropped.
     pub fn run(&mut self, packet: &Packet, now: u64) -> (Act, u64) {
         if self.program != Some(packet.program) {
             self.program = Some(packet.program);

@@ -1,7 +1,8 @@
-//! What may become of a packet, judged by its own fields: written apart from the core, from what the design says.
+//! What may become of a packet, judged by its own fields: written apart from the core, from what the design
+//! says.
 //!
-//! It knows the busy hosts of [`scene`](crate::scene) by heart, and says nothing about why a packet is dropped: a packet may
-//! always be dropped, but under one reason, and nothing goes on that has no right to.
+//! It knows the busy hosts of [`scene`](crate::scene) by heart, and says nothing about why a packet is
+//! dropped: a packet may always be dropped, but under one reason, and nothing goes on that has no right to.
 
 use std::net::Ipv4Addr;
 
@@ -159,7 +160,8 @@ fn tunnelled(view: View<'_>) -> Result<Tunnelled, String> {
     ensure(view.is_plain(), "the outer packet is a fragment")?;
     ensure(view.total() <= view.bytes.len(), "the outer packet is cut")?;
     ensure(usize::from(be16(view.bytes, 24)) + 20 == view.total(), "the UDP length is another")?;
-    // Of a datagram that is shorter than its header, the agent makes nothing, whatever the padding behind it says.
+    // Of a datagram that is shorter than its header, the agent makes nothing, whatever the padding behind it
+    // says.
     ensure(view.bytes.len() >= 28 + 4, "there is no GUE header")?;
     let gue = &view.bytes[28..];
     ensure(gue[0] & 0xC0 == 0, "GUE of another version")?;
@@ -212,7 +214,8 @@ fn is_foreign(frame: &[u8]) -> bool {
     frame.len() >= ETH && frame[0] & 1 == 0 && frame[..6] != [0; 6]
 }
 
-/// Judges what has become of `packet`: `act`, and the frame `after`. `drops` is how many packets were counted as dropped.
+/// Judges what has become of `packet`: `act`, and the frame `after`. `drops` is how many packets were counted
+/// as dropped.
 pub fn judge(packet: &Packet, act: Act, after: &[u8], drops: u64, routes: Routes) -> Judgement {
     let before = &packet.frame[..];
     match act {
@@ -367,7 +370,8 @@ fn to_other_node(packet: &Packet, view: View<'_>, after: &[u8]) -> Judgement {
     translated(&packet.frame, view, after, INNER, [view.source(), proxy], [from, 10001], None)
 }
 
-/// The headers in front of an inner packet are those of a tunnel: from and to, ports where they are fixed, LoadBalancer, key.
+/// The headers in front of an inner packet are those of a tunnel: from and to, ports where they are fixed,
+/// LoadBalancer, key.
 fn in_tunnel(
     inner: View<'_>,
     after: &[u8],
@@ -394,8 +398,8 @@ fn in_tunnel(
     ensure(Lb::new(be16(gue, 4), be16(gue, 6)) == lb, "the LoadBalancer")
 }
 
-/// The packet `view` of the frame `before` stands at `at` of `after`, with these addresses and ports, else as it was; sums
-/// that held hold again. A `limit` is where its MSS has to be lowered to.
+/// The packet `view` of the frame `before` stands at `at` of `after`, with these addresses and ports, else as
+/// it was; sums that held hold again. A `limit` is where its MSS has to be lowered to.
 fn translated(
     before: &[u8],
     view: View<'_>,
@@ -446,7 +450,8 @@ fn answers_arp(before: &[u8], after: &[u8]) -> Judgement {
     ensure(after == expected, "the answer")
 }
 
-/// The frame `after` tells the sender of `before` that its destination cannot be reached: this code, this MTU.
+/// The frame `after` tells the sender of `before` that its destination cannot be reached: this code, this
+/// MTU.
 fn answers(before: &[u8], after: &[u8], code: u8, mtu: u16) -> Judgement {
     ensure(after.len() == ANSWER, "the answer's length")?;
     ensure(after[..6] == before[6..12] && after[6..12] == before[..6], "the answer's way")?;

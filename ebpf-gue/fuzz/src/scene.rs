@@ -1,10 +1,11 @@
 //! The hosts that all tests play on, and their maps.
 //!
-//! Node 198.51.100.1 has proxy 1 (pod 10.244.1.7, proxy address 100.64.0.1); node 198.51.100.3 has proxy 3. The
-//! LoadBalancer 3/7 has VIP 192.0.2.7:80 and an endpoint 10.244.1.5:8080, alias 100.127.0.7, at client 198.51.100.2
-//! behind tunnel 9.
+//! Node 198.51.100.1 has proxy 1 (pod 10.244.1.7, proxy address 100.64.0.1); node 198.51.100.3 has proxy 3.
+//! The LoadBalancer 3/7 has VIP 192.0.2.7:80 and an endpoint 10.244.1.5:8080, alias 100.127.0.7, at client
+//! 198.51.100.2 behind tunnel 9.
 //!
-//! [`busy_node`] and [`busy_client`] have more of everything, so that every verdict can be reached by a packet alone.
+//! [`busy_node`] and [`busy_client`] have more of everything, so that every verdict can be reached by a
+//! packet alone.
 
 use aya::Pod;
 use epic_abi::{Ip, IpRange, Lb, PROTOCOL_TCP, PROTOCOL_UDP, gue::Key, maps::*};
@@ -137,15 +138,16 @@ pub const XDS: &str = "10.96.0.50";
 pub const UNTUNNELLED: &str = "172.16.0.9";
 /// The set of source ranges of the service at port 443, with 203.0.113.0/28 in it.
 pub const RANGES: u32 = 5;
-/// Proxies as a client knows them: one behind another tunnel, one of another LoadBalancer, one behind a tunnel without a far
-/// end, one behind a narrow tunnel, one whose tunnel is not there.
+/// Proxies as a client knows them: one behind another tunnel, one of another LoadBalancer, one behind a
+/// tunnel without a far end, one behind a narrow tunnel, one whose tunnel is not there.
 pub const PROXY_ELSEWHERE: &str = "100.64.0.2";
 pub const PROXY_OF_OTHERS: &str = "100.64.0.4";
 pub const PROXY_SILENT: &str = "100.64.0.5";
 pub const PROXY_NARROW: &str = "100.64.0.6";
 pub const PROXY_ABSENT: &str = "100.64.0.7";
 
-/// Interfaces of a node besides [`IFINDEX`], and what its routing table says: the default route is `nic`'s, pods are behind
+/// Interfaces of a node besides [`IFINDEX`], and what its routing table says: the default route is `nic`'s,
+/// pods are behind
 /// `cni`.
 #[derive(Debug, Clone, Copy)]
 pub struct Routes {
@@ -235,8 +237,8 @@ fn ipv6(text: &str) -> Ip {
     text.parse::<std::net::Ipv6Addr>().unwrap().into()
 }
 
-/// The configuration of the busy hosts. Programs that ask the routing table have their public interface among the routes, the
-/// others where their packets come in.
+/// The configuration of the busy hosts. Programs that ask the routing table have their public interface among
+/// the routes, the others where their packets come in.
 pub fn busy_config(public: u32) -> Config {
     Config {
         public_ifindex: public,

@@ -1,5 +1,5 @@
-//! A fuzz target: several packets one after the other, each second later than the one before, on hosts that learn from them.
-//! Run by `hack/fuzz`.
+//! A fuzz target: several packets one after the other, each second later than the one before, on hosts that
+//! learn from them. Run by `hack/fuzz`.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! Packets that nobody thought of, in the kernel and beside it: mutants of the corpus must end alike.
 //!
-//! Verdict and bytes of each are compared, and counters, flows and learned proxies after each batch. What goes on is judged as
-//! well ([`epic_fuzz::oracle`]): two programs that are alike may both be wrong.
+//! Verdict and bytes of each are compared, and counters, flows and learned proxies after each batch. What
+//! goes on is judged as well ([`epic_fuzz::oracle`]): two programs that are alike may both be wrong.
 //!
 //! `EPIC_PACKETS` says how many (`make test-full`: more), `EPIC_SEED` another seed. A mutant hangs on the seed, its program and
 //! its number alone.
@@ -122,8 +122,9 @@ impl Pair {
     }
 }
 
-/// Whether the frame is longer than the links of the namespace take (with room for a VLAN's tag). Of such a one the route lookup of
-/// the kernel says "frag needed" although it was asked without a length, and the programs take that for a way inside.
+/// Whether the frame is longer than the links of the namespace take (with room for a VLAN's tag). Of such a
+/// one the route lookup of the kernel says "frag needed" although it was asked without a length, and the
+/// programs take that for a way inside.
 fn hangs_on_link(packet: &Packet) -> bool {
     packet.program == Program::FromPod && packet.segment == 0 && packet.frame.len() > 1500 + 14 + 4
 }
