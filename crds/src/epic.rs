@@ -124,6 +124,9 @@ pub struct Gue {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i64>,
+    /// UDP source ports of packets in tunnels. Absent: `Fixed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_ports: Option<SourcePorts>,
     /// Bytes that an IP packet may have on its way from an EPIC node to other nodes and to clients, where something on the
     /// way is narrower than the node's interface. Absent, or more than that: the MTU of the interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +136,19 @@ pub struct Gue {
     #[serde(flatten)]
     #[schemars(skip)]
     pub rest: Rest,
+}
+
+/// UDP source ports of packets in tunnels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum SourcePorts {
+    /// The GUE port, as of the messages by which clients call home. Firewalls between clients and EPIC nodes that let pass
+    /// what belongs to a connection let packets pass.
+    #[default]
+    Fixed,
+    /// Ports that follow from the connection inside, so that routers and network cards spread packets over paths and
+    /// queues. For networks without such firewalls; behind a NAT the port stays fixed.
+    Flow,
 }
 
 /// Network interfaces of EPIC nodes: by a name that is the same on all of them, or by what they have in common.
@@ -270,6 +286,11 @@ impl EPICSpec {
     pub fn gue_port(&self) -> u16 {
         let port = self.gue.as_ref().and_then(|gue| gue.port);
         port.and_then(|port| u16::try_from(port).ok()).unwrap_or(Self::DEFAULT_GUE_PORT)
+    }
+
+    /// UDP source ports of packets in tunnels.
+    pub fn source_ports(&self) -> SourcePorts {
+        self.gue.as_ref().and_then(|gue| gue.source_ports).unwrap_or_default()
     }
 
     /// MTU of the way to other nodes and clients: what the interface has, or less if the object says so.

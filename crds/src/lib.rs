@@ -54,7 +54,9 @@ pub use condition::{Condition, ConditionStatus, HasConditions};
 pub use definition::definitions;
 pub use duration::{Duration, DurationError};
 pub use endpoint::{Endpoint, EndpointReason, EndpointSpec, EndpointStatus};
-pub use epic::{AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces, InterfaceMatch};
+pub use epic::{
+    AddressRanges, EPIC, EPICSpec, EPICStatus, EpicReason, Gue, GueInterfaces, InterfaceMatch, SourcePorts,
+};
 pub use epic_node::{
     EPICNode, EPICNodeReason, EPICNodeSpec, EPICNodeStatus, MapUsage, NodeAnswer, NodeBehind, NodeConflict,
     NodeProgram, NodeTunnel, NodeTunnels,

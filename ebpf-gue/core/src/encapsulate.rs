@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use epic_abi::{
     drop::DropReason,
     flow,
-    maps::{Config, REMOTE_FIXED_PORTS, Remote, Tunnel},
+    maps::{Config, REMOTE_FIXED_PORT, REMOTE_NAT, Remote, Tunnel},
 };
 
 use crate::{
@@ -73,7 +73,7 @@ pub(crate) fn send<O: Carried, I: Carried, F: Frame, M: Maps>(
     let (Some(source), Some(destination)) = (O::of(&tunnel.local), O::of(&remote.address)) else {
         return Err(DropReason::Ipv6);
     };
-    let source_port = if remote.flags & REMOTE_FIXED_PORTS != 0 {
+    let source_port = if remote.flags & (REMOTE_NAT | REMOTE_FIXED_PORT) != 0 {
         config.gue_port
     } else {
         flow::source_port(packet.hash(0))

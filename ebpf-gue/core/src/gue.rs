@@ -74,7 +74,8 @@ pub(crate) fn read<O: Carried, F: Frame>(frame: &mut F, ip: &Header<O>) -> Step<
         return Err(DropReason::Malformed);
     };
     let first: u8 = window.get(gue);
-    if u16::from_be(window.get(udp + 4)) as usize + udp != end {
+    // What is shorter than a GUE header ends before its first byte: there is the padding of the frame.
+    if u16::from_be(window.get(udp + 4)) as usize + udp != end || end < gue + 4 {
         return Err(DropReason::Malformed);
     }
     if first & VERSION_MASK != 0 {

@@ -160,9 +160,7 @@ fn tunnelled(view: View<'_>) -> Result<Tunnelled, String> {
     ensure(view.is_plain(), "the outer packet is a fragment")?;
     ensure(view.total() <= view.bytes.len(), "the outer packet is cut")?;
     ensure(usize::from(be16(view.bytes, 24)) + 20 == view.total(), "the UDP length is another")?;
-    // Of a datagram that is shorter than its header, the agent makes nothing, whatever the padding behind it
-    // says.
-    ensure(view.bytes.len() >= 28 + 4, "there is no GUE header")?;
+    ensure(view.total() >= 28 + 4, "there is no GUE header")?;
     let gue = &view.bytes[28..];
     ensure(gue[0] & 0xC0 == 0, "GUE of another version")?;
     let is_control = gue[0] & 0x20 != 0;

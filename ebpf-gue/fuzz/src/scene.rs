@@ -275,7 +275,7 @@ pub fn busy_node(to: &mut impl Put) {
     to.put("tunnels", SILENT, tunnel(NODE));
     to.count_tunnel(NARROW);
     to.put("tunnels", NARROW, Tunnel { mtu: NARROW_MTU, ..tunnel(NODE) });
-    to.put("remotes", NARROW, remote(NAT_CLIENT, NAT_PORT, REMOTE_FIXED_PORTS));
+    to.put("remotes", NARROW, remote(NAT_CLIENT, NAT_PORT, REMOTE_NAT));
     to.put("sources", source(NAT_CLIENT, NAT_PORT, LB), NARROW);
     let alias = |tunnel, address| Alias {
         tunnel,
@@ -346,7 +346,7 @@ pub fn busy_client(to: &mut impl Put) {
     to.put("tunnels", SILENT, tunnel(CLIENT));
     to.count_tunnel(NARROW);
     to.put("tunnels", NARROW, Tunnel { mtu: NARROW_MTU, ..tunnel(CLIENT) });
-    to.put("remotes", NARROW, remote(NODE2, 6080, REMOTE_FIXED_PORTS));
+    to.put("remotes", NARROW, remote(NODE2, 6080, REMOTE_NAT));
     for (address, tunnel, lb) in [
         (PROXY_ELSEWHERE, NARROW, LB),
         (PROXY_OF_OTHERS, TUNNEL, OTHER_LB),

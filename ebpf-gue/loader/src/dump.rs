@@ -54,7 +54,8 @@ pub fn dump(maps: &Maps, extent: Extent) -> Result<String, Error> {
         );
     }
     for (id, r) in maps.remotes.entries()? {
-        let fixed = if r.flags & abi::REMOTE_FIXED_PORTS != 0 { " fixed-ports" } else { "" };
+        let fixed =
+            if r.flags & (abi::REMOTE_NAT | abi::REMOTE_FIXED_PORT) != 0 { " fixed-ports" } else { "" };
         out.line("remote", format_args!("{id} {}{fixed}", At(r.address, r.port)));
     }
     for (key, tunnel) in maps.sources.entries()? {

@@ -37,6 +37,7 @@ const BLACKHOLE: i64 = 1;
 const PROHIBIT: i64 = 3;
 const FORWARDING_OFF: i64 = 5;
 const NO_NEIGHBOUR: i64 = 7;
+const FRAG_NEEDED: i64 = 8;
 
 /// A frame of tc. Ethernet is at offset 0 at all our hooks.
 pub struct Skb {
@@ -239,7 +240,7 @@ impl Frame for Skb {
             protocol,
             source_port: 0,
             destination_port: 0,
-            // 0: no check of the MTU; tunnels and frag-needed are our own business.
+            // 0: tunnels and frag-needed are our own business.
             total: 0,
             ifindex,
             tos: 0,
@@ -257,7 +258,8 @@ impl Frame for Skb {
             )
         };
         match answer {
-            SUCCESS | NO_NEIGHBOUR => {
+            // Asked without a length, the kernel holds the frame against the MTU of the interface that it has found.
+            SUCCESS | NO_NEIGHBOUR | FRAG_NEEDED => {
                 // The kernel has put the next hop where the destination was; its family need not be the packet's.
                 let [low, high] = params.destination;
                 let address = [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32];

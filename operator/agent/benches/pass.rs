@@ -193,7 +193,14 @@ fn endpoint_change(criterion: &mut Criterion) {
 fn hello_key(directory: &epic_agent::hello::responder::Directory, id: u32) -> Wanted {
     let tunnel = &directory.tunnels[&id];
     let local = SocketAddr::from((address(0x0A09_0000, id), 6080));
-    Wanted { lb: tunnel.lb, node: (GUE, 6080).into(), local, generation: 2, key: tunnel.keys[&2] }
+    Wanted {
+        lb: tunnel.lb,
+        node: (GUE, 6080).into(),
+        local,
+        generation: 2,
+        key: tunnel.keys[&2],
+        source_ports: epic_crds::SourcePorts::Fixed,
+    }
 }
 
 fn hellos(criterion: &mut Criterion) {

@@ -5,7 +5,7 @@
 //! with its tunnel, or when it has been silent for long ([`crate::hello::silence`]).
 
 use epic_abi::Lb;
-use epic_abi::maps::{REMOTE_FIXED_PORTS, Remote, SourceKey};
+use epic_abi::maps::{REMOTE_NAT, Remote, SourceKey};
 use epic_datapath::{Error, Maps};
 
 /// Writes a remote that was learned or confirmed. `replaced` is the source that stood for the tunnel until now.
@@ -34,7 +34,7 @@ pub fn write(
 
 /// The source that packets of a remote have.
 fn source_of(remote: &Remote, lb: Lb) -> SourceKey {
-    let port = if remote.flags & REMOTE_FIXED_PORTS == 0 { 0 } else { remote.port };
+    let port = if remote.flags & REMOTE_NAT == 0 { 0 } else { remote.port };
     SourceKey { address: remote.address, port, _reserved: 0, lb }
 }
 

@@ -106,7 +106,7 @@ layout! {
         pub address: Ip,
         /// UDP destination port.
         pub port: u16,
-        /// [`REMOTE_FIXED_PORTS`].
+        /// [`REMOTE_NAT`], [`REMOTE_FIXED_PORT`].
         pub flags: u16,
         /// Sequence of the hello it was learned from; for the hello handler.
         pub sequence: u32,
@@ -142,4 +142,7 @@ layout! {
 }
 
 /// The far end is behind a NAT: both UDP ports are the ones of its hello messages; the source port is the GUE port.
-pub const REMOTE_FIXED_PORTS: u16 = 1;
+pub const REMOTE_NAT: u16 = 1;
+/// Packets are sent from the GUE port, from which the far end was called or answered: a firewall in between that follows
+/// connections lets those pass that belong to one. Without this and [`REMOTE_NAT`] the port follows from the flow.
+pub const REMOTE_FIXED_PORT: u16 = 2;

@@ -1,10 +1,13 @@
-//! By which interface replies leave.
+//! By which interface replies leave, and which ports get through.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use epic_testnet::Capture;
+use epic_abi::gue::{CONTROL_TYPE_HELLO, DEFAULT_PORT, encode_control};
+use epic_abi::maps::{REMOTE_FIXED_PORT, Remote, SourceKey};
+use epic_datapath::Datapath;
+use epic_testnet::{Capture, forget_connections};
 
-use crate::support::lab::{INTERNET, NIC};
+use crate::support::lab::{INTERNET, NIC, ROUTER};
 use crate::support::program::{Epic, all_drops, proxy_address};
 use crate::support::scene::{Plan, Scene};
 use crate::support::traffic::request;
@@ -45,4 +48,48 @@ fn replies_leave_by_the_interface_to_which_a_rule_leads_their_vip() {
     }
     let left: Vec<_> = management.finish().into_iter().filter(|frame| frame.ipv4().is_some()).collect();
     assert!(left.is_empty(), "nothing leaves by management: {left:?}");
+}
+
+/// The far ends of all tunnels, as hello handlers write them where nothing translates addresses.
+fn write_remotes(datapath: &Datapath, far: Ipv4Addr, flags: u16) {
+    let maps = datapath.maps();
+    for (id, tunnel) in maps.tunnels.entries().unwrap() {
+        let remote = Remote { address: far.into(), port: DEFAULT_PORT, flags, ..Remote::default() };
+        let source = SourceKey { address: far.into(), port: 0, _reserved: 0, lb: tunnel.lb };
+        maps.sources.set(&source, &id).unwrap();
+        maps.remotes.set(&id, &remote).unwrap();
+    }
+}
+
+/// The usual firewall in front of hosts in clouds: they may call, and what belongs to a call may come.
+#[test]
+fn a_firewall_that_follows_connections_lets_tunnels_with_fixed_ports_through() {
+    let mut epic = Epic::new();
+    let plan = Plan::simple().with_endpoints(&[(1, 1, [10, 244, 1, 5])]);
+    let scene = Scene::start(&mut epic, &plan);
+    let (node, client) = (&epic.site.nodes[0], &epic.site.clients[1]);
+    node.netns.ip(&format!("route add {}/32 via {ROUTER}", client.address));
+    epic.site.router.feed(
+        "nft",
+        &["-f", "-"],
+        "flush ruleset\n\
+         table ip filter {\n chain forward {\n type filter hook forward priority 0; policy drop;\n \
+         ct state established,related accept\n iifname lan0 accept\n }\n}\n",
+    );
+    forget_connections(&epic.site.router);
+    // The hello that makes the connection in the firewall.
+    let caller = client.netns.run(|| UdpSocket::bind((client.address, DEFAULT_PORT)).unwrap());
+    caller.send_to(&encode_control(CONTROL_TYPE_HELLO), (node.address, DEFAULT_PORT)).unwrap();
+    for (flags, passes) in [(0, false), (REMOTE_FIXED_PORT, true)] {
+        write_remotes(&epic.nodes[0], client.address, flags);
+        write_remotes(&epic.clients[1], node.address, flags);
+        for size in [1_000, 1_000_000] {
+            let answer = request(&epic.site.internet, scene.tenant.public(), 10, size);
+            let drops = [&epic.nodes[0], &epic.clients[1]].map(all_drops);
+            assert_eq!(answer.is_ok(), passes, "flags {flags}, {size} bytes: {answer:?}; {drops:?}");
+            if !passes {
+                break;
+            }
+        }
+    }
 }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use epic_abi::gue::Key;
 use epic_abi::maps::{
     Alias, AliasKey, CONFIG_KEY, Config, Endpoint, EndpointAliasKey, EndpointKey, FAMILY_V4, KeySlot, LbKeys,
-    Listener, ListenerKey, LocalProxy, MAGLEV_SLOTS, Node, PROXY_DRAINING, Pass, PassKey, Proxy,
-    REMOTE_FIXED_PORTS, Remote, Route, Service, ServiceKey, Side, SourceKey, SourceRange, SourceRangeKey,
-    Tunnel, VIP_OWNED, Vip,
+    Listener, ListenerKey, LocalProxy, MAGLEV_SLOTS, Node, PROXY_DRAINING, Pass, PassKey, Proxy, REMOTE_NAT,
+    Remote, Route, Service, ServiceKey, Side, SourceKey, SourceRange, SourceRangeKey, Tunnel, VIP_OWNED, Vip,
 };
 use epic_abi::{Ip, IpRange, Lb, PROTOCOL_TCP, PROTOCOL_UDP};
 use epic_datapath::dump::{Extent, dump};
@@ -223,7 +222,7 @@ fn a_tunnel_that_goes_takes_its_learned_end_with_it() {
     let datapath = open(&bpffs, Side::Node);
     let mut maps = BpfMaps::new(Arc::clone(datapath.maps()));
     let kernel = datapath.maps();
-    for (id, flags, port) in [(11, 0, 0), (12, REMOTE_FIXED_PORTS, 40_001)] {
+    for (id, flags, port) in [(11, 0, 0), (12, REMOTE_NAT, 40_001)] {
         update(&mut maps, &MapKey::Tunnel(id), &MapValue::Tunnel(tunnel())).unwrap();
         let address = ip("198.51.100.9");
         let remote =
@@ -261,8 +260,7 @@ fn a_dump_says_everything_but_keys() {
         ..Config::default()
     };
     kernel.config.set(&CONFIG_KEY, &config).unwrap();
-    let remote =
-        Remote { address: ip("198.51.100.9"), port: 40_001, flags: REMOTE_FIXED_PORTS, ..Remote::default() };
+    let remote = Remote { address: ip("198.51.100.9"), port: 40_001, flags: REMOTE_NAT, ..Remote::default() };
     kernel.remotes.set(&11, &remote).unwrap();
     let network = SourcePrefix {
         bits: 32 + 96 + 24,

@@ -219,3 +219,16 @@ fn scrapers_in_the_networks_of_the_cluster_are_answered_whatever_interface_leads
         assert_eq!(kernel.dropped(FromProxy, &opening), DropReason::ProxyNotAllowed, "and answers alone");
     });
 }
+
+#[test]
+fn a_packet_bigger_than_its_link_goes_no_other_way() {
+    scene::routed(|kernel| {
+        // The route lookup of the kernel judges the length of the frame as well.
+        let big = |from: &str, to: &str| frame(&segment(from, to, &[0x55; 3_000]));
+        let scraped = big("10.244.1.7:9901", CLIENT);
+        assert_eq!(kernel.dropped(FromProxy, &scraped), DropReason::ProxyNotAllowed, "to the internet");
+        assert_eq!(kernel.run(FromProxy, &big("10.244.1.7:9901", "10.244.1.1:50000")).verdict, NEXT);
+        assert_eq!(kernel.run(FromProxy, &big(LISTENER, CLIENT)).verdict, REDIRECT);
+        assert_eq!(kernel.dropped(FromProxy, &big(LISTENER, "10.244.1.9:1")), DropReason::ReplyNotPublic);
+    });
+}

@@ -1,6 +1,6 @@
 //! From a proxy into the tunnel: NAT and encapsulation, to the byte.
 
-use epic_abi::{maps::REMOTE_FIXED_PORTS, stats::Event};
+use epic_abi::{maps::REMOTE_NAT, stats::Event};
 use epic_datapath::Program::FromProxy;
 use epic_testnet::gue::decode;
 
@@ -59,7 +59,7 @@ fn the_source_port_is_of_the_flow_or_fixed_behind_nat() {
     assert_ne!(first, other);
     assert!(first.unwrap().0 >= 0xC000);
 
-    kernel.set("remotes", TUNNEL, remote(CLIENT, 40001, REMOTE_FIXED_PORTS));
+    kernel.set("remotes", TUNNEL, remote(CLIENT, 40001, REMOTE_NAT));
     let outcome = kernel.run(FromProxy, &frame(&request()));
     let packet = decode(&outcome.frame[ETH..], 40001).unwrap().expect("to the port the NAT shows");
     assert_eq!(packet.source_port, 6080);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use epic_abi::{gue, hello};
-use epic_crds::{Endpoint, LoadBalancer, ProxyState as CrdState};
+use epic_crds::{Endpoint, LoadBalancer, ProxyState as CrdState, SourcePorts};
 use epic_lb::{
     Alias, EpicNode, Link, Name, Place, Proxy, ProxyId, ProxyState, ServiceName, Tunnel, TunnelId,
 };
@@ -29,6 +29,8 @@ pub struct Facts {
     pub port: u16,
     /// Bytes a tunnel adds to a packet of IPv4.
     pub overhead: u32,
+    /// UDP source ports of packets in tunnels.
+    pub source_ports: SourcePorts,
 }
 
 /// Why the ConfigMap is of no use.
@@ -49,6 +51,7 @@ impl Facts {
     const PROXIES: [&'static str; 2] = ["proxy-addresses.ipv4", "proxy-addresses.ipv6"];
     const PORT: &'static str = "gue.port";
     const OVERHEAD: &'static str = "gue.overhead.ipv4";
+    const SOURCE_PORTS: &'static str = "gue.source-ports";
     const VERSIONS: &'static str = "protocol.versions";
 
     /// Reads the ConfigMap.
@@ -78,12 +81,19 @@ impl Facts {
         if proxies.is_empty() {
             return Err(FactsError::Missing(Self::PROXIES[0]));
         }
+        // An operator that does not say works with either.
+        let source_ports = match entry(Self::SOURCE_PORTS) {
+            None | Some("Fixed") => SourcePorts::Fixed,
+            Some("Flow") => SourcePorts::Flow,
+            Some(other) => return Err(FactsError::Invalid(Self::SOURCE_PORTS, other.to_owned())),
+        };
         let given = number(Self::PORT, gue::DEFAULT_PORT.into())?;
         let port = u16::try_from(given).ok().filter(|port| *port != 0);
         Ok(Self {
             proxies,
             port: port.ok_or_else(|| FactsError::Invalid(Self::PORT, given.to_string()))?,
             overhead: number(Self::OVERHEAD, gue::OVERHEAD_V4 as u32)?,
+            source_ports,
         })
     }
 }
@@ -173,6 +183,7 @@ pub fn desired(objects: &Objects, node: IpAddr, facts: &Facts, ways: &Ways) -> D
                 local: SocketAddr::new(tunnel.link.local, facts.port),
                 generation: identity.generation,
                 key,
+                source_ports: facts.source_ports,
             };
             found.wanted.insert(tunnel.id.get(), wanted);
         }

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use epic_crds::{Account, AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer};
+use epic_crds::{Account, AddressClaim, AddressPool, EPICNode, Endpoint, LoadBalancer, SourcePorts};
 use epic_lb::render::{ClientSide, NodeSide};
 use epic_lb::{
     EpicLayout, FakeMaps, Here, Link, Pass, Selection, ServiceId, ServiceRef, Tables, Veth, Writer,
@@ -216,7 +216,7 @@ fn a_client_node_holds_the_way_to_each_proxy_and_its_own_endpoints() {
         keys: Some(Arc::new(secret)),
     };
     let me = ip("10.9.0.1");
-    let facts = Facts { proxies: Vec::new(), port: 6080, overhead: 52 };
+    let facts = Facts { proxies: Vec::new(), port: 6080, overhead: 52, source_ports: SourcePorts::Fixed };
     let addresses = client::epic_addresses(&objects, me);
     assert_eq!(addresses, [ip("198.51.100.1"), ip("198.51.100.2")].into());
     let link = Link { ifindex: 3, mtu: 1_400, local: ip("172.16.0.9") };
@@ -242,7 +242,7 @@ fn without_the_current_key_a_client_does_not_touch_a_load_balancer() {
         keys: Some(Arc::default()),
         ..client::Objects::default()
     };
-    let facts = Facts { proxies: Vec::new(), port: 6080, overhead: 52 };
+    let facts = Facts { proxies: Vec::new(), port: 6080, overhead: 52, source_ports: SourcePorts::Fixed };
     let desired = client::desired(&objects, ip("10.9.0.1"), &facts, &BTreeMap::new());
     assert_eq!(desired.rows, Rows::default());
     assert_eq!(desired.left_out, ["epic-red/web: its keys are not in the Secret yet"]);
@@ -785,7 +785,11 @@ fn a_client_refuses_facts_it_does_not_understand() {
         Facts::read(&ConfigMap { data: Some(data), ..ConfigMap::default() })
     };
     let good = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("protocol.versions", "0/1")]).unwrap();
-    assert_eq!((good.port, good.overhead), (6080, 52));
+    assert_eq!((good.port, good.overhead, good.source_ports), (6080, 52, SourcePorts::Fixed));
+    let flow = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("gue.source-ports", "Flow")]);
+    assert_eq!(flow.unwrap().source_ports, SourcePorts::Flow);
+    let other = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("gue.source-ports", "flow")]);
+    assert!(matches!(other, Err(FactsError::Invalid("gue.source-ports", _))));
     assert!(matches!(facts(&[]), Err(FactsError::Missing(_))));
     let newer = facts(&[("proxy-addresses.ipv4", "100.64.0.0/11"), ("protocol.versions", "1/2")]);
     assert!(matches!(newer, Err(FactsError::Version(..))));

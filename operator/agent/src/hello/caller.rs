@@ -11,9 +11,11 @@ use std::net::SocketAddr;
 
 use epic_abi::hello::{COOKIE_LEN, Entry, Header, Kind, MAX_ENTRIES, Status, decode};
 use epic_abi::keys::{HELLO_KEY_LEN, verify_entry};
-use epic_abi::maps::{REMOTE_FIXED_PORTS, Remote, SourceKey};
+use epic_abi::maps::{Remote, SourceKey};
 use epic_abi::{Ip, Lb};
+use epic_crds::SourcePorts;
 
+use super::responder::port_flags;
 use super::{Nanos, Outgoing, SECOND, SILENT_PERIODS, seal, split};
 
 /// Time between two hellos of a tunnel that is up.
@@ -39,6 +41,8 @@ pub struct Wanted {
     pub generation: u32,
     /// Hello key of that generation.
     pub key: [u8; HELLO_KEY_LEN],
+    /// UDP source ports of packets in the tunnel.
+    pub source_ports: SourcePorts,
 }
 
 impl Wanted {
@@ -67,6 +71,8 @@ pub struct State {
     pub received: u64,
     /// Whether the EPIC node sees another address than this host has.
     pub nat: bool,
+    /// UDP source ports that were written.
+    pub source_ports: SourcePorts,
     /// What the EPIC node said last, when that was not "up".
     pub refusal: Option<Status>,
 }
@@ -265,7 +271,7 @@ impl Caller {
                     }
                     let nat = (header.address, header.port) != split(tunnel.local);
                     let first = !state.is_up(now);
-                    if first || state.nat != nat {
+                    if first || (state.nat, state.source_ports) != (nat, tunnel.source_ports) {
                         reached.push(confirm(entry.tunnel, tunnel, nat, &header, now));
                     }
                     *state = State {
@@ -274,6 +280,7 @@ impl Caller {
                         received: state.received + 1,
                         sent: state.sent,
                         nat,
+                        source_ports: tunnel.source_ports,
                         refusal: None,
                     };
                 }
@@ -303,7 +310,7 @@ fn confirm(id: u32, tunnel: &Wanted, nat: bool, header: &Header, now: Nanos) -> 
         remote: Remote {
             address,
             port,
-            flags: if nat { REMOTE_FIXED_PORTS } else { 0 },
+            flags: port_flags(nat, tunnel.source_ports),
             sequence: header.sequence,
             session: header.session,
             learned_nanos: now,

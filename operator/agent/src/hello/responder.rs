@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use epic_abi::hello::{Entry, Header, Kind, Message, Status, decode};
 use epic_abi::keys::{CookieSecret, HELLO_KEY_LEN, verify_entry};
-use epic_abi::maps::{REMOTE_FIXED_PORTS, Remote, SourceKey};
+use epic_abi::maps::{REMOTE_FIXED_PORT, REMOTE_NAT, Remote, SourceKey};
 use epic_abi::{Ip, Lb};
+use epic_crds::SourcePorts;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
@@ -49,6 +50,8 @@ pub struct Directory {
     pub tunnels: OrdMap<u32, Tunnel>,
     /// What no client may call from.
     pub protected: Protected,
+    /// UDP source ports of packets in tunnels.
+    pub source_ports: SourcePorts,
 }
 
 /// Where no client may call from: a client there could have EPIC send to itself, or take over what is EPIC's.
@@ -190,7 +193,7 @@ impl Responder {
     /// Takes over what an earlier process learned, from the `remotes` map. Such a tunnel counts as up for the usual
     /// time after `learned_nanos`; its client is challenged at its next hello, which moves nothing.
     pub fn adopt(&mut self, tunnel: u32, lb: Lb, remote: &Remote) {
-        let nat = remote.flags & REMOTE_FIXED_PORTS != 0;
+        let nat = remote.flags & REMOTE_NAT != 0;
         let heard = Heard {
             remote: super::join(remote.address, remote.port),
             nat,
@@ -200,7 +203,8 @@ impl Responder {
             session: remote.session,
             sequence: remote.sequence,
             source: source_key(remote.address, remote.port, nat, lb),
-            unwritten: false,
+            // An earlier version may have sent from other ports.
+            unwritten: remote.flags != port_flags(nat, self.directory.source_ports),
             is_forgotten: false,
             // Cookies of an earlier process are good for nothing, so there is nothing to remember.
             retired: Vec::new(),
@@ -253,6 +257,14 @@ impl Responder {
     /// Replaces what no client may call from.
     pub fn protect(&mut self, protected: Protected) {
         self.directory.protected = protected;
+    }
+
+    /// Says from which ports packets are sent. Where that is another than before, the next hello of each tunnel is learned
+    /// again.
+    pub fn send_from(&mut self, ports: SourcePorts) {
+        if std::mem::replace(&mut self.directory.source_ports, ports) != ports {
+            self.heard.values_mut().for_each(|heard| heard.unwritten = true);
+        }
     }
 
     /// What was [`Learned`] could not be written: the next hello is to be learned again.
@@ -367,7 +379,7 @@ impl Responder {
                 remote: Remote {
                     address,
                     port,
-                    flags: if nat { REMOTE_FIXED_PORTS } else { 0 },
+                    flags: port_flags(nat, self.directory.source_ports),
                     sequence: header.sequence,
                     session: header.session,
                     learned_nanos: now,
@@ -391,6 +403,15 @@ impl Responder {
 
 fn source_key(address: Ip, port: u16, nat: bool, lb: Lb) -> SourceKey {
     SourceKey { address, port: if nat { port } else { 0 }, _reserved: 0, lb }
+}
+
+/// Flags of a remote that say from which ports it is sent to.
+pub(super) fn port_flags(nat: bool, ports: SourcePorts) -> u16 {
+    match (nat, ports) {
+        (true, _) => REMOTE_NAT,
+        (false, SourcePorts::Fixed) => REMOTE_FIXED_PORT,
+        (false, SourcePorts::Flow) => 0,
+    }
 }
 
 fn refused(refusal: Refusal) -> Outcome {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use epic_abi::Lb;
 use epic_abi::hello::{Kind, Status, decode};
 use epic_abi::keys::CookieSecret;
-use epic_abi::maps::{REMOTE_FIXED_PORTS, SourceKey};
+use epic_abi::maps::{REMOTE_FIXED_PORT, REMOTE_NAT, Remote, SourceKey};
+use epic_crds::SourcePorts;
 use imbl::OrdSet;
 
 use super::caller::{Caller, EAGER, FIRST, PERIOD, Reached, Wanted};
@@ -56,6 +57,7 @@ fn directory(tunnels: &[u32]) -> Directory {
     let tunnel = |id| Tunnel { lb: lb(id), keys: Arc::new([(1, KEY)].into()), client_networks: None };
     Directory {
         tunnels: tunnels.iter().map(|id| (*id, tunnel(*id))).collect(),
+        source_ports: SourcePorts::Fixed,
         protected: Protected {
             hosts: OrdSet::unit(address("203.0.113.1:0").ip()),
             networks: vec!["192.168.77.0/24".parse().unwrap()],
@@ -70,7 +72,14 @@ fn caller(session: u64, tunnels: &[u32]) -> Caller {
 }
 
 fn wanted(tunnel: u32, key: [u8; 32]) -> Wanted {
-    Wanted { lb: lb(tunnel), node: epic(), local: inside(), generation: 1, key }
+    Wanted {
+        lb: lb(tunnel),
+        node: epic(),
+        local: inside(),
+        generation: 1,
+        key,
+        source_ports: SourcePorts::Fixed,
+    }
 }
 
 /// Lets the caller speak from `from` until nobody has anything to say; returns what both sides learned.
@@ -108,7 +117,11 @@ fn a_tunnel_is_learned_once_the_cookie_came_back() {
     let (mut caller, mut responder) = (caller(1, &[4, 5]), responder(&[4, 5]));
     let (learned, reached) = converse(&mut caller, &mut responder, inside(), START);
     assert_eq!(learned.iter().map(|l| l.tunnel).collect::<Vec<_>>(), [4, 5]);
-    assert!(learned.iter().all(|l| l.remote.flags == 0 && l.source.port == 0 && l.replaced.is_none()));
+    assert!(
+        learned
+            .iter()
+            .all(|l| l.remote.flags == REMOTE_FIXED_PORT && l.source.port == 0 && l.replaced.is_none())
+    );
     assert_eq!(reached.iter().map(|r| r.tunnel).collect::<Vec<_>>(), [4, 5]);
     assert!(caller.states().values().all(|s| s.is_up(START) && s.round_trip_micros == 10_000));
 }
@@ -163,9 +176,9 @@ fn a_client_behind_a_nat_gets_fixed_ports() {
     let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
     let outside = address("198.51.100.7:41234");
     let (learned, reached) = converse(&mut caller, &mut responder, outside, START);
-    assert_eq!((learned[0].remote.flags, learned[0].remote.port), (REMOTE_FIXED_PORTS, 41234));
+    assert_eq!((learned[0].remote.flags, learned[0].remote.port), (REMOTE_NAT, 41234));
     assert_eq!(learned[0].source.port, 41234);
-    assert_eq!((reached[0].remote.flags, reached[0].source.port), (REMOTE_FIXED_PORTS, 6080));
+    assert_eq!((reached[0].remote.flags, reached[0].source.port), (REMOTE_NAT, 6080));
     let (learned, _) = converse(&mut caller, &mut responder, address("198.51.100.7:50000"), START + LATER);
     assert_eq!(learned[0].replaced.map(|s| s.port), Some(41234), "a remapped port replaces the old one");
 }
@@ -236,6 +249,38 @@ fn a_silent_tunnel_is_down_and_its_remote_stays() {
     let later = START + 60 * SECOND;
     assert!(!responder.heard()[&4].is_up(later) && !caller.states()[&4].is_up(later));
     assert_eq!(responder.heard()[&4].remote, inside());
+}
+
+#[test]
+fn both_sides_send_from_the_ports_they_are_told_and_say_it_again_when_told_otherwise() {
+    let (mut caller, mut responder) = (caller(1, &[4]), responder(&[4]));
+    let mut now = START;
+    for (ports, flags) in [
+        (SourcePorts::Fixed, REMOTE_FIXED_PORT),
+        (SourcePorts::Flow, 0),
+        (SourcePorts::Fixed, REMOTE_FIXED_PORT),
+    ] {
+        responder.send_from(ports);
+        caller.set_wanted([(4, Wanted { source_ports: ports, ..wanted(4, KEY) })].into());
+        let (learned, reached) = converse(&mut caller, &mut responder, inside(), now);
+        assert_eq!(learned.iter().map(|l| (l.remote.flags, l.source.port)).collect::<Vec<_>>(), [(flags, 0)]);
+        assert_eq!(reached.iter().map(|r| (r.remote.flags, r.source.port)).collect::<Vec<_>>(), [(flags, 0)]);
+        now += LATER;
+        let (learned, reached) = converse(&mut caller, &mut responder, inside(), now);
+        assert_eq!((learned.len(), reached.len()), (0, 0), "once");
+        now += LATER;
+    }
+}
+
+#[test]
+fn what_an_earlier_version_sent_from_other_ports_is_learned_again() {
+    let (mut caller, mut first) = (caller(1, &[4]), responder(&[4]));
+    let (learned, _) = converse(&mut caller, &mut first, inside(), START);
+    let mut second = Responder::new(CookieSecret::new([3; 32]));
+    second.adopt(4, lb(4), &Remote { flags: 0, ..learned[0].remote });
+    set_directory(&mut second, directory(&[4]));
+    let (learned, _) = converse(&mut caller, &mut second, inside(), START + LATER);
+    assert_eq!(learned.iter().map(|l| l.remote.flags).collect::<Vec<_>>(), [REMOTE_FIXED_PORT]);
 }
 
 /// No tunnel.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use epic_abi::maps::{REMOTE_FIXED_PORTS, TunnelStats};
+use epic_abi::maps::{REMOTE_NAT, TunnelStats};
 use epic_datapath::Maps;
 use epic_lb::{Handle, TunnelId, Writer};
 use epic_ops::Readiness;
@@ -99,7 +99,7 @@ pub(super) fn from_maps(maps: &Maps) -> Result<BTreeMap<u32, Tunnel>, epic_datap
             group_id: held.lb.group,
             service_id: held.lb.service,
             remote: remote.map(|r| std::net::SocketAddr::new(r.address.into(), r.port).to_string()),
-            nat: remote.is_some_and(|r| r.flags & REMOTE_FIXED_PORTS != 0),
+            nat: remote.is_some_and(|r| r.flags & REMOTE_NAT != 0),
             transmitted_packets: tx_packets,
             transmitted_bytes: tx_bytes,
             received_packets: rx_packets,

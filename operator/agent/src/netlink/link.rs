@@ -113,7 +113,7 @@ impl Netlink {
     /// [`Error::is_absent`] when there is none.
     pub async fn link_by_index(&self, ifindex: u32) -> Result<Link, Error> {
         let action = format!("read interface {ifindex}");
-        let message = one(&action, self.handle.link().get().match_index(ifindex).execute()).await?;
+        let message = one(&action, self.handle().link().get().match_index(ifindex).execute()).await?;
         Link::of(&message).ok_or_else(|| Error::answer(action, "the interface has no name"))
     }
 
@@ -123,7 +123,7 @@ impl Netlink {
     /// [`Error::is_absent`] when there is none.
     pub async fn link_by_name(&self, name: &str) -> Result<Link, Error> {
         let action = format!("read interface {name}");
-        let message = one(&action, self.handle.link().get().match_name(name).execute()).await?;
+        let message = one(&action, self.handle().link().get().match_name(name).execute()).await?;
         Link::of(&message).ok_or_else(|| Error::answer(action, "the interface has no name"))
     }
 
@@ -144,7 +144,7 @@ impl Netlink {
     /// # Errors
     /// [`Error::errno`] is `EOPNOTSUPP` when the kernel has no such kind, `EEXIST` when the name is taken.
     pub async fn add_link(&self, name: &str, request: LinkMessage) -> Result<(), Error> {
-        let added = self.handle.link().add(request).execute().await;
+        let added = self.handle().link().add(request).execute().await;
         added.map_err(|source| Error::new(format!("create interface {name}"), source))
     }
 
@@ -153,7 +153,7 @@ impl Netlink {
     /// # Errors
     /// The kernel refused.
     pub async fn change_link(&self, name: &str, request: LinkMessage) -> Result<(), Error> {
-        let changed = self.handle.link().set(request).execute().await;
+        let changed = self.handle().link().set(request).execute().await;
         changed.map_err(|source| Error::new(format!("change interface {name}"), source))
     }
 
@@ -162,7 +162,7 @@ impl Netlink {
     /// # Errors
     /// The kernel refused.
     pub async fn delete_link(&self, name: &str, ifindex: u32) -> Result<(), Error> {
-        match self.handle.link().del(ifindex).execute().await {
+        match self.handle().link().del(ifindex).execute().await {
             Ok(()) => Ok(()),
             Err(source) => {
                 let error = Error::new(format!("remove interface {name}"), source);

@@ -14,12 +14,15 @@ pub mod veth;
 pub mod watch;
 
 use std::io;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use parking_lot::Mutex;
 use rtnetlink::packet_core::{
     ErrorMessage, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use tokio::task::JoinHandle;
 
 /// Tries of a dump that changes tear.
 const DUMPS: usize = 5;
@@ -63,10 +66,24 @@ impl Error {
 
 /// A connection to route netlink in the namespace of the thread that opened it.
 ///
-/// Cheap to clone. The kernel's answers are read by a task of the runtime, which ends with the last clone.
+/// Cheap to clone. The kernel's answers are read by a task of the runtime, which ends with the last clone. When it ends before,
+/// because reading from the socket failed, the next request opens another connection, in the namespace of its thread.
 #[derive(Debug, Clone)]
 pub struct Netlink {
+    connection: Arc<Mutex<Connection>>,
+}
+
+#[derive(Debug)]
+struct Connection {
     handle: rtnetlink::Handle,
+    reader: JoinHandle<()>,
+}
+
+impl Connection {
+    fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        Ok(Self { handle, reader: tokio::spawn(connection) })
+    }
 }
 
 impl Netlink {
@@ -77,9 +94,24 @@ impl Netlink {
     /// # Errors
     /// The socket could not be opened, or the kernel has no strict checking (before 4.20).
     pub fn connect() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { connection: Arc::new(Mutex::new(Connection::open()?)) })
+    }
+
+    /// What requests are made with. Where no other connection can be opened, requests fail as they would have.
+    fn handle(&self) -> rtnetlink::Handle {
+        let mut connection = self.connection.lock();
+        if connection.reader.is_finished() {
+            match Connection::open() {
+                Ok(another) => {
+                    tracing::warn!("the connection to netlink had ended; opened another");
+                    *connection = another;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the connection to netlink has ended, and none can be opened")
+                }
+            }
+        }
+        connection.handle.clone()
     }
 }
 
@@ -94,7 +126,7 @@ impl Netlink {
         for _ in 0..DUMPS {
             let mut message = NetlinkMessage::from(request.clone());
             message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            let answers = self.handle.clone().request(message);
+            let answers = self.handle().request(message);
             let mut answers = answers.map_err(|source| Error::new(action, source))?;
             let (mut found, mut torn) = (Vec::new(), false);
             while let Some(answer) = answers.next().await {
@@ -130,5 +162,25 @@ async fn one<T>(action: &str, stream: impl Stream<Item = Result<T, rtnetlink::Er
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(Error::answer(action, "the kernel sent no answer")),
         Err(source) => Err(Error::new(action, source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_ended_is_opened_again() {
+        let netlink = Netlink::connect().expect("netlink");
+        let other = netlink.clone();
+        assert!(!netlink.links().await.expect("interfaces").is_empty());
+        for _ in 0..3 {
+            netlink.connection.lock().reader.abort();
+            while !netlink.connection.lock().reader.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            assert!(!other.links().await.expect("interfaces").is_empty());
+            assert!(!netlink.links().await.expect("interfaces").is_empty());
+        }
     }
 }

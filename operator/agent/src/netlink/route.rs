@@ -63,7 +63,7 @@ impl Netlink {
         request.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
         request.attributes.push(RouteAttribute::Destination(destination.into()));
         let action = format!("find the route to {destination}");
-        let message = one(&action, self.handle.route().get(request).execute()).await?;
+        let message = one(&action, self.handle().route().get(request).execute()).await?;
         let mut path =
             Path { ifindex: 0, source: None, gateway: None, local: message.header.kind == RouteType::Local };
         for attribute in &message.attributes {
@@ -90,7 +90,7 @@ impl Netlink {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
             request.header.table = RouteHeader::RT_TABLE_MAIN;
-            let messages = all("list default routes", self.handle.route().get(request).execute()).await?;
+            let messages = all("list default routes", self.handle().route().get(request).execute()).await?;
             let default = messages.iter().filter(|message| {
                 message.header.destination_prefix_length == 0 && message.header.kind == RouteType::Unicast
             });
@@ -111,7 +111,7 @@ impl Netlink {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
-            let messages = all("list routes", self.handle.route().get(request).execute()).await?;
+            let messages = all("list routes", self.handle().route().get(request).execute()).await?;
             for message in &messages {
                 conflicts.extend(ranges.iter().filter_map(|range| conflict(message, *range, own)));
             }
@@ -126,7 +126,7 @@ impl Netlink {
     pub async fn route_to_interface(&self, range: IpNet, ifindex: u32) -> Result<(), Error> {
         let request = own_route(range, ifindex);
         let action = format!("route {range} to interface {ifindex}");
-        let added = self.handle.route().add(request).replace().execute().await;
+        let added = self.handle().route().add(request).replace().execute().await;
         added.map_err(|source| Error::new(action, source))
     }
 
@@ -136,7 +136,7 @@ impl Netlink {
     /// The kernel refused.
     pub async fn unroute(&self, range: IpNet, ifindex: u32) -> Result<(), Error> {
         let action = format!("remove the route {range} to interface {ifindex}");
-        match self.handle.route().del(own_route(range, ifindex)).execute().await {
+        match self.handle().route().del(own_route(range, ifindex)).execute().await {
             Ok(()) => Ok(()),
             Err(source) => {
                 let error = Error::new(action, source);
@@ -157,7 +157,7 @@ impl Netlink {
             request.header.address_family = family;
             // The kernel leaves out all others, of which there may be very many.
             request.attributes.push(RouteAttribute::Oif(ifindex));
-            let messages = all("list routes", self.handle.route().get(request).execute()).await?;
+            let messages = all("list routes", self.handle().route().get(request).execute()).await?;
             found.extend(
                 messages
                     .iter()

@@ -121,7 +121,7 @@ impl Netlink {
     }
 
     async fn mac_in_namespace(&self, netnsid: i32, ifindex: u32) -> Result<[u8; 6], Error> {
-        let mut request = self.handle.link().get().match_index(ifindex);
+        let mut request = self.handle().link().get().match_index(ifindex);
         request.message_mut().attributes.push(LinkAttribute::IfNetnsId(netnsid));
         let action = format!("read interface {ifindex} of namespace {netnsid}");
         let message = one(&action, request.execute()).await?;

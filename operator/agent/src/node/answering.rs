@@ -105,6 +105,7 @@ impl State {
         if responder.directory().protected != wanted.protected {
             responder.protect(wanted.protected.clone());
         }
+        responder.send_from(wanted.source_ports);
         forgotten
     }
 }

@@ -267,6 +267,7 @@ async fn furnish(
         proxies_ipv4: Some(epic.spec.proxy_ipv4().to_owned()),
         proxies_ipv6: ranges.ipv6,
         port: epic.spec.gue_port(),
+        source_ports: epic.spec.source_ports(),
     };
     let wanted = client_config(&tenant.account, &tenant.namespace, &config);
     let key = Key::namespaced(tenant.namespace.as_str(), epic_crds::well_known::CONFIG_MAP_CLIENT);

@@ -1,6 +1,7 @@
 //! What a client agent has to know besides its own objects.
 
 use epic_abi::{gue, hello};
+use epic_crds::SourcePorts;
 use epic_crds::well_known::CONFIG_MAP_CLIENT;
 use serde_json::{Value, json};
 
@@ -15,6 +16,8 @@ pub struct ClientConfig {
     pub proxies_ipv6: Option<String>,
     /// UDP port of GUE.
     pub port: u16,
+    /// UDP source ports of packets in tunnels.
+    pub source_ports: SourcePorts,
 }
 
 /// Key of the IPv4 proxy range in the ConfigMap.
@@ -23,6 +26,8 @@ pub const PROXIES_IPV4: &str = "proxy-addresses.ipv4";
 pub const PROXIES_IPV6: &str = "proxy-addresses.ipv6";
 /// Key of the UDP port of GUE.
 pub const PORT: &str = "gue.port";
+/// Key of the UDP source ports of packets in tunnels, `Fixed` or `Flow`.
+pub const SOURCE_PORTS: &str = "gue.source-ports";
 /// Key of the bytes a tunnel adds to a packet of IPv4: a client's MTU is that of its underlay less this.
 pub const OVERHEAD: &str = "gue.overhead.ipv4";
 /// Key of the GUE variant and hello version this EPIC speaks, `<variant>/<hello>`.
@@ -37,6 +42,7 @@ pub fn client_config(account: &str, namespace: &str, config: &ClientConfig) -> V
         }
     }
     content.insert(PORT.to_owned(), config.port.to_string().into());
+    content.insert(SOURCE_PORTS.to_owned(), json!(config.source_ports));
     content.insert(OVERHEAD.to_owned(), gue::OVERHEAD_V4.to_string().into());
     content.insert(VERSIONS.to_owned(), format!("0/{}", hello::VERSION).into());
     json!({

@@ -6,8 +6,10 @@ use base64::Engine as _;
 use epic_e2e::lab::{Lab, PATIENCE, load_balancer};
 use epic_testnet::{Capture, Frame, Offloads, gue, set_offloads};
 use epic_traffic::{Question, Tally};
+use serde_json::json;
 
 const REQUESTS: u64 = 60;
+const EPIC: &str = "/apis/epic.acnodal.io/v1/namespaces/epic/epics/epic";
 
 /// Ids and present data key of a LoadBalancer, as a client is given them.
 pub(crate) fn key(lab: &Lab, namespace: &str, name: &str) -> (u16, u16, [u8; 16], [u8; 32]) {
@@ -44,6 +46,44 @@ pub(crate) fn tunnelled_packets_are_what_the_draft_says(lab: &Lab) {
             ((group, service), data)
         })
         .collect();
+    // As in front of hosts in clouds: client3 may call, and what belongs to a call may come.
+    let router = lab.host("router");
+    router.feed(
+        "nft",
+        &["-f", "-"],
+        "table ip guarded {\n chain forward {\n type filter hook forward priority 0; policy accept;\n \
+         oifname site3 ct state established,related accept\n oifname site3 drop\n }\n}\n",
+    );
+    let web = Question::new(lab.vip("epic-other", "web"));
+    lab.until("hellos of both nodes' tunnels let requests through the firewall", || {
+        lab.host("internet").run(|| (0..12).try_for_each(|_| web.ask().map(drop)))
+    });
+    let seen = traffic(lab, &keys);
+    router.command("nft", &["delete", "table", "ip", "guarded"]);
+    assert!(seen.tunnelled >= 4 * 2 * REQUESTS, "only {} tunnelled packets were seen", seen.tunnelled);
+    assert_eq!(seen.services, keys.keys().copied().collect(), "both tenants' traffic was seen");
+    assert_eq!(
+        seen.ports,
+        [6080].into(),
+        "firewalls that follow connections know these ports from the hellos"
+    );
+    assert!(seen.control > 0, "hello messages were seen");
+    // In force on both sides with the next hello.
+    lab.change(EPIC, &json!({"spec": {"gue": {"source-ports": "Flow"}}}));
+    lab.until("UDP source ports follow the inner flow", || {
+        let ports = traffic(lab, &keys).ports;
+        if ports.len() >= 20 { Ok(()) } else { Err(ports) }
+    });
+    lab.change(EPIC, &json!({"spec": {"gue": {"source-ports": null}}}));
+    lab.until("UDP source ports are those of the hellos again", || {
+        let ports = traffic(lab, &keys).ports;
+        if ports == [6080].into() { Ok(()) } else { Err(ports) }
+    });
+    leave_to_devices(lab, Offloads::On);
+}
+
+/// Asks both tenants, and reads what EPIC nodes send and receive meanwhile.
+fn traffic(lab: &Lab, keys: &BTreeMap<(u16, u16), [u8; 16]>) -> Seen {
     let captures: Vec<(String, Capture)> = lab
         .nodes()
         .into_iter()
@@ -65,18 +105,10 @@ pub(crate) fn tunnelled_packets_are_what_the_draft_says(lab: &Lab) {
         };
         capture.wait(PATIENCE, "hello message", |frames| frames.iter().any(is_hello));
         for frame in capture.finish() {
-            seen.read(&node, &frame, &keys);
+            seen.read(&node, &frame, keys);
         }
     }
-    assert!(seen.tunnelled >= 4 * 2 * REQUESTS, "only {} tunnelled packets were seen", seen.tunnelled);
-    assert_eq!(seen.services, keys.keys().copied().collect(), "both tenants' traffic was seen");
-    assert!(
-        seen.ports.len() >= 20,
-        "UDP source ports follow the inner flow, but only {:?} were seen",
-        seen.ports
-    );
-    assert!(seen.control > 0, "hello messages were seen");
-    leave_to_devices(lab, Offloads::On);
+    seen
 }
 
 #[derive(Default)]

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use epic_abi::gue::{self, Key};
 use epic_abi::maps::{
     Alias, AliasKey, CONFIG_KEY, Config, Endpoint, EndpointAliasKey, EndpointKey, FAMILY_V4, KeySlot, LbKeys,
-    Listener, ListenerKey, Local, LocalProxy, MAGLEV_SLOTS, Node, Proxy, REMOTE_FIXED_PORTS, Remote, Route,
-    Service, ServiceKey, Side, SourceKey, Tunnel, VIP_OWNED, Vip,
+    Listener, ListenerKey, Local, LocalProxy, MAGLEV_SLOTS, Node, Proxy, REMOTE_NAT, Remote, Route, Service,
+    ServiceKey, Side, SourceKey, Tunnel, VIP_OWNED, Vip,
 };
 use epic_abi::{Ip, IpRange, Lb, PROTOCOL_TCP, drop::DropReason};
 use epic_datapath::{Attachment, Datapath, Options, Program};
@@ -392,12 +392,8 @@ fn write_tunnel(
         local: host.address.into(),
     };
     let address = Ip::from(*far.ip());
-    let remote = Remote {
-        address,
-        port: far.port(),
-        flags: if fixed { REMOTE_FIXED_PORTS } else { 0 },
-        ..Remote::default()
-    };
+    let remote =
+        Remote { address, port: far.port(), flags: if fixed { REMOTE_NAT } else { 0 }, ..Remote::default() };
     let source = SourceKey { address, port: if fixed { far.port() } else { 0 }, _reserved: 0, lb };
     maps.tunnel_stats.ensure(&id).expect("write tunnel counters");
     maps.tunnels.set(&id, &tunnel).expect("write tunnels");

@@ -199,8 +199,11 @@ impl Decision {
             nodes: nodes.map(|(name, address)| EpicNode::new(*address, name)).collect(),
             ..Rows::default()
         };
-        let directory =
-            responder::Directory { protected: scene.protected.clone(), ..responder::Directory::default() };
+        let directory = responder::Directory {
+            protected: scene.protected.clone(),
+            source_ports: objects.epic.spec.source_ports(),
+            ..responder::Directory::default()
+        };
         let desired = Desired {
             rows,
             directory,
