@@ -53,11 +53,11 @@ fn replies_leave_by_the_interface_to_which_a_rule_leads_their_vip() {
 /// The far ends of all tunnels, as hello handlers write them where nothing translates addresses.
 fn write_remotes(datapath: &Datapath, far: Ipv4Addr, flags: u16) {
     let maps = datapath.maps();
-    for (id, tunnel) in maps.tunnels.entries().unwrap() {
+    for (id, tunnel) in maps.tunnels.entries().expect("read tunnels") {
         let remote = Remote { address: far.into(), port: DEFAULT_PORT, flags, ..Remote::default() };
         let source = SourceKey { address: far.into(), port: 0, _reserved: 0, lb: tunnel.lb };
-        maps.sources.set(&source, &id).unwrap();
-        maps.remotes.set(&id, &remote).unwrap();
+        maps.sources.set(&source, &id).expect("write sources");
+        maps.remotes.set(&id, &remote).expect("write remotes");
     }
 }
 

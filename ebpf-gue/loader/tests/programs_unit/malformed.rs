@@ -23,7 +23,7 @@ fn good() -> Vec<u8> {
 }
 
 /// A datagram without content; what stands behind it looks like a control message.
-fn end_behind_udp(frame: &mut Vec<u8>) {
+fn end_behind_udp(frame: &mut [u8]) {
     (frame[OUTER + 2], frame[OUTER + 3]) = (0, 28);
     (frame[UDP + 4], frame[UDP + 5]) = (0, 8);
     frame[GUE] = 0x20;
@@ -48,7 +48,7 @@ const CASES: &[Case] = &[
     ("UDP length too long", |f| f[UDP + 5] += 1, DropReason::Malformed),
     ("UDP length too short", |f| f[UDP + 5] -= 1, DropReason::Malformed),
     ("outer total length too short", |f| f[OUTER + 3] -= 1, DropReason::Malformed),
-    ("padding where the GUE header would be", end_behind_udp, DropReason::Malformed),
+    ("padding where the GUE header would be", |f| end_behind_udp(f), DropReason::Malformed),
     ("outer first fragment", |f| f[OUTER + 6] = 0x20, DropReason::OuterFragment),
     ("inner version 6", |f| f[INNER] = 0x65, DropReason::Malformed),
     ("inner header with options", |f| f[INNER] = 0x46, DropReason::IpOptions),
