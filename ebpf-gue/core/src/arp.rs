@@ -11,6 +11,9 @@ use epic_abi::{
 
 use crate::{Act, Frame, Maps, Span, Step, Verdict, packet::ETH};
 
+/// Ethertype of ARP, as the frame has it.
+pub(crate) const ETHERTYPE: u16 = 0x0806u16.to_be();
+
 /// A frame with an ARP packet for IPv4 over Ethernet.
 struct Message;
 

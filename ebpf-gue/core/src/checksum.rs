@@ -3,7 +3,7 @@
 
 /// Folds a sum of halfwords to 16 bits.
 #[inline(always)]
-pub fn fold(sum: u32) -> u16 {
+pub(crate) fn fold(sum: u32) -> u16 {
     let sum = (sum & 0xFFFF) + (sum >> 16);
     ((sum & 0xFFFF) + (sum >> 16)) as u16
 }
@@ -23,7 +23,7 @@ fn add(sum: u64) -> u32 {
 
 /// The difference that turns a checksum over the words `old` into one over `new`.
 #[inline(always)]
-pub fn difference<const N: usize>(old: [u32; N], new: [u32; N]) -> u32 {
+pub(crate) fn difference<const N: usize>(old: [u32; N], new: [u32; N]) -> u32 {
     let mut sum = 0;
     for (old, new) in old.into_iter().zip(new) {
         sum += !old as u64 + new as u64;
@@ -32,8 +32,8 @@ pub fn difference<const N: usize>(old: [u32; N], new: [u32; N]) -> u32 {
 }
 
 /// `checksum` after a change by `difference` of what it is over (`csum_replace_by_diff` of the kernel).
-#[inline(always)]
-pub fn replace(checksum: u16, difference: u32) -> u16 {
+#[cfg(feature = "std")]
+pub(crate) fn replace(checksum: u16, difference: u32) -> u16 {
     !fold(add(difference as u64 + !(checksum as u32) as u64))
 }
 

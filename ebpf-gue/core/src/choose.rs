@@ -12,6 +12,7 @@ use crate::{
     Act, Bare, Carried, Frame, Header, Maps, Step, Verdict,
     encapsulate::{self, encapsulate, inner_mtu},
     family::Outer,
+    frame::SECOND_NANOS,
     icmp::{self, Message, Sender},
     nat,
     packet::{Packet, udp_port},
@@ -19,8 +20,6 @@ use crate::{
 
 /// A SYN within this time of the flow's first packet is that packet again, later it is a new connection.
 const RETRANSMISSION_NANOS: u64 = 3_000_000_000;
-/// A second.
-const SECOND_NANOS: u64 = 1_000_000_000;
 
 /// A packet of family `I` to a VIP. It never goes on to the stack: nobody there has the address, it would be routed back.
 /// Other nodes are reached by outer packets of family `O`.

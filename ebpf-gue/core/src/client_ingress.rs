@@ -8,12 +8,10 @@ use epic_abi::{
 
 use crate::{
     Act, Bare, Carried, Family, Frame, Header, Maps, Step, V4, Verdict, arp,
+    frame::SECOND_NANOS,
     gue::{self, Arrived, Data, Proof},
     packet::{Ethernet, header},
 };
-
-/// A second.
-const SECOND_NANOS: u64 = 1_000_000_000;
 
 /// The program.
 ///

@@ -2,6 +2,9 @@
 
 use crate::{Carried, Family, Maps, Span, Step, Window, icmp, mss};
 
+/// Nanoseconds in a second.
+pub(crate) const SECOND_NANOS: u64 = 1_000_000_000;
+
 /// A frame that begins with its Ethernet header, and what its host knows about it.
 ///
 /// Implemented by the frames of tc and by bytes; each in its own words, with the same outcome.

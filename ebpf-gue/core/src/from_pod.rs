@@ -21,8 +21,6 @@ use crate::{
     packet::{Ethernet, Packet, header, udp_port},
 };
 
-/// Ethertype of ARP, as the frame has it.
-const ARP: u16 = 0x0806u16.to_be();
 /// The LoadBalancer of entries that are written for every proxy.
 const FOR_ALL: Lb = Lb::new(0, 0);
 
@@ -42,7 +40,7 @@ pub fn run<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Step<Verdict> {
     match window.get::<u16>(12) {
         V4::ETHERTYPE => carried::<V4, F, M>(frame, maps, config, proxy),
         V6::ETHERTYPE => neighbour::from_pod(frame, proxy),
-        ARP => arp::from_pod(frame, proxy),
+        arp::ETHERTYPE => arp::from_pod(frame, proxy),
         _ => Err(DropReason::Protocol),
     }
 }

@@ -14,9 +14,6 @@ use crate::{
     packet::{Behind, ETH, Ethernet, Packet, header},
 };
 
-/// Ethertype of ARP, as the frame has it.
-const ARP: u16 = 0x0806u16.to_be();
-
 /// The program.
 ///
 /// # Errors
@@ -31,7 +28,7 @@ pub fn run<F: Frame, M: Maps>(frame: &mut F, maps: &M) -> Step<Verdict> {
     match window.get::<u16>(12) {
         V4::ETHERTYPE => carried::<V4, F, M>(frame, maps, config),
         V6::ETHERTYPE => recognised::<V6, F, M>(frame, maps, config),
-        ARP => Ok(arp::answer(frame, maps, config)),
+        arp::ETHERTYPE => Ok(arp::answer(frame, maps, config)),
         _ => Ok(Verdict::NEXT),
     }
 }

@@ -59,7 +59,6 @@ mod window;
 
 #[cfg(feature = "std")]
 pub use bytes::{Bytes, Route};
-pub use checksum::{difference, fold, replace};
 pub use exit::{Act, Step, Verdict, finish};
 pub use family::{Carried, Family, Header, V4, V6};
 pub use frame::{Frame, Way};

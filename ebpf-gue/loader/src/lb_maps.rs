@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::Pod;
-use epic_abi::maps::{REMOTE_NAT, Side, SourceKey};
+use epic_abi::maps::Side;
 use epic_lb::maglev::MaglevTable;
 use epic_lb::maps::{EpicLayout, MapError, MapId, MapKey, MapValue, Op};
 
@@ -175,8 +175,7 @@ impl BpfMaps {
         let m = &self.maps;
         let Some(remote) = m.remotes.get(&tunnel)? else { return Ok(()) };
         if let Some(held) = m.tunnels.get(&tunnel)? {
-            let port = if remote.flags & REMOTE_NAT == 0 { 0 } else { remote.port };
-            let key = SourceKey { address: remote.address, port, _reserved: 0, lb: held.lb };
+            let key = remote.source(held.lb);
             if m.sources.get(&key)? == Some(tunnel) {
                 m.sources.remove(&key)?;
             }

@@ -4,8 +4,7 @@
 //! the source that stood for the tunnel before goes. Nothing here is pruned by desired state; a tunnel's remote goes
 //! with its tunnel, or when it has been silent for long ([`crate::hello::silence`]).
 
-use epic_abi::Lb;
-use epic_abi::maps::{REMOTE_NAT, Remote, SourceKey};
+use epic_abi::maps::{Remote, SourceKey};
 use epic_datapath::{Error, Maps};
 
 /// Writes a remote that was learned or confirmed. `replaced` is the source that stood for the tunnel until now.
@@ -23,19 +22,13 @@ pub fn write(
     let before = maps.remotes.get(&tunnel)?;
     maps.sources.set(source, &tunnel)?;
     maps.remotes.set(&tunnel, remote)?;
-    let earlier = before.map(|before| source_of(&before, source.lb));
+    let earlier = before.map(|before| before.source(source.lb));
     for old in [replaced.copied(), earlier].into_iter().flatten() {
         if old != *source && maps.sources.get(&old)? == Some(tunnel) {
             maps.sources.remove(&old)?;
         }
     }
     Ok(())
-}
-
-/// The source that packets of a remote have.
-fn source_of(remote: &Remote, lb: Lb) -> SourceKey {
-    let port = if remote.flags & REMOTE_NAT == 0 { 0 } else { remote.port };
-    SourceKey { address: remote.address, port, _reserved: 0, lb }
 }
 
 /// Forgets the remote of a tunnel that is no longer there, or silent.
@@ -58,7 +51,7 @@ pub fn sweep(maps: &Maps) -> Result<usize, Error> {
     let remotes = maps.remotes.entries()?;
     let mut removed = 0;
     for (source, tunnel) in maps.sources.entries()? {
-        let stands = remotes.get(&tunnel).is_some_and(|remote| source_of(remote, source.lb) == source);
+        let stands = remotes.get(&tunnel).is_some_and(|remote| remote.source(source.lb) == source);
         if !stands && maps.sources.remove(&source)? {
             removed += 1;
         }

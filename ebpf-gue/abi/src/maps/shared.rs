@@ -141,6 +141,14 @@ layout! {
     }
 }
 
+impl Remote {
+    /// The source that packets of this far end have, for a tunnel of `lb`.
+    pub const fn source(&self, lb: Lb) -> SourceKey {
+        let port = if self.flags & REMOTE_NAT == 0 { 0 } else { self.port };
+        SourceKey { address: self.address, port, _reserved: 0, lb }
+    }
+}
+
 /// The far end is behind a NAT: both UDP ports are the ones of its hello messages; the source port is the GUE port.
 pub const REMOTE_NAT: u16 = 1;
 /// Packets are sent from the GUE port, from which the far end was called or answered: a firewall in between that follows

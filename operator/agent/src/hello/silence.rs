@@ -12,8 +12,8 @@ use super::responder::Heard;
 
 /// Between two looks.
 pub const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
-/// Silent looks after which a tunnel's other end is forgotten: a minute, and the three periods until a tunnel is down before
-/// that.
+/// Silent looks after which a tunnel's other end is forgotten: a minute, and before that the [`super::SILENT_PERIODS`] until a
+/// tunnel is down.
 const LOOKS: u32 = 6;
 
 /// What was found at looks before.
